@@ -1,0 +1,329 @@
+"""Alice and Alice-0: low-rank Eigen-Adam with tracking, switching and compensation
+(Alg. 2, 3, 4 and 10 of arXiv 2502.07752). W is oriented m x n with m <= n.
+
+    if t == 1 or t mod K == 0:
+        A = b3 U Qt U^T + (1 - b3) G G^T
+        t == 1: U' = the r leading eigenvectors of G G^T
+        else:   Z = qr(A U);  U' = Z eigenvectors(Z^T A Z), descending        # one step of subspace iteration
+        U = [ first l columns of U' | r - l columns drawn without replacement from an orthonormal basis of
+              the complement of all r columns of U' ]
+    sigma = U^T G;   Qt <- b3 Qt + (1 - b3) sigma sigma^T
+    m1 <- ema(sigma, b1);   v <- ema(sigma^2, b2);   omega = m1 / sqrt(v)     # no bias correction
+    p <- ema(colsum((G - U sigma)^2), b1);   C = sqrt(m - r) (G - U sigma) diag(p)^(-1/2)
+    eta = gamma / max(||C|| / phi, gamma) (1 while phi = 0);   phi <- eta ||C||
+    W <- W - lr alpha (U omega + alpha_c eta C)
+
+Alice-0 is Alice without tracking: b3 = 0, and no Qt. Where the paper is misprinted: A takes the old U, and
+subspace iteration returns Z times the eigenvectors. U_0 = 0 spans nothing, hence the first basis.
+State per matrix: 2 r n + m r + n + r^2 + 1 numbers (Qt always in float32).
+"""
+
+import torch
+from torch import Tensor
+
+from . import subspace
+from .base import MatrixOptimizer
+from .checks import check_betas, check_choice, check_range, check_whole, options_of
+from .chunk import Direction, average, working_dtype
+from .limiter import limit_growth, reference_limit
+from .racs import fixed_point, reciprocal, reference_fixed_point
+from .registry import register
+
+SWITCHING = ("complement", "none", "gaussian", "gaussian_mix", "full_basis")
+COMPENSATION = ("optimal", "none", "fira", "fira_plus", "two_sided")
+
+
+@register("alice")
+@register("alice_0", tracking=False)
+class Alice(MatrixOptimizer):
+    """Low-rank Eigen-Adam with a tracked, switched basis and a compensated complement.
+
+    Args:
+        params: parameters or groups; a group with algorithm="adam" is stepped by Adam.
+        lr: learning rate.
+        alpha: scale of the whole update.
+        alpha_c: scale of the compensation within it.
+        betas: decay of first moment (and of the compensation's average), second moment, and tracking.
+        rank: columns of the basis; a matrix with fewer rows takes all of them, and no compensation.
+        leading: eigenvectors kept at a switch; the other rank - leading columns are drawn anew.
+        update_interval: steps between two refreshes of the basis (K).
+        gamma: largest growth of the compensation's norm from one step to the next.
+        tracking: average U^T G G^T U over time (Alice); without it the current gradient stands alone (Alice-0).
+        switching: where the drawn columns come from: "complement" of the r leading eigenvectors; "none" keeps
+            all r; "gaussian": all r are unit Gaussian; "gaussian_mix": the drawn ones are; "full_basis": from
+            everything but the kept ones. The Gaussian ones are not orthonormal: compensation="none" only.
+        compensation: "optimal" (Theorem 5.1), "none", "fira", "fira_plus" (Fira's term at the norm of U omega,
+            times alpha_c), "two_sided" (the residual scaled by rows and columns as RACS scales a gradient;
+            not in the paper).
+        basis_dtype: "parameter" holds the basis in the parameter's dtype, "float32" keeps it whole.
+        weight_decay: W <- W - lr weight_decay W, after the update.
+        seed: of the draws, with the step and the parameter's position.
+    """
+
+    last_layer = "method"
+
+    def __init__(
+        self,
+        params,
+        lr: float = 0.02,
+        *,
+        alpha: float = 0.3,
+        alpha_c: float = 0.4,
+        betas: tuple[float, float, float] = (0.9, 0.9, 0.999),
+        rank: int = 128,
+        leading: int = 40,
+        update_interval: int = 200,
+        gamma: float = 1.01,
+        tracking: bool = True,
+        switching: str = "complement",
+        compensation: str = "optimal",
+        basis_dtype: str = "parameter",
+        weight_decay: float = 0.0,
+        seed: int = 0,
+    ):
+        super().__init__(params, options_of(locals()))
+
+    @classmethod
+    def check_options(cls, options: dict) -> None:
+        check_range("alpha", options["alpha"], low=0.0)
+        check_range("alpha_c", options["alpha_c"], low=0.0)
+        check_betas(options["betas"], 3)
+        check_whole("rank", options["rank"], low=1)
+        check_whole("leading", options["leading"], low=0)
+        if options["leading"] > options["rank"]:
+            raise ValueError(f"leading must not exceed rank {options['rank']}, got {options['leading']}")
+        check_whole("update_interval", options["update_interval"], low=1)
+        check_range("gamma", options["gamma"], low=1.0)
+        check_choice("switching", options["switching"], SWITCHING)
+        check_choice("compensation", options["compensation"], COMPENSATION)
+        if options["switching"].startswith("gaussian") and options["compensation"] != "none":
+            raise ValueError(
+                f"switching={options['switching']} gives a basis that is not orthonormal: it goes with "
+                f"compensation=none, got {options['compensation']!r}"
+            )
+        check_choice("basis_dtype", options["basis_dtype"], ("parameter", "float32"))
+
+    def state_shapes(self, m: int, n: int, dtype: torch.dtype, group: dict) -> dict:
+        r, work = min(group["rank"], m), working_dtype(dtype)
+        shapes = {
+            "basis": ((m, r), dtype if group["basis_dtype"] == "parameter" else work),
+            "m1": ((r, n), dtype),
+            "v": ((r, n), dtype),
+        }
+        if group["tracking"]:
+            shapes["tracked"] = ((r, r), work)
+        if r < m and group["compensation"] in ("optimal", "two_sided"):
+            shapes["column_power"] = ((n,), work)
+        if r < m and group["compensation"] == "two_sided":
+            shapes["row_power"] = ((m,), work)
+        if r < m and group["compensation"] in ("optimal", "two_sided", "fira"):
+            shapes["phi"] = ((), work)
+        return shapes
+
+    # ---- refresh
+
+    def refresh_due(self, t: int, group: dict) -> bool:
+        return t == 1 or t % group["update_interval"] == 0
+
+    def refresh(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int, sources: list) -> None:
+        old = state["basis"].to(gradient.dtype)
+        m, r = old.shape[-2:]
+        if group["switching"] == "gaussian":
+            new = torch.stack([subspace.unit_gaussian_columns(m, r, source) for source in sources])
+            state["basis"].copy_(new)
+            return
+        if t == 1:
+            leading = subspace.leading_eigenvectors(gradient @ gradient.mT, r)
+        else:
+            leading = self._subspace_iteration(gradient, old, state.get("tracked"), group["betas"][2])
+        leading = subspace.keep_signs(leading, old)
+        state["basis"].copy_(_switch(leading, min(group["leading"], r), group["switching"], sources))
+
+    @staticmethod
+    def _subspace_iteration(gradient: Tensor, old: Tensor, tracked: Tensor | None, decay: float) -> Tensor:
+        """Z eigenvectors(Z^T A Z) for Z = qr(A U), A = b3 U Qt U^T + (1 - b3) G G^T, without A (m x m)."""
+        moved = gradient @ (old.mT @ gradient).mT
+        if tracked is not None:
+            moved = torch.lerp(old @ (tracked @ (old.mT @ old)), moved, 1 - decay)
+        frame = subspace.orthonormal(moved)
+        sigma = frame.mT @ gradient
+        inner = sigma @ sigma.mT
+        if tracked is not None:
+            shift = frame.mT @ old
+            inner = torch.lerp(shift @ tracked @ shift.mT, inner, 1 - decay)
+        return frame @ subspace.leading_eigenvectors(inner, inner.shape[-1])
+
+    # ---- step
+
+    def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
+        beta1, beta2, beta3 = group["betas"]
+        basis = state["basis"].to(gradient.dtype)
+        m, r = basis.shape[-2:]
+        sigma = basis.mT @ gradient
+        if group["tracking"]:
+            torch.baddbmm(state["tracked"], sigma, sigma.mT, beta=beta3, alpha=1 - beta3, out=state["tracked"])
+        first = average(state["m1"], sigma, beta1)
+        second = average(state["v"], sigma.square(), beta2)
+        omega = first * reciprocal(second).sqrt()
+        alpha = group["alpha"]
+        if r == m or group["compensation"] == "none":
+            return Direction(left=basis, right=alpha * omega)
+        if group["compensation"] == "two_sided":
+            residual = self._two_sided(gradient, state, group, basis, sigma)
+            return Direction(left=basis, right=alpha * omega, dense=alpha * residual)
+        # U omega + D R with R = G - U sigma is G D + U (omega - sigma D): the residual is never formed.
+        columns = self._column_scales(gradient, state, group, basis, sigma, omega).unsqueeze(-2)
+        return Direction(columns=alpha * columns, left=basis, right=alpha * (omega - sigma * columns))
+
+    @staticmethod
+    def _column_scales(gradient, state, group, basis, sigma, omega) -> Tensor:
+        """[B, n]: what multiplies each column of the residual ("optimal", "fira", "fira_plus")."""
+        m, r = basis.shape[-2:]
+        residual = _residual_power(gradient, basis, sigma)
+        if group["compensation"] == "optimal":
+            p = state["column_power"].lerp_(residual, 1 - group["betas"][0])
+            square = torch.where(residual > 0, (m - r) * reciprocal(p), 0.0)
+            strength = group["alpha_c"]
+        else:
+            square = omega.square().sum(-2) * reciprocal(sigma.square().sum(-2))
+            strength = 1.0
+        norm = (residual * square).sum(-1).sqrt()
+        if group["compensation"] == "fira_plus":
+            # The norm is set outright: a limiter before it would change nothing.
+            eta = group["alpha_c"] * (basis @ omega).norm(dim=(-2, -1)) * reciprocal(norm)
+        else:
+            eta, limited = limit_growth(norm, state["phi"], group["gamma"])
+            state["phi"].copy_(limited)
+        return (strength * eta).unsqueeze(-1) * square.sqrt()
+
+    @staticmethod
+    def _two_sided(gradient, state, group, basis, sigma) -> Tensor:
+        """[B, m, n]: alpha_c eta diag(Q)^(-1/2) R diag(S)^(-1/2), Q and S of the residual R as in RACS."""
+        kept = (_residual_power(gradient, basis, sigma) > 0).unsqueeze(-2)
+        residual = torch.where(kept, torch.baddbmm(gradient, basis, sigma, alpha=-1), 0.0)
+        power = residual.square()
+        columns, rows = fixed_point(power, iterations=5)
+        weight = 1 - group["betas"][0]
+        columns = reciprocal(state["column_power"].lerp_(columns, weight)).unsqueeze(-2)
+        rows = reciprocal(state["row_power"].lerp_(rows, weight)).unsqueeze(-1)
+        norm = (rows.mT @ power @ columns.mT).flatten().sqrt()
+        eta, limited = limit_growth(norm, state["phi"], group["gamma"])
+        state["phi"].copy_(limited)
+        return residual * ((group["alpha_c"] * eta).view(-1, 1, 1) * rows.sqrt()) * columns.sqrt()
+
+    # ---- the plain form
+
+    @staticmethod
+    def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, t: int, index: int, lr: float, alpha: float,
+                       alpha_c: float, betas, rank: int, leading: int, update_interval: int, gamma: float,
+                       tracking: bool, switching: str, compensation: str, weight_decay: float, seed: int,
+                       **_) -> Tensor:  # fmt: skip
+        """One step in plain float64: returns the new weight; `state` is {} before t = 1."""
+        tall = weight.shape[0] > weight.shape[1]
+        W, G = (weight.T, gradient.T) if tall else (weight, gradient)
+        m, (b1, b2, b3) = G.shape[0], betas
+        b3 = b3 if tracking else 0.0
+        r = min(rank, m)
+        U = state.get("U", G.new_zeros(m, r))
+        Qt = state.get("Qt", G.new_zeros(r, r))
+
+        if t == 1 or t % update_interval == 0:
+            source = subspace.generator(seed, t, index)
+            if t == 1:
+                new = torch.linalg.eigh(G @ G.T).eigenvectors.flip(1)[:, :r]
+            else:
+                A = b3 * U @ Qt @ U.T + (1 - b3) * G @ G.T
+                Z = torch.linalg.qr(A @ U).Q
+                new = Z @ torch.linalg.eigh(Z.T @ A @ Z).eigenvectors.flip(1)
+            new = torch.where((new * U).sum(0) < 0, -new, new)
+            U = _reference_switch(new, min(leading, r), switching, source)
+        state["U"] = U
+
+        sigma = U.T @ G
+        state["Qt"] = b3 * Qt + (1 - b3) * sigma @ sigma.T
+        m1 = state["m1"] = b1 * state.get("m1", 0) + (1 - b1) * sigma
+        v = state["v"] = b2 * state.get("v", 0) + (1 - b2) * sigma**2
+        omega = torch.where(v > 0, m1 / v.sqrt(), 0)
+
+        R = G - U @ sigma
+        R = torch.where((R**2).sum(0) > ROUNDING * torch.finfo(R.dtype).eps * (G**2).sum(0), R, 0)
+        C = torch.zeros_like(G)
+        if r < m and compensation == "optimal":
+            p = state["p"] = b1 * state.get("p", 0) + (1 - b1) * (R**2).sum(0)
+            C = (m - r) ** 0.5 * torch.where(p > 0, R / p.sqrt(), 0)
+        elif r < m and compensation in ("fira", "fira_plus"):
+            ratio = omega.norm(dim=0) / sigma.norm(dim=0)
+            C = R * torch.where(sigma.norm(dim=0) > 0, ratio, 0)
+        elif r < m and compensation == "two_sided":
+            s, q = reference_fixed_point(R**2, iterations=5)
+            S = state["S"] = b1 * state.get("S", 0) + (1 - b1) * s
+            Q = state["Q"] = b1 * state.get("Q", 0) + (1 - b1) * q
+            C = reciprocal(Q).sqrt()[:, None] * R * reciprocal(S).sqrt()
+
+        if compensation == "fira_plus":
+            C = alpha_c * C * (U @ omega).norm() / C.norm() if C.any() else C
+        else:
+            eta, state["phi"] = reference_limit(C.norm().item(), state.get("phi", 0.0), gamma)
+            C = (1.0 if compensation == "fira" else alpha_c) * eta * C
+        W = W - lr * alpha * (U @ omega + C)
+        W = W - lr * weight_decay * W
+        return W.T if tall else W
+
+
+# A column's residual counts where its share of the column's power is above this many units of rounding.
+ROUNDING = 8
+
+
+def _residual_power(gradient: Tensor, basis: Tensor, sigma: Tensor) -> Tensor:
+    """[B, n]: colsum((G - U sigma)^2), 0 where it drowns in rounding, without forming the residual.
+
+    ||g - U s||^2 = ||g||^2 - s^T (2 I - U^T U) s for s = U^T g; U^T U is the identity but for a basis that
+    was rounded to fewer digits, where its product costs r/m of sigma's.
+    """
+    total = torch.linalg.vector_norm(gradient, dim=-2).square()
+    inside = (sigma * (2 * sigma - (basis.mT @ basis) @ sigma)).sum(-2)
+    residual = total - inside
+    return torch.where(residual > ROUNDING * torch.finfo(total.dtype).eps * total, residual, 0.0)
+
+
+def _switch(leading: Tensor, kept: int, switching: str, sources: list[torch.Generator]) -> Tensor:
+    """[B, m, r]: the first `kept` columns of `leading`, the others drawn from each matrix's own source."""
+    m, r = leading.shape[-2:]
+    drawn = r - kept
+    if switching == "none" or drawn == 0 or r == m:
+        return leading
+    if switching == "gaussian_mix":
+        others = torch.stack([subspace.unit_gaussian_columns(m, drawn, source) for source in sources])
+        return torch.cat([leading[..., :kept], others.to(leading)], -1)
+    if switching == "full_basis":
+        rest = torch.arange(m - r).expand(len(sources), -1)
+        candidates = torch.cat([leading[..., kept:], subspace.complement_columns(leading, rest)], -1)
+        chosen = _draw(m - kept, drawn, sources)
+        others = candidates.gather(-1, chosen.unsqueeze(-2).expand(-1, m, -1).to(leading.device))
+    else:
+        # Where the complement is too small to draw from, the next leading columns fill up.
+        kept = max(kept, 2 * r - m)
+        others = subspace.complement_columns(leading, _draw(m - r, r - kept, sources))
+    return torch.cat([leading[..., :kept], others], -1)
+
+
+def _draw(available: int, count: int, sources: list[torch.Generator]) -> Tensor:
+    """[B, count]: for each matrix, `count` of range(available) without replacement."""
+    return torch.stack([torch.randperm(available, generator=source)[:count] for source in sources])
+
+
+def _reference_switch(leading: Tensor, kept: int, switching: str, source: torch.Generator) -> Tensor:
+    """`_switch` for one matrix [m, r], with the complement's whole basis from a complete QR."""
+    m, r = leading.shape
+    if switching == "gaussian":
+        return subspace.unit_gaussian_columns(m, r, source)
+    if switching == "gaussian_mix":
+        return torch.cat([leading[:, :kept], subspace.unit_gaussian_columns(m, r - kept, source)], 1)
+    if switching == "none":
+        return leading
+    complement = torch.linalg.qr(leading, mode="complete").Q[:, r:]
+    if switching == "full_basis":
+        others = torch.cat([leading[:, kept:], complement], 1)
+        return torch.cat([leading[:, :kept], others[:, torch.randperm(m - kept, generator=source)[: r - kept]]], 1)
+    kept = max(kept, r - (m - r))
+    return torch.cat([leading[:, :kept], complement[:, torch.randperm(m - r, generator=source)[: r - kept]]], 1)

@@ -1,0 +1,246 @@
+"""The step loop shared by every optimizer.
+
+`BaseOptimizer` knows about groups, Adam for the rest, checks and the state dict. `MatrixOptimizer` adds what
+all methods on matrices share: orientation, batching of same-shape matrices, the refresh of bases, and the
+one place where weights are written. A method then is three things: `state_shapes`, `update` and, for
+subspace methods, `refresh` - pure tensor code on stacks, without a host synchronisation.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import fused_adam, subspace
+from .checks import check_betas, check_range
+from .chunk import Chunk, Direction
+
+# Matrices up to this size are stacked into one batched call of at most STACK_BYTES; larger ones are stepped
+# one by one, in place. Stacking copies the gradients: it pays where a launch (CUDA) or a call (CPU) costs
+# more than the copy, and the cap bounds the extra memory.
+STACK_UP_TO = {"cpu": 1 << 18, "cuda": 1 << 24}
+STACK_BYTES = 1 << 25
+
+
+class BaseOptimizer(torch.optim.Optimizer):
+    """Groups, checks and state; a group with algorithm="adam" is stepped by Adam, others by `step_group`.
+
+    Such a group takes its own lr, betas, eps and weight_decay (default: Adam's), never the method's.
+    State holds tensors and plain numbers only, so it loads with `weights_only=True`.
+    """
+
+    last_layer = "adam"  # who steps lm_head when nobody says: "method" or "adam" (optimizers.build)
+    last_layer_refusal: str | None = None  # why the method cannot step lm_head
+
+    def __init__(self, params: Iterable, options: dict[str, Any]):
+        options = {**options, "algorithm": "method"}
+        if not 0.0 <= options["lr"] < math.inf:
+            raise ValueError(f"lr must be a finite number >= 0, got {options['lr']}")
+        super().__init__(params, options)
+
+    @classmethod
+    def check_options(cls, options: dict[str, Any]) -> None:
+        """Raises ValueError, its text starting with the option's name, for a value out of range."""
+
+    def check_parameter(self, parameter: Tensor, group: dict) -> None:
+        """Raises ValueError for a parameter the method cannot hold."""
+
+    def allocate(self, parameter: Tensor, group: dict) -> dict[str, Any]:
+        """The state of one parameter before its first step."""
+        raise AssertionError(f"{type(self).__name__} does not say what state it holds")
+
+    def step_group(self, group: dict, parameters: list[Tensor]) -> None:
+        """One step of `parameters` (all with a gradient and allocated state) of a method's group."""
+        raise AssertionError(f"{type(self).__name__} does not say how it steps")
+
+    def add_param_group(self, param_group: dict) -> None:
+        """As torch's, after checking the group. Raises ValueError for bad options or shapes."""
+        adam = param_group.get("algorithm") == "adam"
+        if adam:
+            param_group = {**fused_adam.DEFAULTS, **param_group}
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            if adam:
+                for key in self.defaults.keys() - fused_adam.DEFAULTS.keys() - {"algorithm"}:
+                    group.pop(key, None)
+                check_betas(group["betas"], 2)
+            else:
+                check_range("weight_decay", group["weight_decay"], low=0.0)
+                self.check_options(group)
+                for parameter in group["params"]:
+                    self.check_parameter(parameter, group)
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def allocate_state(self) -> None:
+        """Create the state of every trainable parameter now, on its device, instead of at its first step."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.requires_grad:
+                    self._allocated(parameter, group)
+
+    def _allocated(self, parameter: Tensor, group: dict) -> None:
+        if not self.state[parameter]:
+            adam = group["algorithm"] == "adam"
+            allocate = fused_adam.allocate(parameter) if adam else self.allocate(parameter, group)
+            self.state[parameter].update(allocate)
+
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for group in self.param_groups for parameter in group["params"]]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None):
+        """One step of every parameter that has a gradient. Returns the closure's value, if one is given."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            for parameter in parameters:
+                self._allocated(parameter, group)
+            if not parameters:
+                continue
+            if group["algorithm"] == "adam":
+                fused_adam.step(self.state, group, parameters)
+            else:
+                self.step_group(group, parameters)
+        return loss
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """As torch's, but every tensor of state keeps the dtype it was saved in.
+
+        torch casts floating-point state to the parameter's dtype, which would round the float32 averages
+        of a bfloat16 model.
+        """
+        super().load_state_dict(state_dict)
+        saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+        for i, parameter in zip(saved_ids, self._parameters(), strict=True):
+            for key, value in state_dict["state"].get(i, {}).items():
+                if isinstance(value, Tensor):
+                    self.state[parameter][key] = value.to(parameter.device, copy=True)
+
+
+class MatrixOptimizer(BaseOptimizer):
+    """Steps stacks of same-shape matrices, oriented so that m <= n.
+
+    A subclass says what it holds (`state_shapes`), what to subtract (`update`), and, if it keeps bases that
+    are renewed now and then, when (`refresh_due`) and how (`refresh`).
+    """
+
+    transpose_square = False  # GaLore's packages put the basis of a square matrix on its right side
+    counts_steps = True  # whether the update or the refresh depends on t
+
+    def __init__(self, params: Iterable, options: dict[str, Any]):
+        self._plans: dict[int, list[Chunk]] = {}
+        super().__init__(params, options)
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self._plans = {}
+
+    # ---- what a method says of itself
+
+    def state_shapes(self, m: int, n: int, dtype: torch.dtype, group: dict) -> dict[str, tuple[tuple, torch.dtype]]:
+        """Name -> (shape, dtype) of the tensors of state of an m x n matrix of `dtype`; all start at zero."""
+        raise AssertionError(f"{type(self).__name__} does not say what state it holds")
+
+    def refresh_due(self, t: int, group: dict) -> bool:
+        """Whether the bases are renewed at step t (from 1)."""
+        return False
+
+    def refresh(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int,
+                sources: list[torch.Generator]) -> None:  # fmt: skip
+        """Renew the bases in `state` in place; `sources` are the matrices' private generators of this step."""
+
+    def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
+        """Advance `state` in place by gradient [B, m, n] (float32 or float64) at step t; say what to subtract."""
+        raise AssertionError(f"{type(self).__name__} does not say how it steps")
+
+    # ---- the loop
+
+    def check_parameter(self, parameter: Tensor, group: dict) -> None:
+        if parameter.ndim != 2:
+            raise ValueError(
+                f"{type(self).__name__} steps matrices; a parameter of shape {tuple(parameter.shape)} belongs "
+                'in a group with algorithm="adam"'
+            )
+
+    def allocate(self, parameter: Tensor, group: dict) -> dict[str, Any]:
+        m, n = sorted(parameter.shape)
+        state: dict[str, Any] = {"step": 0} if self.counts_steps else {}
+        for key, (shape, dtype) in self.state_shapes(m, n, parameter.dtype, group).items():
+            state[key] = torch.zeros(shape, dtype=dtype, device=parameter.device)
+        return state
+
+    def step_group(self, group: dict, parameters: list[Tensor]) -> None:
+        for chunk in self._chunks(group, parameters):
+            t = self._age(chunk.parameters[0]) + 1
+            gradient = chunk.gradients()
+            if self.refresh_due(t, group):
+                sources = [subspace.generator(group.get("seed", 0), t, index) for index in chunk.indices]
+                self.refresh(gradient, chunk.state, group, t, sources)
+            direction = self.update(gradient, chunk.state, group, t)
+            chunk.descend(group["lr"], group["weight_decay"], gradient, direction)
+            if self.counts_steps:
+                for parameter in chunk.parameters:
+                    self.state[parameter]["step"] = t
+
+    def _age(self, parameter: Tensor) -> int:
+        return self.state[parameter].get("step", 0)
+
+    def _chunks(self, group: dict, parameters: list[Tensor]) -> list[Chunk]:
+        """The group's chunks, kept from step to step while its parameters, their state and ages stay."""
+        chunks = self._plans.get(id(group))
+        if chunks is None or not self._still_valid(chunks, parameters):
+            chunks = self._plans[id(group)] = self._plan(parameters)
+        return chunks
+
+    def _still_valid(self, chunks: list[Chunk], parameters: list[Tensor]) -> bool:
+        planned = {parameter for chunk in chunks for parameter in chunk.parameters}
+        return planned == set(parameters) and all(
+            len({self._age(parameter) for parameter in chunk.parameters}) == 1
+            and all(
+                self.state[parameter][key] is tensor
+                for parameter, holder in zip(chunk.parameters, chunk.holders, strict=True)
+                for key, tensor in holder.items()
+            )
+            for chunk in chunks
+        )
+
+    def _plan(self, parameters: list[Tensor]) -> list[Chunk]:
+        position = {parameter: i for i, parameter in enumerate(self._parameters())}
+        alike: dict[tuple, list[Tensor]] = {}
+        for p in parameters:
+            alike.setdefault((*sorted(p.shape), p.dtype, p.device, self._age(p)), []).append(p)
+        chunks = []
+        for members in alike.values():
+            size = members[0].numel() * members[0].element_size()
+            stackable = size <= STACK_UP_TO.get(members[0].device.type, 0)
+            step = max(1, STACK_BYTES // size) if stackable else 1
+            chunks += [self._chunk(members[i : i + step], position) for i in range(0, len(members), step)]
+        return chunks
+
+    def _chunk(self, parameters: list[Tensor], position: dict[Tensor, int]) -> Chunk:
+        holders = [self.state[parameter] for parameter in parameters]
+        keys = [key for key, value in holders[0].items() if isinstance(value, Tensor)]
+        if len(parameters) == 1:
+            state = {key: holders[0][key].unsqueeze(0) for key in keys}
+        else:
+            state = {key: torch.stack([holder[key] for holder in holders]) for key in keys}
+            for key in keys:
+                for holder, view in zip(holders, state[key].unbind(0), strict=True):
+                    holder[key] = view
+        return Chunk(
+            parameters=parameters,
+            transposed=[
+                p.shape[0] > p.shape[1] or (self.transpose_square and p.shape[0] == p.shape[1]) for p in parameters
+            ],
+            indices=[position[parameter] for parameter in parameters],
+            state=state,
+            holders=[{key: holder[key] for key in keys} for holder in holders],
+        )

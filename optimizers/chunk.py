@@ -1,0 +1,93 @@
+"""Stacks of same-shape matrices, and the one place where weights are written."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The precision of averages, solves and decompositions: float64 for float64 parameters, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def average(mean: Tensor, new: Tensor, decay: float) -> Tensor:
+    """mean <- decay mean + (1 - decay) new, in new's precision, rounded once into `mean`; returns it unrounded."""
+    if mean.dtype == new.dtype:
+        return mean.lerp_(new, 1 - decay)
+    exact = torch.lerp(mean.to(new.dtype), new, 1 - decay)
+    mean.copy_(exact)
+    return exact
+
+
+class Direction(NamedTuple):
+    """What a method wants to subtract, lr apart: rows * G * columns + left @ right + dense.
+
+    rows [B, m, 1], columns [B, 1, n], left [B, m, k], right [B, k, n], dense [B, m, n]; None = absent. A
+    gradient that is only scaled, and a product of two thin matrices, need not be formed.
+    """
+
+    rows: Tensor | None = None
+    columns: Tensor | None = None
+    left: Tensor | None = None
+    right: Tensor | None = None
+    dense: Tensor | None = None
+
+    def formed(self, gradient: Tensor) -> Tensor:
+        """The whole direction, [B, m, n], in gradient's precision."""
+        whole = self.dense
+        if self.rows is not None or self.columns is not None:
+            scaled = gradient if self.rows is None else gradient * self.rows
+            scaled = scaled if self.columns is None else scaled * self.columns
+            whole = scaled if whole is None else whole + scaled
+        if self.left is not None:
+            whole = self.left @ self.right if whole is None else torch.baddbmm(whole, self.left, self.right)
+        return whole
+
+    def subtract_from(self, weight: Tensor, gradient: Tensor, lr: float) -> None:
+        """weight [m, n] <- weight - lr direction for a stack of one, without forming the direction."""
+        if self.columns is not None:
+            scaled = gradient if self.rows is None else gradient * self.rows[0]
+            weight.addcmul_(scaled, self.columns[0], value=-lr)
+        elif self.rows is not None:
+            weight.addcmul_(gradient, self.rows[0], value=-lr)
+        if self.left is not None:
+            weight.addmm_(self.left[0], self.right[0], alpha=-lr)
+        if self.dense is not None:
+            weight.add_(self.dense[0], alpha=-lr)
+
+
+@dataclass
+class Chunk:
+    """Matrices of one oriented shape, dtype and age, stepped together.
+
+    `state[key]` is [B, ...]; `holders[i][key]` of the i-th matrix is a view of its i-th slice.
+    """
+
+    parameters: list[Tensor]
+    transposed: list[bool]
+    indices: list[int]  # positions among all the optimizer's parameters: seeds of the private generators
+    state: dict[str, Tensor]
+    holders: list[dict[str, Tensor]]
+
+    def oriented(self, matrices: list[Tensor]) -> list[Tensor]:
+        return [matrix.mT if flip else matrix for matrix, flip in zip(matrices, self.transposed, strict=True)]
+
+    def gradients(self) -> Tensor:
+        """[B, m, n] in the working precision: a view of a single gradient, or a stacked copy."""
+        oriented = self.oriented([parameter.grad for parameter in self.parameters])
+        stacked = oriented[0].unsqueeze(0) if len(oriented) == 1 else torch.stack(oriented)
+        return stacked.to(working_dtype(stacked.dtype))
+
+    def descend(self, lr: float, weight_decay: float, gradient: Tensor, direction: Direction) -> None:
+        """W <- W - lr direction, then W <- W - lr weight_decay W: the one place where weights are written."""
+        weights = self.oriented(self.parameters)
+        if len(weights) == 1 and weights[0].dtype == gradient.dtype:
+            direction.subtract_from(weights[0], gradient[0], lr)
+        else:
+            # A narrower weight is rounded once, after everything was summed in the working precision.
+            for weight, change in zip(weights, direction.formed(gradient), strict=True):
+                weight.add_(change, alpha=-lr)
+        if weight_decay:
+            torch._foreach_mul_(weights, 1 - lr * weight_decay)

@@ -1,0 +1,65 @@
+"""Bases of subspaces: pure functions on stacks of matrices.
+
+Shapes: a stack is [B, m, n] with m <= n in the methods' orientation; a basis is [B, m, r] with
+orthonormal columns. Everything is computed in the dtype it is given: callers hand over float32 or float64.
+"""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def generator(seed: int, step: int, index: int) -> torch.Generator:
+    """The private random source of parameter `index` at step `step`.
+
+    It depends on nothing else, so every process and every resumed run draws the same numbers, and there is
+    no state to save. It lives on the CPU: CUDA generators give other values for the same seed.
+    """
+    digest = hashlib.blake2b(f"{seed}/{step}/{index}".encode(), digest_size=8).digest()
+    # A CPU generator keeps only the low 32 bits of its seed; a hash spreads the three numbers over them.
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def leading_eigenvectors(symmetric: Tensor, rank: int) -> Tensor:
+    """[B, m, m] -> [B, m, rank]: eigenvectors of the largest eigenvalues, descending."""
+    return torch.linalg.eigh(symmetric).eigenvectors[..., -rank:].flip(-1)
+
+
+def leading_left_singular_vectors(matrix: Tensor, rank: int) -> Tensor:
+    """[B, m, n] -> [B, m, rank]: left singular vectors of the largest singular values, descending."""
+    return torch.linalg.svd(matrix, full_matrices=False).U[..., :rank]
+
+
+def orthonormal(columns: Tensor) -> Tensor:
+    """[B, m, r] -> [B, m, r]: an orthonormal basis of the span, by Householder QR."""
+    return torch.linalg.qr(columns).Q
+
+
+def keep_signs(new: Tensor, old: Tensor) -> Tensor:
+    """Negate each column of `new` [B, m, r] that points against the same column of `old`.
+
+    The sign of an eigenvector is the library's whim, and moments are not rotated when a basis is renewed;
+    without this rule a run would depend on the linear-algebra library it was linked with.
+    """
+    against = (new * old).sum(-2, keepdim=True) < 0
+    return torch.where(against, -new, new)
+
+
+def complement_columns(basis: Tensor, drawn: Tensor) -> Tensor:
+    """Columns `drawn` [B, k] of an orthonormal basis of the complement of `basis` [B, m, r] -> [B, m, k].
+
+    The complement's basis is columns r..m-1 of the complete QR of `basis`, and `drawn` counts from 0 among
+    them. Applying the Householder reflectors to unit vectors gives just those columns: no m x m matrix.
+    """
+    m, r = basis.shape[-2:]
+    reflectors, tau = torch.geqrf(basis)
+    units = torch.zeros(*basis.shape[:-2], m, drawn.shape[-1], dtype=basis.dtype, device=basis.device)
+    units.scatter_(-2, (drawn + r).unsqueeze(-2).to(basis.device), 1.0)
+    return torch.ormqr(reflectors, tau, units)
+
+
+def unit_gaussian_columns(rows: int, columns: int, source: torch.Generator) -> Tensor:
+    """[rows, columns], float64: Gaussian columns scaled to norm 1 (not orthogonal to each other)."""
+    gaussian = torch.randn(rows, columns, generator=source, dtype=torch.float64)
+    return gaussian / gaussian.norm(dim=0)
