@@ -40,6 +40,7 @@ class Adam(BaseOptimizer):
 
     @classmethod
     def check_options(cls, options: dict) -> None:
+        super().check_options(options)
         check_betas(options["betas"], 2)
         check_range("eps", options["eps"], low=0.0)
 

@@ -85,6 +85,7 @@ class Alice(MatrixOptimizer):
 
     @classmethod
     def check_options(cls, options: dict) -> None:
+        super().check_options(options)
         check_range("alpha", options["alpha"], low=0.0)
         check_range("alpha_c", options["alpha_c"], low=0.0)
         check_betas(options["betas"], 3)

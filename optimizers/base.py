@@ -43,6 +43,7 @@ class BaseOptimizer(torch.optim.Optimizer):
     @classmethod
     def check_options(cls, options: dict[str, Any]) -> None:
         """Raises ValueError, its text starting with the option's name, for a value out of range."""
+        check_range("weight_decay", options["weight_decay"], low=0.0)
 
     def check_parameter(self, parameter: Tensor, group: dict) -> None:
         """Raises ValueError for a parameter the method cannot hold."""
@@ -68,7 +69,6 @@ class BaseOptimizer(torch.optim.Optimizer):
                     group.pop(key, None)
                 check_betas(group["betas"], 2)
             else:
-                check_range("weight_decay", group["weight_decay"], low=0.0)
                 self.check_options(group)
                 for parameter in group["params"]:
                     self.check_parameter(parameter, group)

@@ -56,6 +56,7 @@ class RACS(MatrixOptimizer):
 
     @classmethod
     def check_options(cls, options: dict) -> None:
+        super().check_options(options)
         check_range("alpha", options["alpha"], low=0.0)
         check_decay("beta", options["beta"])
         check_range("gamma", options["gamma"], low=1.0)

@@ -1,0 +1,55 @@
+"""What the optimizer tests share: small problems, and runs of the fast form beside the plain one."""
+
+import torch
+from torch import Tensor
+
+from optimizers import registry
+
+SHAPES = [(16, 24), (24, 16), (16, 16), (16, 24), (8, 40)]
+# Small enough that a run of nine steps meets refreshes; only the ones an optimizer has are given to it.
+SMALL = {"rank": 6, "leading": 2, "update_interval": 3, "history": 3}
+
+
+def options_of(name: str, **changes) -> dict:
+    """Every option of a registered name at its default, made small, then changed."""
+    options = {key: parameter.default for key, parameter in registry.options(name).items()}
+    small = {key: value for key, value in SMALL.items() if key in options and options[key] != 1}
+    return {**options, **small, **changes}
+
+
+def gradient(shape: tuple[int, int], step: int, index: int, scale: float = 1.0) -> Tensor:
+    """float64, full rank, with a spread of row and column sizes; a function of its arguments alone."""
+    source = torch.Generator().manual_seed(1000 * step + index)
+    rows = torch.logspace(0, -1, shape[0], dtype=torch.float64)[:, None]
+    columns = torch.linspace(0.5, 2, shape[1], dtype=torch.float64)
+    return scale * rows * columns * torch.randn(shape, generator=source, dtype=torch.float64)
+
+
+def parameters(shapes=SHAPES, dtype=torch.float64, scale: float = 1.0) -> list[torch.nn.Parameter]:
+    source = torch.Generator().manual_seed(7)
+    weights = [scale * torch.randn(shape, generator=source, dtype=torch.float64) for shape in shapes]
+    return [torch.nn.Parameter(weight.to(dtype)) for weight in weights]
+
+
+def train(optimizer, steps: range, scale: float = 1.0) -> list[Tensor]:
+    """Step through `steps` on gradient(); returns copies of the weights."""
+    weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for step in steps:
+        for index, weight in enumerate(weights):
+            weight.grad = gradient(tuple(weight.shape), step, index, scale).to(weight.dtype)
+        optimizer.step()
+    return [weight.detach().clone() for weight in weights]
+
+
+def reference(cls, weights: list[Tensor], options: dict, steps: range, lr: float, scale: float = 1.0) -> list[Tensor]:
+    """The plain float64 form on the same gradients."""
+    weights, states = [weight.detach().double() for weight in weights], [{} for _ in weights]
+    for step in steps:
+        for index, weight in enumerate(weights):
+            g = gradient(tuple(weight.shape), step, index, scale)
+            weights[index] = cls.reference_step(weight, g, states[index], t=step, index=index, lr=lr, **options)
+    return weights
+
+
+def largest_difference(a: list[Tensor], b: list[Tensor]) -> float:
+    return max((x.double() - y.double()).abs().max().item() for x, y in zip(a, b, strict=True))

@@ -1,0 +1,263 @@
+"""What every registered optimizer must do. New ones are found in the registry by themselves."""
+
+import copy
+import io
+
+import pytest
+import torch
+
+import optimizers
+from optimizers import registry
+
+from .harness import SHAPES, gradient, largest_difference, options_of, parameters, reference, train
+
+NAMES = registry.names()
+LR = 0.01
+every_optimizer = pytest.mark.parametrize("name", NAMES)
+
+
+def make(name, weights, lr=LR, **changes):
+    return registry.get(name)[0](weights, lr=lr, **options_of(name, **changes))
+
+
+def tolerance(name):
+    """How far the fast form may be from the plain one: rounding, but for methods that quantise their state."""
+    return getattr(registry.get(name)[0], "reference_tolerance", 1e-6)
+
+
+@every_optimizer
+def test_equals_its_plain_form_in_float64(name):
+    weights = parameters()
+    expected = reference(registry.get(name)[0], weights, options_of(name), range(1, 10), LR)
+    moved = train(make(name, weights), range(1, 10))
+    assert largest_difference(moved, expected) <= tolerance(name)
+    assert all(not torch.equal(after, before) for after, before in zip(moved, parameters(), strict=True))
+
+
+@every_optimizer
+def test_weight_decay_equals_its_plain_form(name):
+    weights, changes = parameters(), {"weight_decay": 0.3}
+    expected = reference(registry.get(name)[0], weights, options_of(name, **changes), range(1, 5), LR)
+    decayed = train(make(name, weights, **changes), range(1, 5))
+    assert largest_difference(decayed, expected) <= tolerance(name)
+    assert largest_difference(decayed, train(make(name, parameters()), range(1, 5))) > 1e-3
+
+
+@every_optimizer
+def test_float32_follows_float64(name):
+    weights = parameters(dtype=torch.float32)
+    expected = reference(registry.get(name)[0], weights, options_of(name), range(1, 10), LR)
+    moved = train(make(name, weights), range(1, 10))
+    assert largest_difference(moved, expected) <= max(5e-4, tolerance(name))
+
+
+@every_optimizer
+def test_bfloat16_parameters_stay_close_and_finite(name):
+    weights = parameters(dtype=torch.bfloat16, scale=0.02)
+    start = [weight.detach().double() for weight in weights]
+    expected = reference(registry.get(name)[0], weights, options_of(name), range(1, 10), LR)
+    moved = train(make(name, weights), range(1, 10))
+    assert all(weight.dtype == torch.bfloat16 and weight.isfinite().all() for weight in moved)
+    for after, plain, before in zip(moved, expected, start, strict=True):
+        # A basis rounded to 8 bits can order two close eigenvectors the other way round.
+        assert (after.double() - plain).norm() < 0.5 * (plain - before).norm()
+
+
+@every_optimizer
+def test_deterministic_and_leaves_gradients_and_global_randomness_alone(name):
+    first, second = make(name, parameters()), make(name, parameters())
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    one = train(first, range(1, 6))
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(2)
+    assert largest_difference(one, train(second, range(1, 6))) == 0
+    for index, weight in enumerate(first.param_groups[0]["params"]):
+        assert torch.equal(weight.grad, gradient(tuple(weight.shape), 5, index))
+
+
+@every_optimizer
+def test_wide_and_tall_are_transposes_of_each_other(name):
+    wide = parameters([(8, 20)])[0]
+    tall = torch.nn.Parameter(wide.detach().T.contiguous())
+    a, b = make(name, [wide]), make(name, [tall])
+    for step in range(1, 8):
+        wide.grad = gradient((8, 20), step, 0)
+        tall.grad = wide.grad.T.contiguous()
+        a.step(), b.step()
+    assert (wide - tall.T).abs().max() <= tolerance(name)
+
+
+@every_optimizer
+def test_parameters_without_gradient_are_left_alone(name):
+    weights = parameters()
+    optimizer = make(name, weights)
+    train(optimizer, range(1, 3))
+    before = weights[1].detach().clone()
+    state = {k: copy.deepcopy(v) for k, v in optimizer.state[weights[1]].items()}
+    for index, weight in enumerate(weights):
+        weight.grad = None if index == 1 else gradient(tuple(weight.shape), 3, index)
+    optimizer.step()
+    assert torch.equal(weights[1], before)
+    assert state.keys() == optimizer.state[weights[1]].keys()
+    assert all(same(state[key], optimizer.state[weights[1]][key]) for key in state)
+
+
+@every_optimizer
+def test_a_first_gradient_may_come_late(name):
+    late, early = parameters([(16, 24), (16, 24)]), parameters([(16, 24), (16, 24)])
+    optimizer = make(name, late)
+    late[0].grad = gradient((16, 24), 1, 0)
+    optimizer.step()
+    alone = make(name, [early[0], early[1]])
+    for step in (2, 3, 4, 5):
+        for index, weight in enumerate(late):
+            weight.grad = gradient((16, 24), step, index)
+        optimizer.step()
+        early[1].grad = gradient((16, 24), step, 1)
+        alone.step()
+    assert torch.allclose(late[1], early[1], rtol=0, atol=1e-12)
+
+
+@every_optimizer
+def test_survives_zero_gradients(name):
+    weights = parameters()
+    optimizer = make(name, weights)
+    for _ in range(4):
+        for weight in weights:
+            weight.grad = torch.zeros_like(weight)
+        optimizer.step()
+    assert all(weight.isfinite().all() for weight in weights)
+    before = [weight.detach().clone() for weight in weights]
+    after = train(optimizer, range(5, 8))
+    assert all(weight.isfinite().all() for weight in after)
+    assert all(not torch.equal(a, b) for a, b in zip(after, before, strict=True))
+
+
+@every_optimizer
+def test_zero_rows_and_columns_give_finite_updates(name):
+    weights = parameters()
+    optimizer = make(name, weights)
+    for step in range(1, 6):
+        for index, weight in enumerate(weights):
+            weight.grad = gradient(tuple(weight.shape), step, index)
+            weight.grad[3] = 0
+            weight.grad[:, 2] = 0
+        optimizer.step()
+    assert all(weight.isfinite().all() for weight in weights)
+
+
+@every_optimizer
+@pytest.mark.parametrize("rank", [5, 8, 100])
+def test_rank_at_and_above_the_smaller_side(name, rank):
+    changes = {"rank": rank} if "rank" in registry.options(name) else {}
+    weights = parameters([(8, 20), (20, 8), (5, 5)])
+    expected = reference(registry.get(name)[0], weights, options_of(name, **changes), range(1, 8), LR)
+    moved = train(make(name, weights, **changes), range(1, 8))
+    assert largest_difference(moved, expected) <= tolerance(name)
+
+
+@every_optimizer
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_resumes_bitwise_and_keeps_dtypes(name, dtype):
+    weights = parameters(dtype=dtype)
+    optimizer = make(name, weights)
+    train(optimizer, range(1, 6))
+    file = io.BytesIO()
+    torch.save({"weights": weights, "optimizer": optimizer.state_dict()}, file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+
+    again = [torch.nn.Parameter(weight.clone()) for weight in saved["weights"]]
+    resumed = make(name, again)
+    resumed.load_state_dict(saved["optimizer"])
+    for weight, copy_ in zip(weights, again, strict=True):
+        for key, value in optimizer.state[weight].items():
+            assert same(value, resumed.state[copy_][key]), key
+    ahead, resumed_ahead = train(optimizer, range(6, 11)), train(resumed, range(6, 11))
+    assert largest_difference(ahead, resumed_ahead) == 0
+
+
+@every_optimizer
+def test_state_is_tensors_and_plain_numbers_and_counted_on_meta(name):
+    weights = parameters(dtype=torch.bfloat16)
+    optimizer = make(name, weights)
+    train(optimizer, range(1, 5))
+    for state in optimizer.state.values():
+        assert all(isinstance(value, (torch.Tensor, int, float)) for value in state.values())
+    planned = make(name, [torch.nn.Parameter(torch.empty(s, dtype=torch.bfloat16, device="meta")) for s in SHAPES])
+    planned.allocate_state()
+    assert optimizers.state_bytes(planned) == optimizers.state_bytes(optimizer)
+
+
+@every_optimizer
+def test_adam_groups_are_torch_adamw(name):
+    matrix, vector, twin = parameters([(8, 16)])[0], *(torch.nn.Parameter(torch.linspace(-1, 1, 7)) for _ in range(2))
+    adam = {"params": [vector], "algorithm": "adam", "lr": 0.03, "betas": (0.8, 0.95), "eps": 1e-6}
+    optimizer = registry.get(name)[0]([{"params": [matrix]}, adam], lr=LR, **options_of(name))
+    plain = torch.optim.AdamW([twin], lr=0.03, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.0, fused=True)
+    for step in range(1, 5):
+        matrix.grad = gradient((8, 16), step, 0)
+        vector.grad = torch.sin(step * torch.arange(7.0))
+        twin.grad = vector.grad.clone()
+        optimizer.step(), plain.step()
+    assert torch.equal(vector, twin)
+
+
+@every_optimizer
+def test_learning_rate_of_the_group_counts(name):
+    weights = parameters()
+    optimizer = make(name, weights)
+    optimizer.param_groups[0]["lr"] = 0.0
+    assert largest_difference(train(optimizer, range(1, 4)), parameters()) == 0
+
+
+@every_optimizer
+def test_bad_options_are_refused_by_name(name):
+    for option, bad in {"rank": 0, "update_interval": 0, "weight_decay": -1.0, "gamma": 0.5}.items():
+        if option in registry.options(name):
+            with pytest.raises(ValueError, match=f"^{option}"):
+                make(name, parameters(), **{option: bad})
+            with pytest.raises(ValueError, match=f"^{option}"):
+                registry.check(name, **{option: bad})
+    with pytest.raises(ValueError, match="lr"):
+        make(name, parameters(), lr=-1.0)
+    with pytest.raises(ValueError, match="rnak is not an option"):
+        registry.check(name, rnak=3)
+
+
+@every_optimizer
+def test_shapes_it_cannot_hold_are_refused(name):
+    vector = torch.nn.Parameter(torch.ones(5))
+    cls = registry.get(name)[0]
+    if issubclass(cls, optimizers.base.MatrixOptimizer):
+        with pytest.raises(ValueError, match=r"\(5,\)"):
+            make(name, [vector])
+    else:
+        optimizer = make(name, [vector])
+        vector.grad = torch.ones(5)
+        optimizer.step()
+        assert (vector < 1).all()
+
+
+@every_optimizer
+def test_closure_is_evaluated_with_gradients(name):
+    weight = parameters([(8, 16)])[0]
+    optimizer = make(name, [weight])
+
+    def closure():
+        optimizer.zero_grad()
+        loss = weight.square().sum()
+        loss.backward()
+        return loss
+
+    first = optimizer.step(closure)
+    for _ in range(15):
+        last = optimizer.step(closure)
+    assert last < first
+
+
+def same(a, b) -> bool:
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    return a == b
