@@ -1,0 +1,150 @@
+"""YAML files and `key=value` arguments merged into one plain dict that remembers where every value came from."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+FOLDER = Path(__file__).resolve().parent
+GROUPS = ("model", "data", "optimizer")
+
+
+class SettingsError(ValueError):
+    """A mistake in the settings; its text is one sentence for the user."""
+
+
+class Sources:
+    """The settings so far (`settings`, nested plain dicts) and the origin of each."""
+
+    def __init__(self) -> None:
+        self.settings: dict[str, Any] = {}
+        self._origin: dict[str, str] = {}
+
+    def where(self, key: str) -> str:
+        """'FILE line N: ' for a dotted key set in a file, '' for one from the command line or nowhere."""
+        return self._origin.get(key, "")
+
+    def choices(self, group: str) -> list[str]:
+        """Names of the files of a group, sorted."""
+        return sorted(path.stem for path in (FOLDER / group).glob("*.yaml"))
+
+    def add_file(self, name: str) -> None:
+        """Merge a settings file: relative to the current directory, or else to the folder that holds configs/."""
+        path = Path(name)
+        if not path.is_file():
+            path = FOLDER.parent / name
+        if path.is_dir():
+            raise SettingsError(f"settings file {name} is a folder")
+        if not path.is_file():
+            picks = [f"{group}={choice}" for group in GROUPS for choice in self.choices(group) if choice == path.stem]
+            files = [str(file.relative_to(FOLDER.parent)) for file in sorted(FOLDER.rglob("*.yaml"))]
+            hint = f"; did you mean {picks[0]}?" if picks else nearest(name, files)
+            raise SettingsError(f"settings file {name} does not exist{hint}")
+        self._merge_file(path, shown=name, opened=())
+
+    def add_overrides(self, arguments: list[str]) -> None:
+        """Merge `key=value` arguments: those that pick a file of a group first, then the others in order."""
+        pairs = [(argument, *argument.split("=", 1)) for argument in arguments]
+        for argument, key, text in sorted(pairs, key=lambda pair: pair[1] not in GROUPS):
+            if not all(key.split(".")):
+                raise SettingsError(f"argument {argument!r} is not of the form key=value")
+            try:
+                # A space after the first colon is all that YAML asks of `{base: alice}` or `[0.9, 0.99]`.
+                value = OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"] if text else ""
+            except yaml.YAMLError as error:
+                raise SettingsError(f"argument {argument!r} has a value that is {_problem(error)}") from error
+            for part in reversed(key.split(".")):
+                value = {part: value}
+            self._merge(value, lines={}, shown="")
+
+    def _merge_file(self, path: Path, shown: str, opened: tuple[Path, ...]) -> None:
+        if path.resolve() in opened:
+            raise SettingsError(f"settings file {shown} builds on itself through its base")
+        content, lines = _read(path, shown)
+        base = content.pop("base", None)
+        if base is not None:
+            base_path = path.parent / str(base)
+            if not base_path.is_file():
+                hint = nearest(base_path.name, sorted(file.name for file in base_path.parent.glob("*.yaml")))
+                raise SettingsError(f"{shown} line {lines['base']}: base {base} does not exist{hint}")
+            self._merge_file(base_path, shown=str(Path(shown).parent / str(base)), opened=(*opened, path.resolve()))
+        self._merge(content, lines, shown)
+
+    def _merge(self, content: dict, lines: dict[str, int], shown: str) -> None:
+        for group in GROUPS:
+            if group in content:
+                content[group] = self._pick(group, content[group], _place(shown, lines, group))
+        self._update(self.settings, content, "", lines, shown)
+
+    def _pick(self, group: str, value: Any, where: str) -> Any:
+        """Load the file named by `alice` or `{base: alice, ...}` as the whole section; return what changes it."""
+        changes = dict(value) if isinstance(value, dict) else {"base": value}
+        name = changes.pop("base", None)
+        if name is None:
+            return changes
+        if name not in self.choices(group):
+            choices = self.choices(group)
+            raise SettingsError(
+                f"{where}{group}={name} is no file of configs/{group}"
+                f"{nearest(str(name), choices) or '; known: ' + ', '.join(choices)}"
+            )
+        path = FOLDER / group / f"{name}.yaml"
+        shown = str(path.relative_to(FOLDER.parent))
+        content, lines = _read(path, shown)
+        self.settings[group] = {}
+        self._origin = {key: place for key, place in self._origin.items() if not key.startswith(f"{group}.")}
+        self._update(self.settings, {group: content}, "", {f"{group}.{key}": n for key, n in lines.items()}, shown)
+        return changes
+
+    def _update(self, settings: dict, content: dict, prefix: str, lines: dict[str, int], shown: str) -> None:
+        for name, value in content.items():
+            key = f"{prefix}{name}"
+            self._origin[key] = _place(shown, lines, key)
+            if not prefix and value is None:  # a section whose keys are all commented out
+                value = {}
+            if isinstance(value, dict) and isinstance(settings.get(name, {}), dict):
+                settings.setdefault(name, {})
+                self._update(settings[name], value, f"{key}.", lines, shown)
+            else:
+                settings[name] = value
+
+
+def nearest(word: str, choices: list[str], prefix: str = "") -> str:
+    """'; did you mean ...?' with the choice spelled most like `word`, after `prefix`; '' if none is close."""
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    return f"; did you mean {prefix}{close[0]}?" if close else ""
+
+
+def _read(path: Path, shown: str) -> tuple[dict, dict[str, int]]:
+    """The mapping in a YAML file, and the line of each dotted key."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = OmegaConf.create(text) if text.strip() else DictConfig({})
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"settings file {shown} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise SettingsError(f"{shown}{f' line {mark.line + 1}' if mark else ''}: {_problem(error)}") from error
+    if not isinstance(content, DictConfig) or isinstance(root, yaml.ScalarNode):
+        raise SettingsError(f"{shown} line 1: a settings file holds keys and values")
+    lines: dict[str, int] = {}
+    _number(root, "", lines)
+    return OmegaConf.to_container(content), lines
+
+
+def _number(node: yaml.Node | None, prefix: str, lines: dict[str, int]) -> None:
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        lines[f"{prefix}{key.value}"] = key.start_mark.line + 1
+        _number(value, f"{prefix}{key.value}.", lines)
+
+
+def _place(shown: str, lines: dict[str, int], key: str) -> str:
+    # A key that YAML's anchors or merges brought in has no line of its own.
+    return f"{shown} line {lines[key]}: " if key in lines else f"{shown}: " if shown else ""
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    return f"not valid YAML, {getattr(error, 'problem', None) or str(error).splitlines()[0]}"

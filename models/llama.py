@@ -1,0 +1,172 @@
+"""LLaMA for pretraining: transformers' model, the next-token loss inside its forward.
+
+The architecture is Table 10 of arXiv 2502.07752 (GaLore's LLaMA family): RMSNorm, rotary positions, SwiGLU, untied
+embeddings, no bias, every matrix and embedding drawn from N(0, 0.02).
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor, nn
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+# Positions whose logits exist at once. On a CPU (float32, one thread, 2,048 positions) 512 and 1,024 are equally
+# fast: 0.6-0.65 of the time of plain logits at vocabularies of 4,096 and 32,000, where torch's automatic choice for
+# float32 takes chunks of 32 to 64 rows and up to 1.15 of it. For 65,536 positions of a 512-wide model on CUDA the
+# automatic choice is 1,024 too. At vocabulary 32,000 a chunk is 131 MB of float32 logits, whatever the micro-batch.
+LOSS_CHUNK = 1024
+
+# What makes weights of one model loadable into another.
+SHAPE_KEYS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+
+
+class Loss(NamedTuple):
+    """`loss_sum`: float32 scalar, the sum of the cross entropies (nats) of all targets of the micro-batch."""
+
+    loss_sum: Tensor
+
+
+# The class keeps transformers' name: `save_pretrained` writes it into config.json as the architecture.
+class LlamaForCausalLM(transformers.LlamaForCausalLM):
+    """A causal LM whose forward returns the summed loss and never holds all logits."""
+
+    def hidden_states(self, input_ids: Tensor) -> Tensor:
+        """Final normed hidden states [rows, length, hidden] of `input_ids` [rows, length].
+
+        Calls the layers of `LlamaModel` itself: its own forward looks for packed sequences in the position ids, which
+        synchronises with the device at every call, and builds a causal mask [rows, 1, length, length] when compiled.
+        Without a mask the layers use scaled_dot_product_attention(is_causal=True).
+        """
+        decoder = self.model
+        hidden = decoder.embed_tokens(input_ids)
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device).unsqueeze(0)
+        rotary = decoder.rotary_emb(hidden, position_ids=positions)
+        for layer in decoder.layers:
+            hidden = layer(hidden, position_embeddings=rotary)
+        return decoder.norm(hidden)
+
+    def forward(self, input_ids: Tensor, labels: Tensor) -> Loss:
+        """Sum of the next-token losses of one micro-batch.
+
+        Args:
+            input_ids: int64 [rows, length].
+            labels: int64 [rows, length], not shifted: position i is predicted from positions before i. -100 is no
+                target. The number of targets is `(labels[:, 1:] != -100).sum()`.
+        """
+        hidden = self.hidden_states(input_ids)
+        # Shifting the labels instead of the hidden states leaves the large tensor a view.
+        targets = F.pad(labels[:, 1:], (0, 1), value=-100)
+        # A bfloat16 sum comes back in bfloat16 (2,873 of it as 2,864 or 2,880), so low precision sums the single
+        # losses in float32. Their rounding averages out; the price is a fourth product, logits again in backward.
+        loss = F.linear_cross_entropy(
+            hidden.flatten(0, 1),
+            self.lm_head.weight,
+            targets.flatten(),
+            reduction="sum" if hidden.dtype == torch.float32 else "none",
+            options=nn.LinearCrossEntropyOptions(batch_chunk_size=LOSS_CHUNK),
+        )
+        return Loss(loss.sum(dtype=torch.float32))
+
+    def compile(self, **options: Any) -> None:
+        """Compile each decoder layer. One graph serves them all; the chunked loss does not compile."""
+        for layer in self.model.layers:
+            layer.compile(**options)
+
+
+def llama_config(section: Any) -> LlamaConfig:
+    """transformers' configuration of a model section (`hidden_size`, ..., `rope_theta`)."""
+    return LlamaConfig(
+        **{key: getattr(section, key) for key in SHAPE_KEYS},
+        max_position_embeddings=section.max_position_embeddings,
+        rms_norm_eps=section.rms_norm_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": section.rope_theta},
+        initializer_range=section.initializer_range,
+        # A padding id would freeze one row of the embedding at zero.
+        pad_token_id=None,
+        tie_word_embeddings=False,
+        attn_implementation="sdpa",
+    )
+
+
+def build_model(
+    section: Any,
+    *,
+    dtype: torch.dtype,
+    seed: int,
+    activation_checkpointing: bool = False,
+    device: torch.device | str = "cpu",
+) -> LlamaForCausalLM:
+    """A model ready to train, freshly initialised or read from `section.init_from`.
+
+    The initial weights are a function of the seed and the sizes alone: they are drawn in float32 on the CPU from a
+    generator of their own and cast, so every dtype, device and process starts from the same numbers. On the meta
+    device nothing is allocated or drawn.
+
+    Raises:
+        ValueError: `section.init_from` is not a saved model of these sizes.
+    """
+    config = llama_config(section)
+    if section.init_from is not None:
+        check_saved(Path(section.init_from), config)
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config).to(dtype)
+    if torch.device(device).type != "meta":
+        if section.init_from is None:
+            model.to_empty(device=device)
+            initialize(model, seed)
+            # Not a parameter, not saved, and float32 at every dtype: rounded frequencies are another RoPE.
+            model.model.rotary_emb = LlamaRotaryEmbedding(config).to(device)
+        else:
+            model = load_saved(Path(section.init_from), config, dtype).to(device)
+    if activation_checkpointing:
+        # There is no dropout, so recomputation needs no saved random state.
+        model.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+    return model.train()
+
+
+@torch.no_grad()
+def initialize(model: LlamaForCausalLM, seed: int) -> None:
+    """Draw matrices and embeddings from N(0, initializer_range) in parameter order, set norm weights to one."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            parameter.fill_(1.0)
+        else:
+            weight = torch.empty(parameter.shape, dtype=torch.float32)
+            parameter.copy_(weight.normal_(std=model.config.initializer_range, generator=generator))
+
+
+def check_saved(folder: Path, config: LlamaConfig) -> None:
+    """Raise ValueError unless `folder` was written by `save_pretrained` for a model of `config`'s sizes."""
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"model.init_from: {folder} has no config.json, it is not a folder of save_pretrained")
+    try:
+        saved = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model.init_from: {folder}/config.json cannot be read: {error}") from error
+    if saved.model_type != "llama":
+        raise ValueError(f"model.init_from: {folder} holds a {saved.model_type} model, not a llama")
+    # Fewer key-value heads or tied embeddings are another architecture under the same sizes.
+    for key in (*SHAPE_KEYS, "num_key_value_heads", "tie_word_embeddings", "rms_norm_eps", "rope_parameters"):
+        ours, theirs = getattr(config, key), getattr(saved, key)
+        if ours != theirs:
+            raise ValueError(f"model.init_from: {folder} has {key} {theirs}, the settings say {ours}")
+
+
+def load_saved(folder: Path, config: LlamaConfig, dtype: torch.dtype) -> LlamaForCausalLM:
+    """The model of `folder` in `dtype`; ValueError if its weights cannot be read or are incomplete."""
+    try:
+        model, report = LlamaForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"model.init_from: the weights in {folder} cannot be read: {reason}") from error
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report[kind]:
+            raise ValueError(f"model.init_from: {folder} has {kind.replace('_', ' ')}: {sorted(report[kind])[0]}")
+    return model
