@@ -1,0 +1,43 @@
+"""Where a run starts: at its beginning, at its newest checkpoint, or not at all because it is finished."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from configs.schema import Config, SettingsError, differences, to_dict
+from training import checkpoint
+from training.checkpoint import Checkpoint
+from training.records import RunFolder
+
+
+@dataclass(frozen=True)
+class Start:
+    """`found`: the checkpoint to go on from, if there is one; `summary`: that of a finished run."""
+
+    found: Checkpoint | None
+    summary: dict[str, Any] | None
+
+    @property
+    def step(self) -> int | None:
+        """Of the checkpoint."""
+        return self.found.step if self.found is not None else None
+
+
+def find_start(folder: RunFolder, config: Config) -> Start:
+    """Look into `folder` and leave the resolved config there. For the process that holds the folder.
+
+    Raises SettingsError when the run in the folder had other settings, and those are not allowed to change.
+    """
+    found = checkpoint.newest(folder.checkpoints)
+    summary = folder.read_summary()
+    before = found.config if found is not None else folder.read_config() if summary is not None else None
+    changed = differences(before, to_dict(config)) if before is not None else []
+    if changed and not config.run.allow_config_change:
+        raise SettingsError(
+            f"run.dir: the run in {folder.path} has other settings ({', '.join(changed)}); choose another run.dir "
+            "or run.name, or go on with the new settings by run.allow_config_change=true"
+        )
+    if summary is not None and (found is None or found.step >= config.train.steps):
+        return Start(found, summary)
+    folder.summary.unlink(missing_ok=True)
+    folder.write_config(to_dict(config))
+    return Start(found, None)
