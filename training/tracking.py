@@ -90,7 +90,9 @@ class Tracker:
             if settings.mode == "offline":
                 raise
             log.warning(
-                "wandb is offline, `wandb sync %s` will upload the run later: %s", folder / "wandb", _first_line(error)
+                "wandb is offline, `wandb sync %s/offline-run-*` will upload the run later: %s",
+                folder / "wandb",
+                _first_line(error),
             )
             wandb.teardown()  # the failed start still holds the id
             self._run = init("offline")
