@@ -1,0 +1,53 @@
+"""The fixed set of rows that perplexity is measured on."""
+
+import torch
+from torch import LongTensor
+
+from data.errors import DataError
+from data.packing import labels, pad, rows
+from data.sources import evaluation_source
+from data.tokenizer import Encoder
+
+
+class EvaluationData:
+    """The first documents of the evaluation source, in the order of its files, up to `data.eval_tokens` targets.
+
+    Rows are made as for training (`data.packing`, `data.sequence_length`), and the row that reaches the number is kept
+    whole. The set is the same for every process, step, seed and optimizer.
+
+    Attributes:
+        input_ids: int32 array [rows, sequence_length]; lengths: int32 array [rows], ids before the padding of each row;
+        targets: positions that enter the loss, all rows.
+
+    Raises:
+        DataError: too few documents for `data.eval_tokens`, and what `TrainingData` raises.
+        SourceUnavailable: the network gave up.
+    """
+
+    def __init__(self, section, tokenizer, *, vocab_size: int):
+        encoder = Encoder(tokenizer, vocab_size)
+        source = evaluation_source(section)
+        texts = (text for file in range(len(source.files)) for _, text in source.read(file, 0))
+        documents = ((number, 0, ids) for number, ids in enumerate(encoder(texts), 1))
+        kept, self.targets, read = [], 0, 0
+        length = section.sequence_length
+        for row, number, _ in rows(documents, packing=section.packing, length=length, eos=encoder.eos):
+            kept.append(row)
+            read = number
+            self.targets += len(row) - 1
+            if self.targets >= section.eval_tokens:
+                break
+        else:
+            raise DataError(
+                f"data.eval_tokens={section.eval_tokens}, but the {read} documents of {source.setting} give only "
+                f"{self.targets} targets; lower data.eval_tokens or give more text in data.eval_path"
+            )
+        self.input_ids, self.lengths = pad(kept, section.sequence_length, encoder)
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def batch(self, rows: slice) -> tuple[LongTensor, LongTensor]:
+        """Input ids and labels (not shifted, -100 at padding) of some rows, each [rows, sequence_length]."""
+        ids, lengths = self.input_ids[rows], self.lengths[rows]
+        return torch.from_numpy(ids).long(), torch.from_numpy(labels(ids, lengths)).long()

@@ -1,0 +1,131 @@
+"""Documents out of files: JSON lines, Parquet and text, plain or gzip, on disk or behind a URL.
+
+Lines are read here and not through `datasets`, because its readers guess a schema from each ten megabytes, cannot name
+the line that is broken, and resume at tables, not at documents. Parquet is read with pyarrow, as `datasets` does.
+"""
+
+import gzip
+import io
+import json
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from itertools import count, islice
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.errors import DataError
+from data.remote import RemoteFile
+
+Located = tuple[int, str]  # the position to go on from after this document, and its text
+
+FORMATS = ".json[l][.gz], .parquet, .txt[.gz]"
+
+
+def is_url(name: str) -> bool:
+    return name.startswith(("http://", "https://"))
+
+
+def reader(name: str) -> Callable[..., Iterator[Located]]:
+    """The function that reads files called `name`: (name, start, every, offset, closing) -> documents.
+
+    It yields the documents at positions p >= start with p % every == offset; a position is a line (JSON, text) or a row
+    (Parquet) counted from 0, and documents without any character but white space are left out.
+
+    Raises:
+        DataError: the suffix is of no known format. The function itself: a file that holds no document, a gzip stream
+            that breaks off, a broken JSON line, a `text` that is missing or no string (each with file and line).
+        SourceUnavailable: from a URL, see `data.remote.fetch`.
+    """
+    path = urlsplit(name).path if is_url(name) else name
+    suffix = Path(path.removesuffix(".gz")).suffix.lower()
+    if suffix in (".json", ".jsonl", ".ndjson"):
+        return _json_lines
+    if suffix in (".txt", ".text"):
+        return _text_lines
+    if suffix == ".parquet" and not is_url(name):
+        return _parquet_rows
+    where = " over the network; download the file" if suffix == ".parquet" else ""
+    raise DataError(f"{name}: this format is not read{where} (formats: {FORMATS})")
+
+
+def _json_lines(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Iterator[Located]:
+    for position, line in _lines(name, start, every, offset, closing):
+        try:
+            record = json.loads(line)
+        except ValueError as error:  # broken JSON, or bytes that are not UTF-8
+            raise DataError(f"{name}, line {position + 1}: not valid JSON ({error})") from error
+        if not isinstance(record, dict) or "text" not in record:
+            found = f"its fields: {', '.join(record) or 'none'}" if isinstance(record, dict) else "it is no object"
+            raise DataError(f'{name}, line {position + 1}: no field "text" ({found})')
+        text = record["text"]
+        if not isinstance(text, str):
+            raise DataError(f'{name}, line {position + 1}: "text" is a {type(text).__name__}, not a string')
+        if not text.isspace() and text:
+            yield position + 1, text
+
+
+def _text_lines(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Iterator[Located]:
+    """One document a line, as `datasets` reads text."""
+    for position, line in _lines(name, start, every, offset, closing):
+        try:
+            yield position + 1, line.decode("utf-8-sig").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{name}, line {position + 1}: not UTF-8 text ({error.reason})") from error
+
+
+def _lines(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Iterator[tuple[int, bytes]]:
+    """Yield (number from 0, line) of the lines asked for that are not blank."""
+    first = start + (offset - start) % every
+    position, empty = first - 1, start == 0 and every == 1
+    with io.BufferedReader(RemoteFile(name, closing)) if is_url(name) else Path(name).open("rb") as file:
+        lines = gzip.GzipFile(fileobj=file) if urlsplit(name).path.endswith(".gz") else file
+        try:
+            for position, line in zip(count(first, every), islice(lines, first, None, every), strict=False):
+                if not line.isspace():
+                    empty = False
+                    yield position, line
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise DataError(f"{name}: the gzip stream is broken after line {position + 1} ({error})") from error
+    if empty:
+        raise DataError(f"{name} holds no document")
+
+
+def _parquet_rows(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Iterator[Located]:
+    try:
+        with pq.ParquetFile(name) as file:
+            columns = file.schema_arrow
+            if "text" not in columns.names:
+                raise DataError(f'{name}: no column "text" (its columns: {", ".join(columns.names) or "none"})')
+            kind = columns.field("text").type
+            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+                raise DataError(f'{name}: column "text" is of type {kind}, not string')
+            if file.metadata.num_rows == 0:
+                raise DataError(f"{name} holds no document")
+            row = 0
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if row + rows <= start:  # read before: not even decompressed
+                    row += rows
+                    continue
+                for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=["text"]):
+                    texts = batch.column(0).to_pylist()
+                    for position, text in enumerate(texts, row):
+                        if position < start or position % every != offset:
+                            continue
+                        if text is None:
+                            raise DataError(f'{name}, row {position + 1}: "text" is null, not a string')
+                        if text and not text.isspace():
+                            yield position + 1, text
+                    row += len(texts)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{name}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+
+
+def read_whole(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Iterator[Located]:
+    """A text file that is one document (the builtin addresses)."""
+    if start == 0 and offset == 0:
+        yield 1, Path(name).read_text(encoding="utf-8")

