@@ -1,0 +1,80 @@
+"""scripts/fisher_structures.py against the dense algebra it avoids, and against the optimizers it speaks of."""
+
+import pytest
+import torch
+
+from optimizers import RACS, Alice
+from scripts import fisher_structures as structures
+from scripts.fisher_structures import Fisher
+
+from .samples import dense_fisher, power_of, sampled_gradients, unvec, vec
+
+FORMS = {
+    "adam": structures.adam,
+    "normalization": structures.normalization,
+    "whitening": structures.whitening,
+    "racs": structures.racs,
+    "shampoo": structures.shampoo,
+    "eigen_adam": structures.eigen_adam,
+    "soap": structures.soap,
+    "galore": lambda fisher: structures.galore(fisher, 2),
+    "alice": lambda fisher: structures.alice(fisher, 3),
+    "alice_switched": lambda fisher: structures.alice_switched(fisher, 3, 1, torch.Generator().manual_seed(5)),
+}
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (5, 5)], ids=str)
+@pytest.mark.parametrize("name", FORMS)
+def test_implicit_error_is_the_dense_one(name, shape):
+    """||F - A|| / ||F|| without F or A, with fewer samples than F has rows and with more."""
+    for count in (12, 80):
+        gradients = sampled_gradients(3, *shape, count)
+        fisher, F = Fisher(gradients), dense_fisher(gradients)
+        A = FORMS[name](fisher)
+        assert fisher.error(A) == pytest.approx(((F - A.dense()).norm() / F.norm()).item(), rel=1e-10)
+
+
+def root_step(structure, gradient):
+    """Square-root natural gradient, Eq. (1): Mat(A^(-1/2) vec(G))."""
+    return unvec(power_of(structure.dense(), -0.5) @ vec(gradient), *gradient.shape)
+
+
+def first_update(optimizer, weight, gradient):
+    before = weight.detach().clone()
+    weight.grad = gradient.clone()
+    optimizer.step()
+    return before - weight.detach()
+
+
+def test_racs_steps_along_its_structure():
+    """Section 4: without averages, RACS's update is Mat(A^(-1/2) g) for S (x) Q of the one gradient it sees."""
+    gradient = sampled_gradients(0)[0]
+    weight = torch.nn.Parameter(torch.zeros_like(gradient))
+    update = first_update(RACS([weight], lr=1.0, alpha=1.0, ema=False), weight, gradient)
+    torch.testing.assert_close(update, root_step(structures.racs(Fisher(gradient[None])), gradient))
+
+
+@pytest.mark.parametrize("rank", [1, 3, 4])
+def test_alice_steps_along_its_structure(rank):
+    """Eqs. (19) and (20): without averages, Alice's U omega + C is Mat(A^(-1/2) g) for its structure of that gradient.
+
+    At the first step the limiter does nothing and the basis is all leading eigenvectors (switching="none").
+    """
+    gradient = sampled_gradients(0)[0]
+    weight = torch.nn.Parameter(torch.zeros_like(gradient))
+    options = {"alpha": 1.0, "alpha_c": 1.0, "betas": (0.0, 0.0, 0.0), "switching": "none"}
+    update = first_update(Alice([weight], lr=1.0, rank=rank, leading=rank, **options), weight, gradient)
+    torch.testing.assert_close(update, root_step(structures.alice(Fisher(gradient[None]), rank), gradient))
+
+
+def test_counts_are_what_the_optimizers_hold():
+    """`numbers` is the optimizers' state without first moments and limiters' scalars (Tables 1 and 6)."""
+    weight, fisher = torch.nn.Parameter(torch.zeros(4, 6)), Fisher(sampled_gradients(0))
+
+    def held(optimizer, *, but):
+        optimizer.allocate_state()
+        state = optimizer.state[weight].items()
+        return sum(value.numel() for key, value in state if torch.is_tensor(value) and key not in but)
+
+    assert held(RACS([weight]), but=("phi",)) == structures.racs(fisher).numbers
+    assert held(Alice([weight], rank=2, leading=1), but=("phi", "m1")) == structures.alice(fisher, 2).numbers
