@@ -165,22 +165,22 @@ class Alice(MatrixOptimizer):
             torch.baddbmm(state["tracked"], sigma, sigma.mT, beta=beta3, alpha=1 - beta3, out=state["tracked"])
         first = average(state["m1"], sigma, beta1)
         second = average(state["v"], sigma.square(), beta2)
-        omega = first * reciprocal(second).sqrt()
-        alpha = group["alpha"]
+        omega = second.clamp(min=torch.finfo(second.dtype).tiny).rsqrt_().mul_(first)  # 0 where v, and so m1, is 0
         if r == m or group["compensation"] == "none":
-            return Direction(left=basis, right=alpha * omega)
+            return Direction(left=basis, right=omega, scale=group["alpha"])
         if group["compensation"] == "two_sided":
             residual = self._two_sided(gradient, state, group, basis, sigma)
-            return Direction(left=basis, right=alpha * omega, dense=alpha * residual)
+            return Direction(left=basis, right=omega, dense=residual, scale=group["alpha"])
         # U omega + D R with R = G - U sigma is G D + U (omega - sigma D): the residual is never formed.
         columns = self._column_scales(gradient, state, group, basis, sigma, omega).unsqueeze(-2)
-        return Direction(columns=alpha * columns, left=basis, right=alpha * (omega - sigma * columns))
+        right = omega.addcmul_(sigma, columns, value=-1)
+        return Direction(columns=columns, left=basis, right=right, scale=group["alpha"])
 
     @staticmethod
     def _column_scales(gradient, state, group, basis, sigma, omega) -> Tensor:
         """[B, n]: what multiplies each column of the residual ("optimal", "fira", "fira_plus")."""
         m, r = basis.shape[-2:]
-        residual = _residual_power(gradient, basis, sigma)
+        residual = _residual_power(gradient, basis, sigma, state["basis"].dtype == basis.dtype)
         if group["compensation"] == "optimal":
             p = state["column_power"].lerp_(residual, 1 - group["betas"][0])
             square = torch.where(residual > 0, (m - r) * reciprocal(p), 0.0)
@@ -200,7 +200,7 @@ class Alice(MatrixOptimizer):
     @staticmethod
     def _two_sided(gradient, state, group, basis, sigma) -> Tensor:
         """[B, m, n]: alpha_c eta diag(Q)^(-1/2) R diag(S)^(-1/2), Q and S of the residual R as in RACS."""
-        kept = (_residual_power(gradient, basis, sigma) > 0).unsqueeze(-2)
+        kept = (_residual_power(gradient, basis, sigma, state["basis"].dtype == basis.dtype) > 0).unsqueeze(-2)
         residual = torch.where(kept, torch.baddbmm(gradient, basis, sigma, alpha=-1), 0.0)
         power = residual.square()
         columns, rows = fixed_point(power, iterations=5)
@@ -275,15 +275,15 @@ class Alice(MatrixOptimizer):
 ROUNDING = 8
 
 
-def _residual_power(gradient: Tensor, basis: Tensor, sigma: Tensor) -> Tensor:
+def _residual_power(gradient: Tensor, basis: Tensor, sigma: Tensor, whole: bool) -> Tensor:
     """[B, n]: colsum((G - U sigma)^2), 0 where it drowns in rounding, without forming the residual.
 
-    ||g - U s||^2 = ||g||^2 - s^T (2 I - U^T U) s for s = U^T g; U^T U is the identity but for a basis that
-    was rounded to fewer digits, where its product costs r/m of sigma's.
+    ||g - U s||^2 = ||g||^2 - s^T (2 I - U^T U) s for s = U^T g. U^T U is the identity to the basis's own
+    rounding, and that of a basis held in bfloat16 is larger than many a residual.
     """
-    total = torch.linalg.vector_norm(gradient, dim=-2).square()
-    inside = (sigma * (2 * sigma - (basis.mT @ basis) @ sigma)).sum(-2)
-    residual = total - inside
+    total = (gradient * gradient).sum(-2)
+    projected = sigma if whole else torch.baddbmm(sigma, basis.mT @ basis, sigma, beta=2, alpha=-1)
+    residual = total - (sigma * projected).sum(-2)
     return torch.where(residual > ROUNDING * torch.finfo(total.dtype).eps * total, residual, 0.0)
 
 

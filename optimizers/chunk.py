@@ -22,7 +22,7 @@ def average(mean: Tensor, new: Tensor, decay: float) -> Tensor:
 
 
 class Direction(NamedTuple):
-    """What a method wants to subtract, lr apart: rows * G * columns + left @ right + dense.
+    """What a method wants to subtract, lr apart: scale (rows * G * columns + left @ right + dense).
 
     rows [B, m, 1], columns [B, 1, n], left [B, m, k], right [B, k, n], dense [B, m, n]; None = absent. A
     gradient that is only scaled, and a product of two thin matrices, need not be formed.
@@ -33,9 +33,10 @@ class Direction(NamedTuple):
     left: Tensor | None = None
     right: Tensor | None = None
     dense: Tensor | None = None
+    scale: float = 1.0
 
     def formed(self, gradient: Tensor) -> Tensor:
-        """The whole direction, [B, m, n], in gradient's precision."""
+        """The whole direction but for `scale`, [B, m, n], in gradient's precision."""
         whole = self.dense
         if self.rows is not None or self.columns is not None:
             scaled = gradient if self.rows is None else gradient * self.rows
@@ -45,17 +46,17 @@ class Direction(NamedTuple):
             whole = self.left @ self.right if whole is None else torch.baddbmm(whole, self.left, self.right)
         return whole
 
-    def subtract_from(self, weight: Tensor, gradient: Tensor, lr: float) -> None:
-        """weight [m, n] <- weight - lr direction for a stack of one, without forming the direction."""
+    def subtract_from(self, weight: Tensor, gradient: Tensor, step: float) -> None:
+        """weight [m, n] <- weight - step direction / scale for a stack of one, without forming the direction."""
         if self.columns is not None:
             scaled = gradient if self.rows is None else gradient * self.rows[0]
-            weight.addcmul_(scaled, self.columns[0], value=-lr)
+            weight.addcmul_(scaled, self.columns[0], value=-step)
         elif self.rows is not None:
-            weight.addcmul_(gradient, self.rows[0], value=-lr)
+            weight.addcmul_(gradient, self.rows[0], value=-step)
         if self.left is not None:
-            weight.addmm_(self.left[0], self.right[0], alpha=-lr)
+            weight.addmm_(self.left[0], self.right[0], alpha=-step)
         if self.dense is not None:
-            weight.add_(self.dense[0], alpha=-lr)
+            weight.add_(self.dense[0], alpha=-step)
 
 
 @dataclass
@@ -83,11 +84,11 @@ class Chunk:
     def descend(self, lr: float, weight_decay: float, gradient: Tensor, direction: Direction) -> None:
         """W <- W - lr direction, then W <- W - lr weight_decay W: the one place where weights are written."""
         weights = self.oriented(self.parameters)
+        step = lr * direction.scale
         if len(weights) == 1 and weights[0].dtype == gradient.dtype:
-            direction.subtract_from(weights[0], gradient[0], lr)
+            direction.subtract_from(weights[0], gradient[0], step)
         else:
             # A narrower weight is rounded once, after everything was summed in the working precision.
-            for weight, change in zip(weights, direction.formed(gradient), strict=True):
-                weight.add_(change, alpha=-lr)
+            torch._foreach_add_(weights, list(direction.formed(gradient).unbind(0)), alpha=-step)
         if weight_decay:
             torch._foreach_mul_(weights, 1 - lr * weight_decay)

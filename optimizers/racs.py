@@ -68,20 +68,19 @@ class RACS(MatrixOptimizer):
         return {**vectors, "phi": ((), dtype)}
 
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
-        power = gradient.square()
+        power = gradient * gradient
         columns, rows = fixed_point(power, group["iterations"])
-        live = columns.sum(-1, keepdim=True) > 0  # a zero gradient must not decay the averages
+        live = columns.amax(-1, keepdim=True) > 0
         if group["ema"]:
-            weight = (1 - group["beta"]) * live.to(columns.dtype)
+            weight = (1 - group["beta"]) * live.to(columns.dtype)  # a zero gradient must not decay the averages
             columns = state["column_scale"].lerp_(columns, weight)
             rows = state["row_scale"].lerp_(rows, weight)
-        inverse_columns, inverse_rows = reciprocal(columns), reciprocal(rows)
+        columns, rows = reciprocal(columns).unsqueeze(-1), reciprocal(rows).unsqueeze(-1)
         # ||X||^2 = (1/Q)^T P (1/S): X itself is never formed.
-        norm = (inverse_rows.unsqueeze(-2) @ (power @ inverse_columns.unsqueeze(-1))).flatten().sqrt()
+        norm = (rows.mT @ (power @ columns)).flatten().sqrt_()
         eta, limited = limit_growth(norm, state["phi"], group["gamma"])
         state["phi"].copy_(torch.where(live.squeeze(-1), limited, state["phi"]))
-        scale = (group["alpha"] * eta).view(-1, 1, 1)
-        return Direction(rows=scale * inverse_rows.sqrt().unsqueeze(-1), columns=inverse_columns.sqrt().unsqueeze(-2))
+        return Direction(rows=eta.view(-1, 1, 1) * rows.sqrt(), columns=columns.sqrt().mT, scale=group["alpha"])
 
     @staticmethod
     def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, lr: float, alpha: float, beta: float,
@@ -103,18 +102,28 @@ class RACS(MatrixOptimizer):
 
 
 def fixed_point(power: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """Eq. 16 on a stack: power = G^2 [B, m, n] -> (s [B, n], q [B, m]) with power ~ q s^T.
+    """Eq. 16 on a stack: power = G^2 [B, m, n] -> (s [B, n], q [B, m]), power ~ q s^T; both 0 where power is 0.
 
-    Both are 0 where power is 0. The iteration runs on power / mean(power), whose products neither underflow
-    nor overflow whatever the gradient's scale; s gets the mean back, q is free of scale.
+    Whatever the gradient's scale, nothing may underflow or overflow, so the two vectors are iterated at unit
+    norm, each product divided by mean(power), and the norms are put back at the end: with a = |P^T q| for
+    a unit q and b = |P s| for a unit s, Eq. 16 gives |s_k| = a_k / |q_k-1| and |q_k| = b_k / |s_k|.
     """
     mean = power.mean((-2, -1), keepdim=True)
-    inverse_mean = reciprocal(mean)
-    q = torch.ones_like(power[..., :1])
+    inverse_mean = 1 / mean
+    m = power.shape[-2]
+    q, q_norm = power.new_full((*power.shape[:-1], 1), m**-0.5), m**0.5
     for _ in range(iterations):
-        s = (power.mT @ q) * inverse_mean * reciprocal((q * q).sum(-2, keepdim=True))
-        q = (power @ s) * inverse_mean * reciprocal((s * s).sum(-2, keepdim=True))
-    return (s * mean).squeeze(-1), q.squeeze(-1)
+        s = (power.mT @ q).mul_(inverse_mean)
+        a = s.norm(dim=-2, keepdim=True)
+        q = (power @ s.div_(a)).mul_(inverse_mean)
+        b = q.norm(dim=-2, keepdim=True)
+        q.div_(b)
+        s_norm = a / q_norm
+        q_norm = b / s_norm
+    # A zero gradient has gone through as 0 / 0.
+    s, q = s.mul_(s_norm).mul_(mean).squeeze(-1), q.mul_(q_norm).squeeze(-1)
+    live = mean.squeeze(-1) > 0
+    return torch.where(live, s, 0.0), torch.where(live, q, 0.0)
 
 
 def reference_fixed_point(P: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
