@@ -149,6 +149,9 @@ class MatrixOptimizer(BaseOptimizer):
         """Name -> (shape, dtype) of the tensors of state of an m x n matrix of `dtype`; all start at zero."""
         raise AssertionError(f"{type(self).__name__} does not say what state it holds")
 
+    def accumulate(self, gradient: Tensor, state: dict[str, Tensor], group: dict) -> None:
+        """Advance in place what the bases are made from, when that includes the gradient of the step itself."""
+
     def refresh_due(self, t: int, group: dict) -> bool:
         """Whether the bases are renewed at step t (from 1)."""
         return False
@@ -181,6 +184,7 @@ class MatrixOptimizer(BaseOptimizer):
         for chunk in self._chunks(group, parameters):
             t = self._age(chunk.parameters[0]) + 1
             gradient = chunk.gradients()
+            self.accumulate(gradient, chunk.state, group)
             if self.refresh_due(t, group):
                 sources = [subspace.generator(group.get("seed", 0), t, index) for index in chunk.indices]
                 self.refresh(gradient, chunk.state, group, t, sources)
