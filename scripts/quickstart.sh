@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# A first run on a machine with Python 3.11 or newer: makes .venv, then trains configs/quickstart.yaml in about two
+# minutes. Arguments go to train.py (scripts/quickstart.sh optimizer=adam). The same command again resumes.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/environment.sh requirements.txt
+
+# accelerate's launcher dies at ctrl-C and at SIGTERM before its child has saved. In a process group of their own
+# (set -m) both are signalled together, and waited for until both are gone.
+set -m
+.venv/bin/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+    train.py "$@" < /dev/null &
+group=$!
+interrupted=
+trap 'interrupted=130; kill -INT -- "-$group" 2>/dev/null || true' INT
+trap 'interrupted=143; kill -TERM -- "-$group" 2>/dev/null || true' TERM HUP
+code=
+while kill -0 -- "-$group" 2>/dev/null; do
+    if [ -z "$code" ] && wait "$group"; then code=0; else code=${code:-$?}; fi
+    sleep 0.2
+done
+exit "${interrupted:-$code}"
