@@ -27,8 +27,13 @@ def leading_eigenvectors(symmetric: Tensor, rank: int) -> Tensor:
 
 
 def leading_left_singular_vectors(matrix: Tensor, rank: int) -> Tensor:
-    """[B, m, n] -> [B, m, rank]: left singular vectors of the largest singular values, descending."""
-    return torch.linalg.svd(matrix, full_matrices=False).U[..., :rank]
+    """[B, m, n] -> [B, m, rank], m <= n: left singular vectors of the largest singular values, descending.
+
+    A = L Q with orthonormal rows in Q has the left singular vectors of L (m x m): the right ones, which
+    nobody asked for and which cost most of a wide matrix's SVD, are never formed.
+    """
+    lower = torch.linalg.qr(matrix.mT, mode="r").R.mT
+    return torch.linalg.svd(lower).U[..., :rank]
 
 
 def orthonormal(columns: Tensor) -> Tensor:
