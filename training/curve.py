@@ -1,0 +1,125 @@
+"""curve.png: perplexity over steps and over seconds of training."""
+
+import io
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from training.files import write_atomically
+from training.records import RunFolder, read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK, MUTED, GRID = "#1f2933", "#616e7c", "#e4e7eb"
+EVALUATION, TRAINING = "#1d4ed8", "#f4a259"
+UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
+
+
+def draw(folder: RunFolder) -> None:
+    """Draw metrics.jsonl of `folder` into its curve.png; equal rows give equal bytes. Raises OSError.
+
+    Left over steps, right over seconds of training: the perplexity of each evaluation, and behind it, lightly,
+    that of the training batches, with its mean over 2 % of them.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = [row for row in read_metrics(folder.metrics) if row["loss"] is not None]
+    training = [row for row in rows if row["kind"] == "train"]
+    evaluations = [row for row in rows if row["kind"] == "eval"]
+    name = ((folder.read_config() or {}).get("run") or {}).get("name") or folder.path.resolve().name
+    unit, seconds = next(
+        (unit, seconds)
+        for unit, seconds in UNITS
+        if seconds == 1 or max((row["train_seconds"] for row in rows), default=0) >= 2 * seconds
+    )
+
+    evaluated = _perplexities([row["loss"] for row in evaluations])
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # the picture must not depend on whose machine it is drawn on
+        figure = Figure(figsize=(10, 4.2), dpi=150, layout="constrained", facecolor="white")
+        canvas = FigureCanvasAgg(figure)
+        left, right = figure.subplots(1, 2, sharey=True)
+        for axes, label, xs in (
+            (left, "steps", lambda rows: [row["step"] for row in rows]),
+            (right, f"{unit} of training", lambda rows: [row["train_seconds"] / seconds for row in rows]),
+        ):
+            losses = [row["loss"] for row in training]
+            axes.plot(xs(training), _perplexities(losses), color=TRAINING, alpha=0.22, linewidth=0.7)
+            smooth = _smoothed(losses)
+            axes.plot(xs(training), _perplexities(smooth), color=TRAINING, linewidth=1.4, label="training batches")
+            axes.plot(
+                xs(evaluations),
+                evaluated,
+                color=EVALUATION,
+                linewidth=1.8,
+                marker="o",
+                markersize=4 if len(evaluations) <= 40 else 0,
+                label=f"evaluation, {evaluated[-1]:.4g} at the end" if evaluated else "evaluation",
+            )
+            axes.set_xlabel(label, color=INK)
+            _dress(axes, integers=label == "steps")
+        _label_perplexities(left, _perplexities(smooth) + evaluated)
+        left.set_ylabel("perplexity", color=INK)
+        figure.suptitle(name, x=0.012, ha="left", color=INK, fontsize=12, fontweight="bold")
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+        right.legend(loc="upper right", framealpha=1, edgecolor="none", labelcolor=INK, fontsize=9)
+        png = io.BytesIO()
+        canvas.print_png(png, metadata={"Software": None})
+    write_atomically(folder.curve, png.getvalue())
+
+
+def _perplexities(losses: Sequence[float]) -> list[float]:
+    return [math.exp(min(loss, 700.0)) for loss in losses]
+
+
+def _smoothed(losses: Sequence[float]) -> list[float]:
+    """Means over 2 % of the rows, and never under 5, around each; fewer at the ends."""
+    reach = max(2, len(losses) // 100)
+    sums = [0.0, *accumulate(losses)]
+    means = []
+    for i in range(len(losses)):
+        first, last = max(0, i - reach), min(len(losses), i + reach + 1)
+        means.append((sums[last] - sums[first]) / (last - first))
+    return means
+
+
+def _dress(axes: "Axes", *, integers: bool) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_yscale("log")
+    axes.grid(True, color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xlim(left=0)
+    axes.tick_params(colors=MUTED, labelsize=9, length=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GRID)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10], integer=integers))
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.4g}" if abs(x) < 1e4 else f"{x:,.0f}")
+
+
+def _label_perplexities(axes: "Axes", values: Sequence[float]) -> None:
+    """Put four to nine round numbers along the logarithmic axis, however narrow or wide its range is."""
+    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+
+    if not values:
+        return
+    low, high = min(values), max(values)
+    margin = (high / low) ** 0.04 if high > low else 1.1
+    low, high = low / margin, high * margin
+    axes.set_ylim(low, high)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ([1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 5, 7]):
+        ticks = [digit * 10.0**decade for decade in decades for digit in digits]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= 4:
+            break
+    else:  # a range so narrow is almost linear
+        ticks = [tick for tick in MaxNLocator(nbins=7).tick_values(low, high) if low <= tick <= high]
+    axes.yaxis.set_major_locator(FixedLocator(ticks[:: math.ceil(len(ticks) / 9)]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda y, _: f"{y:,.6g}")
