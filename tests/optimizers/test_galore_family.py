@@ -6,10 +6,12 @@ package's projector is handed our basis, after it was held to be the package's o
 
 import pytest
 import torch
+from fira.fira_adamw import AdamW as FiraPackage
+from fira.gradient_projection import GradientProjector
 from galore_torch.adamw import AdamW as GaLorePackage
 from galore_torch.galore_projector import GaLoreProjector
 
-from optimizers import GaLore, registry
+from optimizers import Fira, GaLore, registry
 
 from .harness import gradient, parameters, train
 
@@ -79,7 +81,7 @@ def test_galore_is_the_official_package():
     assert distance_from_package(ours, GaLorePackage, GaLoreProjector, {"scale": 0.25}) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["galore"])
+@pytest.mark.parametrize("name", ["galore", "fira"])
 def test_basis_is_renewed_at_1_and_each_interval_later(name):
     """t = 1, K + 1, 2 K + 1, ... as the packages do; not t = K, 2 K, ... as others read them."""
     weights = parameters(SHAPES)
@@ -93,7 +95,7 @@ def test_basis_is_renewed_at_1_and_each_interval_later(name):
     assert changed == [1, 5, 9]
 
 
-@pytest.mark.parametrize("name", ["galore"])
+@pytest.mark.parametrize("name", ["galore", "fira"])
 def test_basis_holds_leading_singular_vectors_signed_like_the_old_ones(name):
     weights = parameters(SHAPES)
     optimizer = registry.get(name)[0](weights, **{**registry.get(name)[1], **SHARED})
@@ -108,7 +110,7 @@ def test_basis_holds_leading_singular_vectors_signed_like_the_old_ones(name):
         assert ((basis * before).sum(0) >= 0).all()
 
 
-@pytest.mark.parametrize("name", ["galore"])
+@pytest.mark.parametrize("name", ["galore", "fira"])
 def test_no_weight_decay_and_a_step_of_1e_6_in_eps_unless_asked_for(name):
     """The packages' 8-bit classes decay weights by 1e-2 when nobody asked."""
     defaults = {key: parameter.default for key, parameter in registry.options(name).items()}
@@ -118,7 +120,10 @@ def test_no_weight_decay_and_a_step_of_1e_6_in_eps_unless_asked_for(name):
 
 @pytest.mark.parametrize(
     ("name", "numbers"),
-    [("galore", lambda m, n, r: 2 * r * n + m * r)],
+    [
+        ("galore", lambda m, n, r: 2 * r * n + m * r),
+        ("fira", lambda m, n, r: 2 * r * n + m * r + 1),
+    ],
 )
 def test_state_is_as_large_as_its_docstring_says(name, numbers):
     weight = torch.nn.Parameter(torch.empty(40, 16, device="meta"))
@@ -126,3 +131,57 @@ def test_state_is_as_large_as_its_docstring_says(name, numbers):
     optimizer.allocate_state()
     held = sum(value.numel() for value in optimizer.state[weight].values() if isinstance(value, torch.Tensor))
     assert held == numbers(16, 40, 6)
+
+
+# ---- Fira
+
+
+@pytest.mark.parametrize("scale", [0.25, 1.0])
+@pytest.mark.parametrize("residual", ["official", "exact"])
+def test_fira_is_the_official_package(residual, scale):
+    """The package's residual keeps (1 - scale) of the gradient inside the subspace: only at 1 is it exact."""
+    ours = Fira(parameters(SHAPES, torch.float32), lr=0.01, scale=scale, residual=residual, weight_decay=0.1, **SHARED)
+    distance = distance_from_package(ours, FiraPackage, GradientProjector, {"alpha": scale})
+    if residual == "official" or scale == 1.0:
+        assert distance < 1e-5
+    else:
+        assert distance > 1e-3
+
+
+@pytest.mark.parametrize(("residual", "kept"), [("official", 0.75), ("exact", 0.0)])
+def test_fira_residual_keeps_what_it_says_of_the_gradient_inside_the_subspace(residual, kept):
+    optimizer = Fira(parameters([(16, 24)]), lr=1.0, residual=residual, **SHARED)
+    inside = GaLore(parameters([(16, 24)]), lr=1.0, **SHARED)
+    weight = optimizer.param_groups[0]["params"][0]
+    added = moves(optimizer, range(1, 2))[0] - moves(inside, range(1, 2))[0]
+    basis, sigma = optimizer.state[weight]["basis"], optimizer.state[weight]["basis"].T @ gradient((16, 24), 1, 0)
+    moment = inside.state[inside.param_groups[0]["params"][0]]
+    normalized = moment["m1"] / (moment["v"].sqrt() + 1e-6)
+    ratio = 0.001**0.5 / 0.1 * normalized.norm(dim=0) / (sigma.norm(dim=0) + 1e-8)
+    assert torch.allclose(basis.T @ added, -kept * sigma * ratio, atol=1e-12)
+    assert added.norm() > 1.0
+
+
+@pytest.mark.parametrize("name", ["fira"])
+def test_growth_is_limited_from_the_second_step_and_the_limited_norm_is_kept(name):
+    free, limited = [], []
+    for gamma, norms in ((1e9, free), (1.01, limited)):
+        weight = parameters([(16, 24)])[0]
+        optimizer = registry.get(name)[0]([weight], **{**registry.get(name)[1], **SHARED, "gamma": gamma})
+        for step in range(1, 11):
+            moves(optimizer, range(step, step + 1), scale=1.0 if step < 8 else 100.0)
+            norms.append(optimizer.state[weight]["phi"].item())
+    assert limited[0] == free[0]
+    assert free[7] > 1.2 * free[6]
+    assert limited[7] == pytest.approx(1.01 * limited[6])
+    assert limited[8] == pytest.approx(1.01 * limited[7])
+
+
+@pytest.mark.parametrize("name", ["fira"])
+def test_limiter_lets_go_after_a_zero_gradient(name):
+    """A stored norm of 0 would hold every later update at 1e-8."""
+    fresh, after_zero = (
+        registry.get(name)[0](parameters([(16, 24)]), **{**registry.get(name)[1], **SHARED}) for _ in range(2)
+    )
+    moves(after_zero, range(1, 2), scale=0.0)
+    assert moves(after_zero, range(2, 3))[0].norm() > 0.1 * moves(fresh, range(2, 3))[0].norm()
