@@ -15,6 +15,7 @@ import json
 import math
 import typing
 from dataclasses import dataclass, field, make_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -155,7 +156,7 @@ def load(argv: list[str]) -> Invocation:
 def build(sources: Sources) -> Config:
     """The checked `Config` of the merged settings. Raises SettingsError."""
     schema = OmegaConf.structured(Config)
-    schema.optimizer = OmegaConf.structured(_optimizer_class(sources))
+    schema.optimizer = OmegaConf.structured(_optimizer_section(sources))
     known = list(_flatten(OmegaConf.to_container(schema)))
     _fill(schema, sources.settings, "", sources, known)
     try:
@@ -180,8 +181,8 @@ def optimizer_options(section: Optimizer) -> dict[str, Any]:
     return {f.name: getattr(section, f.name) for f in dataclasses.fields(section) if f.name not in common}
 
 
-def _optimizer_class(sources: Sources) -> type:
-    """`Optimizer` with the options of the chosen class, typed and defaulted by its signature."""
+def _optimizer_section(sources: Sources) -> type[Optimizer]:
+    """The class of the optimizer's section, by the name in the settings."""
     section = sources.settings.get("optimizer")
     name = section.get("name", MISSING) if isinstance(section, dict) else MISSING
     if name == MISSING:
@@ -191,6 +192,12 @@ def _optimizer_class(sources: Sources) -> type:
             f"{sources.where('optimizer.name')}optimizer.name must be one of {', '.join(registry.names())}, "
             f"got {name!r}{nearest(str(name), registry.names())}"
         )
+    return _with_options(name)
+
+
+@cache
+def _with_options(name: str) -> type[Optimizer]:
+    """`Optimizer` with the options of the optimizer `name`, typed and defaulted by its class's signature."""
     fields = []
     for option, parameter in registry.options(name).items():
         default = MISSING if parameter.default is inspect.Parameter.empty else parameter.default

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
@@ -163,7 +164,7 @@ def load_saved(folder: Path, config: LlamaConfig, dtype: torch.dtype) -> LlamaFo
         model, report = LlamaForCausalLM.from_pretrained(
             folder, config=config, dtype=dtype, local_files_only=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"model.init_from: the weights in {folder} cannot be read: {reason}") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):

@@ -1,0 +1,268 @@
+"""The command line's contract: what merges over what, what is refused, and in which words."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from configs import schema
+from configs.schema import SettingsError, load
+from configs.sources import FOLDER, GROUPS
+from optimizers import registry
+
+OPTIMIZERS = sorted(path.stem for path in (FOLDER / "optimizer").glob("*.yaml"))
+
+
+def config(*argv):
+    return load(list(argv)).config
+
+
+def refusal(*argv) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load(list(argv))
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="a.yaml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+# ---- merging
+
+
+def test_no_file_is_the_quickstart():
+    assert config() == config("configs/quickstart.yaml")
+    assert config("train.steps=7").train.steps == 7
+
+
+def test_files_merge_left_to_right_and_overrides_last(write):
+    first = write("train: {steps: 11, batch_size: 16}\n", "a.yaml")
+    second = write("train: {steps: 12}\n", "b.yaml")
+    got = config("configs/quickstart.yaml", first, second, "train.log_every=3")
+    assert (got.train.steps, got.train.batch_size, got.train.log_every) == (12, 16, 3)
+
+
+def test_a_group_replaces_its_section_and_applies_before_dotted_overrides():
+    got = config("optimizer.alpha=0.5", "optimizer=racs")
+    assert got.optimizer.name == "racs" and got.optimizer.alpha == 0.5
+    assert not hasattr(got.optimizer, "rank")  # of the quick start's Alice
+
+
+def test_a_group_in_a_file(write):
+    named = config("configs/quickstart.yaml", write("optimizer: alice\n"))
+    changed = config("configs/quickstart.yaml", write("optimizer: {base: alice, rank: 64}\n"))
+    merged = config("configs/quickstart.yaml", write("optimizer: {rank: 24}\n"))
+    assert (named.optimizer.rank, changed.optimizer.rank, merged.optimizer.rank) == (128, 64, 24)
+    assert named.optimizer.leading == changed.optimizer.leading == 40
+    assert merged.optimizer.leading == config().optimizer.leading
+
+
+def test_a_file_builds_on_its_base(write):
+    write("train: {steps: 5, batch_size: 24}\nmodel: llama_micro\n", "base.yaml")
+    got = config("configs/quickstart.yaml", write("base: base.yaml\ntrain: {steps: 6}\n"))
+    assert (got.train.steps, got.train.batch_size, got.model.hidden_size) == (6, 24, 256)
+    assert "builds on itself" in refusal(write("base: loop.yaml\n", "loop.yaml"))
+
+
+def test_a_file_is_found_from_the_working_directory_first(tmp_path, monkeypatch):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "quickstart.yaml").write_text("model: llama_nano\n")
+    elsewhere = config("configs/experiment/table2/60m/adam.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert config("configs/experiment/table2/60m/adam.yaml") == elsewhere
+    assert "required" in refusal("configs/quickstart.yaml")  # the one in the working directory
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizer_options_come_from_the_signature(name):
+    given = schema.optimizer_options(config(f"optimizer={name}").optimizer)
+    assert given.keys() == registry.options(name).keys()
+
+
+def test_numbers_lists_and_texts_are_read_as_typed():
+    got = config("optimizer.lr=1e-3", "optimizer.betas=[0.8, 0.9, 0.99]", "wandb.tags=[a, b]", "run.name=7")
+    assert got.optimizer.lr == 1e-3 and tuple(got.optimizer.betas) == (0.8, 0.9, 0.99)
+    assert got.wandb.tags == ["a", "b"] and got.run.name == "7"
+
+
+def test_names_and_folders_default_to_what_is_run():
+    assert config("run.seed=3").run.dir == "runs/llama_nano_alice_s3"
+    assert config("run.dir=/data/x").run.dir == "/data/x"
+
+
+def test_plan_flags():
+    assert [load(flags).plan for flags in ([], ["--plan"], ["--plan=json"])] == [None, "text", "json"]
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("optimizer.rnak=3", "unknown key optimizer.rnak; did you mean optimizer.rank?"),
+        ("trian.steps=3", "unknown key trian; did you mean train?"),
+        ("steps=3", "unknown key steps; did you mean train.steps?"),
+        ("optimizer=racs optimizer.rank=3", "unknown key optimizer.rank; known: adam_lr, alpha"),
+        ("train=3", "train is a section"),
+        ("train.steps=many", "train.steps must be an integer, got 'many'"),
+        ("train.steps=1.5", "train.steps must be an integer, got 1.5"),
+        ("train.compile=maybe", "train.compile must be true or false"),
+        ("train.clip_grad_norm=x", "train.clip_grad_norm must be a number or null"),
+        ("optimizer.betas=[0.9]", "optimizer.betas must be a list of 3 numbers"),
+        ("train.dtype=float16", "train.dtype must be one of float32, bfloat16"),
+        ("optimizer.last_layer=both", "optimizer.last_layer must be one of method, adam"),
+        ("optimizer=alicee", "optimizer=alicee is no file of configs/optimizer; did you mean alice?"),
+        ("optimizer.name=alicee", "optimizer.name must be one of adam, alice"),
+        ("optimizer.rank=0", "optimizer.rank must be"),
+        ("optimizer.rank=8 optimizer.leading=9", "optimizer.leading must not exceed rank 8"),
+        ("optimizer.lr=nan", "optimizer.lr must be a finite number"),
+        ("optimizer.lr=0", "optimizer.lr must be greater than 0"),
+        ("train.steps=0", "train.steps must be at least 1"),
+        ("schedule.warmup_fraction=1.5", "schedule.warmup_fraction must be at most 1"),
+        ("train.eval_every=-1", "train.eval_every must be at least 0"),
+        ("train.batch_size=12", "train.batch_size must be divisible by data.streams 8, got 12"),
+        ("train.micro_batch_size=3", "train.batch_size must be divisible by train.micro_batch_size 3"),
+        ("model.hidden_size=100", "model.hidden_size must be divisible by twice model.num_attention_heads 4"),
+        ("data.sequence_length=4096", "data.sequence_length must not exceed"),
+        ("data=files", "data.path is required with data.source=files"),
+        ("run.name=../x", "run.name must be one plain part of a path"),
+        ("run.name=..", "run.name must be one plain part of a path"),
+        ("run.dir=", "run.dir must name a folder"),
+        ("run.name=${nothing}", "run.name: "),
+        ("train.steps=[1,", "not valid YAML"),
+        ("=3", "not of the form key=value"),
+        ("--paln", "unknown flag --paln; usage"),
+        ("configs/quickstrat.yaml", "does not exist; did you mean configs/quickstart.yaml?"),
+        ("alice", "settings file alice does not exist; did you mean optimizer=alice?"),
+        ("configs/experiment/table2/60m.yaml", "optimizer.lr is required and not set; pick optimizer=adam|"),
+    ],
+)
+def test_refusals_name_the_key_and_the_nearest_valid_thing(arguments, words):
+    assert words in refusal(*(arguments.split(" ") if "[" not in arguments else [arguments]))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "train:\n  steps: 3\n  log_evry: 2\n",
+            "a.yaml line 3: unknown key train.log_evry; did you mean train.log_every",
+        ),
+        ("train:\n  steps: soon\n", "a.yaml line 2: train.steps must be an integer, got 'soon'"),
+        ("optimizer:\n  base: alice\n  rank: 0\n", "a.yaml line 3: optimizer.rank must be"),
+        ("\noptimizer: alise\n", "a.yaml line 2: optimizer=alise is no file"),
+        ("train:\n  steps: [1\nrun: {}\n", "a.yaml line 3: not valid YAML"),
+        ("train: {}\ntrain: {}\n", "a.yaml line 2: not valid YAML, found duplicate key train"),
+        ("train.steps: 3\n", "a.yaml line 1: train.steps must be written as nested keys"),
+        ("- train\n", "a.yaml line 1: a settings file holds keys and values"),
+        ("base: nothing.yaml\n", "a.yaml line 1: base nothing.yaml does not exist"),
+    ],
+)
+def test_refusals_of_a_file_name_the_line(write, text, words):
+    assert words in refusal("configs/quickstart.yaml", write(text))
+
+
+def test_layouts_over_processes():
+    got = config("train.batch_size=16", "train.micro_batch_size=8")
+    for processes in (1, 2, 4, 8):  # from 4 on a process has fewer rows than it may hold
+        schema.check_layout(got, processes)
+    with pytest.raises(SettingsError, match=r"data\.streams must be divisible by the number of processes 3"):
+        schema.check_layout(got, 3)
+    with pytest.raises(SettingsError, match=r"train\.micro_batch_size must divide the 8 rows of each of 3 processes"):
+        schema.check_layout(config("train.batch_size=24", "train.micro_batch_size=6", "data.streams=3"), 3)
+
+
+# ---- hash and differences
+
+
+def test_hash_ignores_what_a_resume_may_change_and_nothing_else():
+    ours = schema.config_hash(config())
+    free = "run.name=x run.seed=4 wandb.mode=offline train.threads=1 train.compile=true train.log_every=5 "
+    free += "train.eval_every=0 train.checkpoint_every=0 train.micro_batch_size=4"
+    assert schema.config_hash(config(*free.split())) == ours
+    for binding in ("train.steps=301", "optimizer.rank=31", "data.seed=1", "train.galore_batch_size=8"):
+        changed = config(*free.split(), binding)
+        assert schema.config_hash(changed) != ours
+        key = binding.partition("=")[0]
+        assert schema.differences(schema.to_dict(config()), schema.to_dict(changed)) == [key]
+
+
+def test_hash_does_not_depend_on_how_the_yaml_is_written(write):
+    block = write("train:\n  steps: 30   # short\nschedule:\n  warmup_fraction: 0.20\n", "a.yaml")
+    flow = write("schedule: {warmup_fraction: 2e-1}\ntrain: {steps: 30}\n", "b.yaml")
+    first, second = (config("configs/quickstart.yaml", file) for file in (block, flow))
+    assert schema.config_hash(first) == schema.config_hash(second)
+
+
+def test_the_resolved_settings_load_again(write):
+    ours = config("optimizer.betas=[0.8, 0.9, 0.99]")
+    resolved = write(yaml.safe_dump(schema.to_dict(ours)))
+    again = config(resolved)
+    assert schema.to_dict(again) == schema.to_dict(ours)
+
+
+def test_differences_see_keys_that_come_and_go():
+    old, new = schema.to_dict(config()), schema.to_dict(config("optimizer=racs"))
+    assert {"optimizer.name", "optimizer.rank", "optimizer.beta"} <= set(schema.differences(old, new))
+
+
+# ---- the files
+
+
+def test_every_setting_has_a_meaning():
+    for section in dataclasses.fields(schema.Config):
+        for f in dataclasses.fields(section.default_factory):
+            assert f.metadata["meaning"]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_file_of_a_group_loads(group):
+    for path in sorted((FOLDER / group).glob("*.yaml")):
+        extra = ["data.path=x"] if path.stem in ("files", "prepared") else []
+        assert getattr(config(f"{group}={path.stem}", *extra), group)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_file_is_called_as_its_optimizer(name):
+    assert config(f"optimizer={name}").optimizer.name == name
+
+
+EXPERIMENTS = sorted(path for path in (FOLDER / "experiment").rglob("*.yaml") if "base:" in path.read_text())
+
+
+def test_experiments_load_and_no_two_share_a_run_folder():
+    folders = [config(str(path)).run.dir for path in EXPERIMENTS]
+    assert len(folders) == len(set(folders)) >= 24
+
+
+@pytest.mark.parametrize(
+    ("size", "model", "steps", "adam_lr", "racs_alpha", "alice"),
+    [
+        ("60m", "llama_60m", 10_000, 0.001, 0.05, (0.02, 0.3, 0.4, 128, 40)),
+        ("130m", "llama_130m", 20_000, 0.001, 0.05, (0.02, 0.3, 0.4, 256, 40)),
+        ("350m", "llama_350m", 60_000, 0.001, 0.05, (0.02, 0.3, 0.4, 256, 40)),
+        ("1_3b", "llama_1_3b", 100_000, 0.0007, 0.02, (0.02, 0.25, 0.2, 512, 160)),
+    ],
+)
+def test_table_2_has_the_papers_settings(size, model, steps, adam_lr, racs_alpha, alice):
+    cells = {path.stem: config(str(path)) for path in sorted(Path(FOLDER, "experiment/table2", size).glob("*.yaml"))}
+    for cell in cells.values():
+        assert (cell.model.name, cell.train.steps, cell.train.batch_size) == (model, steps, 512)
+        assert (cell.train.dtype, cell.data.source, cell.data.packing) == ("bfloat16", "c4", False)
+        assert cell.optimizer.adam_lr == adam_lr
+    assert cells["adam"].optimizer.lr == adam_lr
+    assert (cells["racs"].optimizer.lr, cells["racs"].optimizer.alpha) == (0.02, racs_alpha)
+    for name in ("alice", "alice_0", "alice_last_layer_adam", "alice_0_last_layer_adam"):
+        o = cells[name].optimizer
+        assert (o.lr, o.alpha, o.alpha_c, o.rank, o.leading) == alice
+        assert o.last_layer == ("adam" if "last_layer" in name else None)
