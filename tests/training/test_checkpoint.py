@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import resource
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -205,13 +206,14 @@ def killed_at(moment: int, work) -> bool:
 
 def test_kill_at_every_moment_of_a_save(tmp_path):
     """In the way: a torn save of the same step and an abandoned temporary folder, left by earlier kills."""
+    before = tmp_path / "before"
+    save(before, 1)
+    (save(before, 2) / checkpoint.MARKER).unlink()
+    (before / "step_00000009.tmp").mkdir()
     steps = set()
     for moment in range(1, 1000):
         folder = tmp_path / str(moment)
-        save(folder, 1)
-        (save(folder, 2) / checkpoint.MARKER).unlink()
-        (folder / "step_00000009.tmp").mkdir()
-
+        shutil.copytree(before, folder)
         killed = killed_at(moment, lambda folder=folder: checkpoint.prune(save(folder, 2), keep=1))
         found = checkpoint.newest(folder)
         steps.add(found.step)
