@@ -134,6 +134,7 @@ class MatrixOptimizer(BaseOptimizer):
 
     transpose_square = False  # GaLore's packages put the basis of a square matrix on its right side
     counts_steps = True  # whether the update or the refresh depends on t
+    decay_first = False  # whether weights decay before the update, not after it
 
     def __init__(self, params: Iterable, options: dict[str, Any]):
         self._plans: dict[int, list[Chunk]] = {}
@@ -164,6 +165,10 @@ class MatrixOptimizer(BaseOptimizer):
         """Advance `state` in place by gradient [B, m, n] (float32 or float64) at step t; say what to subtract."""
         raise AssertionError(f"{type(self).__name__} does not say how it steps")
 
+    def lr_factor(self, rows: int, columns: int, group: dict) -> float:
+        """What multiplies the learning rate of a rows x columns matrix, as it lies in the model."""
+        return 1.0
+
     # ---- the loop
 
     def check_parameter(self, parameter: Tensor, group: dict) -> None:
@@ -189,7 +194,7 @@ class MatrixOptimizer(BaseOptimizer):
                 sources = [subspace.generator(group.get("seed", 0), t, index) for index in chunk.indices]
                 self.refresh(gradient, chunk.state, group, t, sources)
             direction = self.update(gradient, chunk.state, group, t)
-            chunk.descend(group["lr"], group["weight_decay"], gradient, direction)
+            chunk.descend(group["lr"], group["weight_decay"], self.decay_first, gradient, direction)
             if self.counts_steps:
                 for parameter in chunk.parameters:
                     self.state[parameter]["step"] = t
@@ -201,7 +206,7 @@ class MatrixOptimizer(BaseOptimizer):
         """The group's chunks, kept from step to step while its parameters, their state and ages stay."""
         chunks = self._plans.get(id(group))
         if chunks is None or not self._still_valid(chunks, parameters):
-            chunks = self._plans[id(group)] = self._plan(parameters)
+            chunks = self._plans[id(group)] = self._plan(group, parameters)
         return chunks
 
     def _still_valid(self, chunks: list[Chunk], parameters: list[Tensor]) -> bool:
@@ -216,20 +221,21 @@ class MatrixOptimizer(BaseOptimizer):
             for chunk in chunks
         )
 
-    def _plan(self, parameters: list[Tensor]) -> list[Chunk]:
+    def _plan(self, group: dict, parameters: list[Tensor]) -> list[Chunk]:
         position = {parameter: i for i, parameter in enumerate(self._parameters())}
         alike: dict[tuple, list[Tensor]] = {}
         for p in parameters:
-            alike.setdefault((*sorted(p.shape), p.dtype, p.device, self._age(p)), []).append(p)
+            factor = self.lr_factor(*p.shape, group)
+            alike.setdefault((*sorted(p.shape), factor, p.dtype, p.device, self._age(p)), []).append(p)
         chunks = []
-        for members in alike.values():
+        for (_, _, factor, *_), members in alike.items():
             size = members[0].numel() * members[0].element_size()
             stackable = size <= STACK_UP_TO.get(members[0].device.type, 0)
             step = max(1, STACK_BYTES // size) if stackable else 1
-            chunks += [self._chunk(members[i : i + step], position) for i in range(0, len(members), step)]
+            chunks += [self._chunk(members[i : i + step], factor, position) for i in range(0, len(members), step)]
         return chunks
 
-    def _chunk(self, parameters: list[Tensor], position: dict[Tensor, int]) -> Chunk:
+    def _chunk(self, parameters: list[Tensor], lr_factor: float, position: dict[Tensor, int]) -> Chunk:
         holders = [self.state[parameter] for parameter in parameters]
         keys = [key for key, value in holders[0].items() if isinstance(value, Tensor)]
         if len(parameters) == 1:
@@ -245,6 +251,7 @@ class MatrixOptimizer(BaseOptimizer):
                 p.shape[0] > p.shape[1] or (self.transpose_square and p.shape[0] == p.shape[1]) for p in parameters
             ],
             indices=[position[parameter] for parameter in parameters],
+            lr_factor=lr_factor,
             state=state,
             holders=[{key: holder[key] for key in keys} for holder in holders],
         )

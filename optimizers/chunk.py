@@ -61,7 +61,7 @@ class Direction(NamedTuple):
 
 @dataclass
 class Chunk:
-    """Matrices of one oriented shape, dtype and age, stepped together.
+    """Matrices of one oriented shape, learning rate, dtype and age, stepped together.
 
     `state[key]` is [B, ...]; `holders[i][key]` of the i-th matrix is a view of its i-th slice.
     """
@@ -69,6 +69,7 @@ class Chunk:
     parameters: list[Tensor]
     transposed: list[bool]
     indices: list[int]  # positions among all the optimizer's parameters: seeds of the private generators
+    lr_factor: float
     state: dict[str, Tensor]
     holders: list[dict[str, Tensor]]
 
@@ -81,14 +82,19 @@ class Chunk:
         stacked = oriented[0].unsqueeze(0) if len(oriented) == 1 else torch.stack(oriented)
         return stacked.to(working_dtype(stacked.dtype))
 
-    def descend(self, lr: float, weight_decay: float, gradient: Tensor, direction: Direction) -> None:
-        """W <- W - lr direction, then W <- W - lr weight_decay W: the one place where weights are written."""
+    def descend(
+        self, lr: float, weight_decay: float, decay_first: bool, gradient: Tensor, direction: Direction
+    ) -> None:
+        """W <- W - lr factor direction, before or after W <- W - lr weight_decay W: the one place where weights
+        are written."""
         weights = self.oriented(self.parameters)
-        step = lr * direction.scale
+        step = lr * self.lr_factor * direction.scale
+        if weight_decay and decay_first:
+            torch._foreach_mul_(weights, 1 - lr * weight_decay)
         if len(weights) == 1 and weights[0].dtype == gradient.dtype:
             direction.subtract_from(weights[0], gradient[0], step)
         else:
             # A narrower weight is rounded once, after everything was summed in the working precision.
             torch._foreach_add_(weights, list(direction.formed(gradient).unbind(0)), alpha=-step)
-        if weight_decay:
+        if weight_decay and not decay_first:
             torch._foreach_mul_(weights, 1 - lr * weight_decay)
