@@ -11,13 +11,22 @@ from fira.gradient_projection import GradientProjector
 from galore_torch.adamw import AdamW as GaLorePackage
 from galore_torch.galore_projector import GaLoreProjector
 
-from optimizers import Fira, GaLore, registry
+from optimizers import Apollo, Fira, GaLore, registry
+from optimizers.subspace import generator
 
 from .harness import gradient, parameters, train
 
 SHAPES = [(16, 24), (24, 16), (16, 16)]
 SHARED = {"rank": 6, "update_interval": 4}
 STEPS = range(1, 11)  # refreshes at 1, 5 and 9
+FROM_SVD = ["galore", "fira", "apollo_svd"]
+LIMITED = ["fira", "apollo", "apollo_mini", "apollo_svd"]
+FAMILY = ["galore", *LIMITED]
+
+
+def small(name, weights, **options):
+    cls, presets = registry.get(name)
+    return cls(weights, **{**presets, **SHARED, **options})
 
 
 def oriented(matrix):
@@ -81,11 +90,11 @@ def test_galore_is_the_official_package():
     assert distance_from_package(ours, GaLorePackage, GaLoreProjector, {"scale": 0.25}) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["galore", "fira"])
+@pytest.mark.parametrize("name", FAMILY)
 def test_basis_is_renewed_at_1_and_each_interval_later(name):
     """t = 1, K + 1, 2 K + 1, ... as the packages do; not t = K, 2 K, ... as others read them."""
     weights = parameters(SHAPES)
-    optimizer = registry.get(name)[0](weights, **{**registry.get(name)[1], **SHARED})
+    optimizer = small(name, weights)
     changed, old = [], None
     for step in STEPS:
         train(optimizer, range(step, step + 1))
@@ -95,10 +104,10 @@ def test_basis_is_renewed_at_1_and_each_interval_later(name):
     assert changed == [1, 5, 9]
 
 
-@pytest.mark.parametrize("name", ["galore", "fira"])
+@pytest.mark.parametrize("name", FROM_SVD)
 def test_basis_holds_leading_singular_vectors_signed_like_the_old_ones(name):
     weights = parameters(SHAPES)
-    optimizer = registry.get(name)[0](weights, **{**registry.get(name)[1], **SHARED})
+    optimizer = small(name, weights)
     train(optimizer, range(1, 5))
     old = [optimizer.state[weight]["basis"].clone() for weight in weights]
     train(optimizer, range(5, 6))
@@ -110,7 +119,7 @@ def test_basis_holds_leading_singular_vectors_signed_like_the_old_ones(name):
         assert ((basis * before).sum(0) >= 0).all()
 
 
-@pytest.mark.parametrize("name", ["galore", "fira"])
+@pytest.mark.parametrize("name", FAMILY)
 def test_no_weight_decay_and_a_step_of_1e_6_in_eps_unless_asked_for(name):
     """The packages' 8-bit classes decay weights by 1e-2 when nobody asked."""
     defaults = {key: parameter.default for key, parameter in registry.options(name).items()}
@@ -123,11 +132,12 @@ def test_no_weight_decay_and_a_step_of_1e_6_in_eps_unless_asked_for(name):
     [
         ("galore", lambda m, n, r: 2 * r * n + m * r),
         ("fira", lambda m, n, r: 2 * r * n + m * r + 1),
+        ("apollo", lambda m, n, r: 2 * r * n + m * r + 1),
     ],
 )
 def test_state_is_as_large_as_its_docstring_says(name, numbers):
     weight = torch.nn.Parameter(torch.empty(40, 16, device="meta"))
-    optimizer = registry.get(name)[0]([weight], **{**registry.get(name)[1], **SHARED})
+    optimizer = small(name, [weight])
     optimizer.allocate_state()
     held = sum(value.numel() for value in optimizer.state[weight].values() if isinstance(value, torch.Tensor))
     assert held == numbers(16, 40, 6)
@@ -162,12 +172,12 @@ def test_fira_residual_keeps_what_it_says_of_the_gradient_inside_the_subspace(re
     assert added.norm() > 1.0
 
 
-@pytest.mark.parametrize("name", ["fira"])
+@pytest.mark.parametrize("name", LIMITED)
 def test_growth_is_limited_from_the_second_step_and_the_limited_norm_is_kept(name):
     free, limited = [], []
     for gamma, norms in ((1e9, free), (1.01, limited)):
         weight = parameters([(16, 24)])[0]
-        optimizer = registry.get(name)[0]([weight], **{**registry.get(name)[1], **SHARED, "gamma": gamma})
+        optimizer = small(name, [weight], gamma=gamma)
         for step in range(1, 11):
             moves(optimizer, range(step, step + 1), scale=1.0 if step < 8 else 100.0)
             norms.append(optimizer.state[weight]["phi"].item())
@@ -177,11 +187,79 @@ def test_growth_is_limited_from_the_second_step_and_the_limited_norm_is_kept(nam
     assert limited[8] == pytest.approx(1.01 * limited[7])
 
 
-@pytest.mark.parametrize("name", ["fira"])
+@pytest.mark.parametrize("name", LIMITED)
 def test_limiter_lets_go_after_a_zero_gradient(name):
     """A stored norm of 0 would hold every later update at 1e-8."""
-    fresh, after_zero = (
-        registry.get(name)[0](parameters([(16, 24)]), **{**registry.get(name)[1], **SHARED}) for _ in range(2)
-    )
+    fresh, after_zero = (small(name, parameters([(16, 24)])) for _ in range(2))
     moves(after_zero, range(1, 2), scale=0.0)
     assert moves(after_zero, range(2, 3))[0].norm() > 0.1 * moves(fresh, range(2, 3))[0].norm()
+
+
+# ---- APOLLO, whose package has a non-commercial licence: Fira's is the oracle of what they share
+
+
+@pytest.mark.parametrize("projection", ["random", "svd"])
+def test_apollo_is_firas_package_with_nothing_taken_out_of_the_gradient(projection):
+    """With alpha -> 0 Fira's residual is the whole gradient, scaled and limited per channel: APOLLO at scale 1."""
+    ours = Apollo(parameters(SHAPES, torch.float32), lr=0.01, projection=projection, weight_decay=0.1, **SHARED)
+    settings = {"alpha": 1e-12}
+    assert distance_from_package(ours, FiraPackage, GradientProjector, settings, check=projection == "svd") < 1e-5
+
+
+def test_random_projection_comes_from_seed_step_and_position_alone():
+    """Drawn on the CPU by a source of its own: the same on every host, device, process and resumed run."""
+    weights = parameters(SHAPES, torch.float32)
+    optimizer = Apollo(weights, seed=3, **SHARED)
+    torch.manual_seed(1)
+    train(optimizer, range(1, 6))
+    for index, weight in enumerate(weights):
+        first, second = (torch.randn(16, 6, generator=generator(3, t, index), dtype=torch.float64) for t in (1, 5))
+        expected = torch.where((first * second).sum(0) < 0, -second, second) / 6**0.5
+        assert torch.equal(optimizer.state[weight]["basis"], expected.float())
+
+
+def test_random_projection_has_variance_one_over_rank():
+    weight = torch.nn.Parameter(torch.zeros(400, 500))
+    optimizer = Apollo([weight], rank=100)
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    assert optimizer.state[weight]["basis"].square().mean() == pytest.approx(1 / 100, rel=0.03)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ["apollo", "apollo_mini", "apollo_svd"])
+def test_update_is_the_whole_gradient_scaled(name, shape):
+    """Not a scaled projection put back, which has rank r and a cosine of .2 with the gradient."""
+    optimizer = small(name, parameters([shape]))
+    for step, move in zip(STEPS, moves(optimizer, STEPS), strict=True):
+        g = oriented(gradient(shape, step, 0))
+        factors = oriented(move) / g
+        assert torch.allclose(factors, factors[:1].expand_as(factors))
+        if name == "apollo_mini":
+            assert torch.allclose(factors, factors[0, 0].expand_as(factors))
+        assert (factors < 0).all()
+        assert torch.cosine_similarity(-oriented(move).flatten(), g.flatten(), dim=0) > 0.5
+
+
+@pytest.mark.parametrize("scale_front", [True, False])
+@pytest.mark.parametrize("name", ["apollo", "apollo_mini"])
+def test_scale_enters_once_as_its_square_root(name, scale_front):
+    """Others let it in twice: at 1, 4 and 16 their updates are 1, 8 and 64 times as large, not 1, 2 and 4."""
+    once, sixteen = (small(name, parameters([(16, 24)]), scale=s, scale_front=scale_front) for s in (1.0, 16.0))
+    for small_move, large_move in zip(moves(once, STEPS), moves(sixteen, STEPS), strict=True):
+        assert torch.allclose(large_move, 4 * small_move, rtol=1e-6)
+    seen = [o.state[o.param_groups[0]["params"][0]]["phi"].item() for o in (once, sixteen)]
+    assert seen[1] / seen[0] == pytest.approx(4.0 if scale_front else 1.0)
+
+
+def test_mini_has_one_factor_from_the_norms_of_the_whole_projection():
+    weight = parameters([(16, 24)])[0]
+    cls, presets = registry.get("apollo_mini")
+    optimizer = cls([weight], lr=1.0, **presets)
+    move = moves(optimizer, range(1, 2))[0]
+    g, basis = gradient((16, 24), 1, 0), optimizer.state[weight]["basis"]
+    assert basis.shape == (16, 1)
+    projected = basis.T @ g
+    normalized = 0.1 * projected / (0.001**0.5 * projected.abs() + 1e-6)
+    factor = 128**0.5 * normalized.norm() / (projected.norm() + 1e-8)
+    assert torch.allclose(move, -(0.001**0.5) / 0.1 * factor * g)
