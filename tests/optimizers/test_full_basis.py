@@ -1,9 +1,9 @@
-"""Methods that hold a full basis of one side or of both: Eigen-Adam."""
+"""Methods that hold a full basis of one side or of both: Eigen-Adam and Shampoo."""
 
 import pytest
 import torch
 
-from optimizers import EigenAdam
+from optimizers import EigenAdam, Shampoo, build
 
 from .harness import SHAPES, gradient, parameters, train
 
@@ -14,18 +14,20 @@ def rank_two(shape, step, scale=1.0):
     return scale * gradient((rows, 2), step, 0) @ gradient((2, columns), step, 1)
 
 
-@pytest.mark.parametrize("cls", [EigenAdam])
+@pytest.mark.parametrize("cls", [EigenAdam, Shampoo])
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e6])
-def test_rank_deficient_gradients_give_bounded_updates(cls, scale):
-    weights = [torch.nn.Parameter(torch.zeros(shape)) for shape in SHAPES]
-    optimizer = cls(weights, lr=1.0, update_interval=2)
-    for step in range(1, 7):
-        for weight in weights:
-            weight.grad = rank_two(tuple(weight.shape), step, scale).float()
-        optimizer.step()
-    for weight in weights:
-        assert weight.isfinite().all()
-        assert weight.abs().max() < 100  # rounding over eps or over its own square would be 1e6 and more
+def test_rank_deficient_gradients_move_float32_as_they_move_float64(cls, scale):
+    """Rounding in the empty directions is not divided by its own square, nor by eps."""
+    weights = [[torch.nn.Parameter(torch.zeros(s, dtype=d)) for s in SHAPES] for d in (torch.float32, torch.float64)]
+    for matrices in weights:
+        optimizer = cls(matrices, lr=1.0, update_interval=1)
+        for step in range(1, 7):
+            for weight in matrices:
+                weight.grad = rank_two(tuple(weight.shape), step, scale).to(weight.dtype)
+            optimizer.step()
+    for narrow, wide in zip(*weights, strict=True):
+        assert narrow.isfinite().all()
+        assert narrow.norm() < 1.5 * wide.norm()
 
 
 def test_eigen_adam_is_adam_on_the_rotated_rows():
@@ -74,3 +76,43 @@ def test_eigen_adam_bfloat16_keeps_average_and_basis_whole():
     assert state["tracked"].dtype == state["basis"].dtype == torch.float32
     assert state["m1"].dtype == state["v"].dtype == torch.bfloat16
     assert torch.allclose(state["basis"].T @ state["basis"], torch.eye(16), atol=1e-5)
+
+
+def test_shampoo_of_diagonal_gradients_is_adagrad():
+    """By hand: L = R = diag(sum of g^2), so each element moves by g / sqrt(sum of g^2)."""
+    weight = torch.nn.Parameter(torch.zeros(3, 3, dtype=torch.float64))
+    optimizer = Shampoo([weight], lr=0.5, eps=1e-20)
+    for diagonal in ([3.0, -1.0, 2.0], [4.0, 1.0, 0.0]):
+        weight.grad = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+        optimizer.step()
+    expected = torch.tensor([-(1 + 4 / 5), 1 - 1 / 2**0.5, -1.0], dtype=torch.float64) * 0.5
+    assert torch.allclose(weight, torch.diag(expected), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e6])
+def test_first_shampoo_update_is_the_gradient_with_singular_values_one(scale):
+    for shape in [(16, 24), (24, 16), (16, 16)]:
+        weight = torch.nn.Parameter(torch.zeros(shape))
+        weight.grad = gradient(shape, 1, 0, scale).float()
+        Shampoo([weight], lr=1.0, eps=1e-12).step()
+        assert torch.allclose(torch.linalg.svdvals(-weight), torch.ones(16), atol=0.02)
+
+
+def test_shampoo_roots_are_renewed_at_one_and_at_multiples_of_the_interval():
+    weight = parameters([(16, 24)])[0]
+    optimizer = Shampoo([weight], update_interval=3)
+    changed, previous = [], torch.zeros(24, 24, dtype=torch.float64)
+    for step in range(1, 8):
+        train(optimizer, range(step, step + 1))
+        root = optimizer.state[weight]["right_root"]
+        if not torch.equal(root, previous):
+            changed.append(step)
+        previous = root.clone()
+    assert changed == [1, 3, 6]
+
+
+def test_only_a_basis_of_the_vocabulary_is_refused_for_the_last_layer():
+    model = torch.nn.ModuleDict({"lm_head": torch.nn.Linear(8, 64, bias=False)})
+    with pytest.raises(ValueError, match=r"last_layer=method is refused for shampoo: .*vocabulary"):
+        build(model, "shampoo", lr=0.1, last_layer="method")
+    build(model, "eigen_adam", lr=0.1, last_layer="method")
