@@ -101,7 +101,7 @@ def test_proposition_3_minimises_over_two_scalings(gradients, source):
     F, fisher = dense_fisher(gradients), Fisher(gradients)
     converged = structures.racs(fisher, iterations=200)
     least = square_error(F, converged.dense())
-    columns, rows = fixed_point(fisher.plain.power, 200)
+    columns, rows = fixed_point(fisher.power(structures.PLAIN), 200)
     for size in SIZES * 30:
         other_columns = columns * positive(N, source=source, spread=size)
         other_rows = rows * positive(M, source=source, spread=size)
@@ -182,6 +182,15 @@ def test_theorem_3_3_half_steps(gradients, source):
     torch.testing.assert_close(structures.soap(fisher).dense(), best)
     others = [vectors * (D * positive(M, N, source=source, spread=size)).T.flatten() @ vectors.T for size in SIZES]
     assert_projection(F, best, others)
+
+
+def test_proposition_6_full_blocks(gradients, source):
+    """Proposition 6: over {DiagB(M_1 ... M_n)}, the minimiser is M_i = E[g_i g_i^T]."""
+    F, best = dense_fisher(gradients), structures.full_blocks(Fisher(gradients)).dense()
+    diagonal_blocks = torch.stack([F[i : i + M, i : i + M] for i in range(0, M * N, M)])
+    torch.testing.assert_close(best, blocks(diagonal_blocks))
+    others = [torch.stack([spd_near(block, source, size) for block in diagonal_blocks]) for size in SIZES]
+    assert_projection(F, best, [blocks(other) for other in others])
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])

@@ -33,8 +33,15 @@ def test_eigen_adam_before_whitening_and_normalization(fisher):
 
 
 def test_soap_before_shampoo(fisher):
-    """Appendix E.1: both are diagonal in the same eigenbases, SOAP with the best diagonal."""
-    assert_ordered(fisher, structures.soap(fisher), structures.shampoo(fisher))
+    """Appendix E.1: both are diagonal in the same eigenbases, SOAP with the best diagonal of all, Shampoo with a
+    Kronecker product that is not the best one."""
+    assert_ordered(fisher, structures.soap(fisher), structures.kronecker(fisher), structures.shampoo(fisher))
+
+
+def test_full_blocks_before_all_block_diagonal_structures(fisher):
+    """Proposition 6: every structure without correlation between columns is a case of it."""
+    for structure in (structures.adam, structures.whitening, structures.eigen_adam):
+        assert_ordered(fisher, structures.full_blocks(fisher), structure(fisher))
 
 
 def test_alice_leads_from_normalization_to_eigen_adam(fisher):
@@ -89,6 +96,6 @@ def test_soap_may_be_worse_than_eigen_adam_and_adam():
 def test_shampoo_is_not_the_best_of_its_structure(fisher):
     """Theorem 3.1 minimises an upper bound: even a number times Shampoo's R^(1/2) (x) L^(1/2) comes closer to F."""
     shampoo = structures.shampoo(fisher)
-    best_scale = (shampoo.diagonal * shampoo.basis.power).sum() / shampoo.diagonal.square().sum()
-    scaled = structures.Structure(shampoo.basis, best_scale * shampoo.diagonal, shampoo.numbers)
+    best_scale = shampoo.inner(fisher) / shampoo.square_norm
+    scaled = structures.Diagonal(shampoo.basis, best_scale * shampoo.diagonal, shampoo.numbers)
     assert fisher.error(scaled) < 0.999 * fisher.error(shampoo)

@@ -15,8 +15,10 @@ FORMS = {
     "whitening": structures.whitening,
     "racs": structures.racs,
     "shampoo": structures.shampoo,
+    "kronecker": structures.kronecker,
     "eigen_adam": structures.eigen_adam,
     "soap": structures.soap,
+    "full_blocks": structures.full_blocks,
     "galore": lambda fisher: structures.galore(fisher, 2),
     "alice": lambda fisher: structures.alice(fisher, 3),
     "alice_switched": lambda fisher: structures.alice_switched(fisher, 3, 1, torch.Generator().manual_seed(5)),
@@ -26,12 +28,16 @@ FORMS = {
 @pytest.mark.parametrize("shape", [(4, 6), (5, 5)], ids=str)
 @pytest.mark.parametrize("name", FORMS)
 def test_implicit_error_is_the_dense_one(name, shape):
-    """||F - A|| / ||F|| without F or A, with fewer samples than F has rows and with more."""
-    for count in (12, 80):
-        gradients = sampled_gradients(3, *shape, count)
-        fisher, F = Fisher(gradients), dense_fisher(gradients)
-        A = FORMS[name](fisher)
-        assert fisher.error(A) == pytest.approx(((F - A.dense()).norm() / F.norm()).item(), rel=1e-10)
+    """||F - A|| / ||F|| without F or A: fewer samples than F has rows, more, and A fitted to other samples than F's."""
+    few, many, other = (
+        sampled_gradients(3, *shape, 12),
+        sampled_gradients(3, *shape, 80),
+        sampled_gradients(4, *shape),
+    )
+    for fitted, measured in ((few, few), (many, many), (other, many)):
+        F, A = dense_fisher(measured), FORMS[name](Fisher(fitted))
+        relative = ((F - A.dense()).norm() / F.norm()).item()
+        assert Fisher(measured).error(A) == pytest.approx(relative, rel=1e-10)
 
 
 def root_step(structure, gradient):
