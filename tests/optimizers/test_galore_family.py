@@ -11,7 +11,7 @@ from fira.gradient_projection import GradientProjector
 from galore_torch.adamw import AdamW as GaLorePackage
 from galore_torch.galore_projector import GaLoreProjector
 
-from optimizers import Apollo, Fira, GaLore, registry
+from optimizers import Apollo, Fira, GaLore, NaturalGaLore, registry
 from optimizers.subspace import generator
 
 from .harness import gradient, parameters, train
@@ -19,9 +19,9 @@ from .harness import gradient, parameters, train
 SHAPES = [(16, 24), (24, 16), (16, 16)]
 SHARED = {"rank": 6, "update_interval": 4}
 STEPS = range(1, 11)  # refreshes at 1, 5 and 9
-FROM_SVD = ["galore", "fira", "apollo_svd"]
+FROM_SVD = ["galore", "fira", "apollo_svd", "natural_galore"]
 LIMITED = ["fira", "apollo", "apollo_mini", "apollo_svd"]
-FAMILY = ["galore", *LIMITED]
+FAMILY = ["galore", "natural_galore", *LIMITED]
 
 
 def small(name, weights, **options):
@@ -133,6 +133,7 @@ def test_no_weight_decay_and_a_step_of_1e_6_in_eps_unless_asked_for(name):
         ("galore", lambda m, n, r: 2 * r * n + m * r),
         ("fira", lambda m, n, r: 2 * r * n + m * r + 1),
         ("apollo", lambda m, n, r: 2 * r * n + m * r + 1),
+        ("natural_galore", lambda m, n, r: 2 * r * n + m * r + 20 * r * n + 20**2),
     ],
 )
 def test_state_is_as_large_as_its_docstring_says(name, numbers):
@@ -263,3 +264,49 @@ def test_mini_has_one_factor_from_the_norms_of_the_whole_projection():
     normalized = 0.1 * projected / (0.001**0.5 * projected.abs() + 1e-6)
     factor = 128**0.5 * normalized.norm() / (projected.norm() + 1e-8)
     assert torch.allclose(move, -(0.001**0.5) / 0.1 * factor * g)
+
+
+# ---- Natural GaLore
+
+
+def natural_gradients(scale, dtype=torch.float64, steps=STEPS, grads=None, **options):
+    """(what NaturalGaLore gives Adam, the projected gradient) at each step, both [r, n]."""
+    weight = torch.nn.Parameter(torch.zeros(16, 24, dtype=dtype))
+    optimizer = NaturalGaLore([weight], betas=(0.0, 0.999), **{**SHARED, "update_interval": 6, **options})
+    pairs = []
+    for step in steps:
+        weight.grad = (gradient((16, 24), step, 0, scale) if grads is None else grads[step - 1]).to(dtype)
+        optimizer.step()
+        state = optimizer.state[weight]
+        pairs.append((state["m1"].double().clone(), state["basis"].double().T @ weight.grad.double()))
+    return pairs
+
+
+@pytest.mark.parametrize("history", [1, 4, 20])
+@pytest.mark.parametrize("scale", [1e-2, 1.0])
+def test_natural_gradient_inverts_the_fisher_matrix_of_its_own_basis_alone(scale, history):
+    """By the dense inverse; a history kept over the refresh at step 7 would hold projections of another basis."""
+    pairs = natural_gradients(scale, history=history)
+    for step, (natural, sigma) in enumerate(pairs, start=1):
+        first = 1 if step < 7 else 7
+        seen = range(max(first, step - history + 1), step + 1)
+        H = torch.stack([pairs[s - 1][1].flatten() for s in seen], 1)
+        fisher = 1e-3 * torch.eye(len(H), dtype=H.dtype) + H @ H.T
+        assert torch.allclose(natural.flatten(), torch.linalg.solve(fisher, sigma.flatten()), rtol=1e-5, atol=1e-12)
+
+
+def test_natural_gradient_keeps_its_digits_where_the_gradient_dwarfs_the_damping():
+    """g / lambda - (...) in float32 is wrong by more than its own size here."""
+    exact, single = natural_gradients(1e2), natural_gradients(1e2, torch.float32)
+    for (natural, sigma), (rounded, _) in zip(exact, single, strict=True):
+        assert sigma.square().sum() > 1e8 * 1e-3
+        assert (natural - rounded).norm() < 1e-3 * natural.norm()
+
+
+def test_natural_gradient_survives_nearly_parallel_gradients():
+    """In float32 their inner products differ by less than rounding: H^T H alone is not even semi-definite."""
+    base = gradient((16, 24), 1, 0, 1e3)
+    grads = [base + 1e-5 * gradient((16, 24), step, 0) for step in range(1, 25)]
+    pairs = natural_gradients(1.0, torch.float32, range(1, 25), grads, history=20, update_interval=100)
+    for natural, sigma in pairs:
+        assert torch.cosine_similarity(natural.flatten(), sigma.flatten(), dim=0) > 0.9
