@@ -1,11 +1,11 @@
-"""Methods that hold a full basis of one side or of both: Eigen-Adam and Shampoo."""
+"""Methods that hold a full basis of one side or of both: Eigen-Adam, Shampoo and SOAP."""
 
 import pytest
 import torch
 
-from optimizers import EigenAdam, Shampoo, build
+from optimizers import SOAP, EigenAdam, Shampoo, build
 
-from .harness import SHAPES, gradient, parameters, train
+from .harness import SHAPES, gradient, largest_difference, options_of, parameters, reference, train
 
 
 def rank_two(shape, step, scale=1.0):
@@ -14,7 +14,7 @@ def rank_two(shape, step, scale=1.0):
     return scale * gradient((rows, 2), step, 0) @ gradient((2, columns), step, 1)
 
 
-@pytest.mark.parametrize("cls", [EigenAdam, Shampoo])
+@pytest.mark.parametrize("cls", [EigenAdam, Shampoo, SOAP])
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e6])
 def test_rank_deficient_gradients_move_float32_as_they_move_float64(cls, scale):
     """Rounding in the empty directions is not divided by its own square, nor by eps."""
@@ -115,4 +115,75 @@ def test_only_a_basis_of_the_vocabulary_is_refused_for_the_last_layer():
     model = torch.nn.ModuleDict({"lm_head": torch.nn.Linear(8, 64, bias=False)})
     with pytest.raises(ValueError, match=r"last_layer=method is refused for shampoo: .*vocabulary"):
         build(model, "shampoo", lr=0.1, last_layer="method")
-    build(model, "eigen_adam", lr=0.1, last_layer="method")
+    for name in ("eigen_adam", "soap"):
+        build(model, name, lr=0.1, last_layer="method")
+
+
+@pytest.mark.parametrize("bases", ["official", "exact"])
+@pytest.mark.parametrize("update_interval", [1, 3])
+@pytest.mark.parametrize("max_precond_dim", [10000, 20, 0])
+def test_soap_equals_its_plain_form(bases, update_interval, max_precond_dim):
+    """20 leaves the longer side of the wide and tall matrices alone; 8 x 40 has a null space of R for long."""
+    changes = {"bases": bases, "update_interval": update_interval, "max_precond_dim": max_precond_dim}
+    weights, options = parameters(), options_of("soap", **changes)
+    expected = reference(SOAP, weights, options, range(1, 10), lr=0.01)
+    assert largest_difference(train(SOAP(weights, lr=0.01, **options), range(1, 10)), expected) < 1e-6
+
+
+def test_official_soap_makes_no_update_at_its_first_step_but_builds_its_bases():
+    weight = parameters([(16, 24)])[0]
+    before, g = weight.detach().clone(), gradient((16, 24), 1, 0)
+    optimizer = SOAP([weight])
+    train(optimizer, range(1, 2))
+    assert torch.equal(weight, before)
+    state = optimizer.state[weight]
+    assert not state["m1"].any() and not state["v"].any()
+    for gram, basis in ((g @ g.T, state["left_basis"]), (g.T @ g, state["right_basis"])):
+        inside = basis.T @ gram @ basis
+        assert torch.allclose(inside, torch.diag(inside.diagonal()), atol=1e-9)
+        assert (inside.diagonal().diff() < 1e-9).all()
+    train(optimizer, range(2, 3))
+    assert not torch.equal(weight, before)
+
+
+def test_exact_soap_with_one_side_is_eigen_adam():
+    weights, twins = parameters(), parameters()
+    soap = SOAP(weights[:2], lr=0.01, betas=(0.9, 0.99), bases="exact", update_interval=3, max_precond_dim=16)
+    eigen_adam = EigenAdam(twins[:2], lr=0.01, betas=(0.9, 0.99, 0.99), update_interval=3)
+    assert largest_difference(train(soap, range(1, 10)), train(eigen_adam, range(1, 10))) < 1e-9
+
+
+def test_official_soap_without_bases_is_adam_one_step_late():
+    weight, twin = parameters([(16, 24)])[0], parameters([(16, 24)])[0]
+    soap = SOAP([weight], lr=0.01, betas=(0.9, 0.95), eps=1e-16, max_precond_dim=15)
+    assert soap.param_groups[0]["weight_decay"] == 0  # the authors' default is 0.01
+    adam = torch.optim.Adam([twin], lr=0.01, betas=(0.9, 0.95), eps=1e-16)
+    assert largest_difference(train(soap, range(1, 8)), train(adam, range(2, 8))) < 1e-9
+    assert soap.state[weight].keys() == {"step", "m1", "v"}
+
+
+def test_official_soap_moves_second_moments_with_their_eigenvectors():
+    """Diagonal gradients keep the bases on the axes, where SOAP is Adam - even when a refresh swaps two of them."""
+    weight, twin = (torch.nn.Parameter(torch.zeros(3, 3, dtype=torch.float64)) for _ in range(2))
+    soap = SOAP([weight], lr=0.01, betas=(0.9, 0.8), eps=1e-12, update_interval=2)
+    adam = torch.optim.Adam([twin], lr=0.01, betas=(0.9, 0.8), eps=1e-12)
+    source = torch.Generator().manual_seed(0)
+    orders = set()
+    for step in range(1, 10):
+        sizes = torch.tensor([3.0, 2.0, 1.0] if step == 1 else [0.1, 1.0, 5.0], dtype=torch.float64)
+        weight.grad = torch.diag(sizes * (1 + torch.rand(3, generator=source, dtype=torch.float64)))
+        soap.step()
+        orders.add(tuple(soap.state[weight]["left_basis"].abs().argmax(0).tolist()))
+        if step > 1:
+            twin.grad = weight.grad.clone()
+            adam.step()
+            assert torch.allclose(weight.diagonal(), twin.diagonal(), rtol=0, atol=1e-9)
+    assert orders == {(0, 1, 2), (2, 1, 0)}
+
+
+def test_soap_keeps_a_long_side_without_a_basis():
+    weight = torch.nn.Parameter(torch.empty(10001, 8, device="meta"))
+    optimizer = SOAP([weight])
+    optimizer.allocate_state()
+    assert optimizer.state[weight]["left_basis"].shape == (8, 8)
+    assert "right_basis" not in optimizer.state[weight]
