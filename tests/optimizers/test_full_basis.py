@@ -178,7 +178,7 @@ def test_official_soap_moves_second_moments_with_their_eigenvectors():
             twin.grad = weight.grad.clone()
             adam.step()
             assert torch.allclose(weight.diagonal(), twin.diagonal(), rtol=0, atol=1e-9)
-    assert orders == {(0, 1, 2), (2, 1, 0)}
+    assert {(0, 1, 2), (2, 1, 0)} <= orders
 
 
 def test_soap_keeps_a_long_side_without_a_basis():
