@@ -1,0 +1,18 @@
+"""Newton-Schulz iterations on stacks: singular values driven to 1 by matrix products alone."""
+
+import torch
+from torch import Tensor
+
+# Singular values x become x (3 - x^2) / 2. This is App. B.8 of arXiv 2502.07752, whose Y_k is X_k X_k^T and whose
+# Z_k is the product of all factors so far: X_k = Z_k X_0, iterated without the inverse root.
+CUBIC = (1.5, -0.5, 0.0)
+
+
+def newton_schulz(matrix: Tensor, coefficients: tuple[float, float, float], steps: int) -> Tensor:
+    """`steps` times X <- a X + (b A + c A^2) X with A = X X^T; X [B, m, n], m <= n, singular values at most 1."""
+    a, b, c = coefficients
+    for _ in range(steps):
+        gram = matrix @ matrix.mT
+        inner = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) if c else b * gram
+        matrix = torch.baddbmm(matrix, inner, matrix, beta=a)
+    return matrix
