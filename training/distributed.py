@@ -1,8 +1,9 @@
 """Processes under accelerate: their start, what they agree on at a step boundary, signals, and the end of all
 of them when one fails.
 
-Two kinds of small collectives are used. `World.exchange` moves a few integers over gloo on the host and never
-waits for a device; `World.sum` adds device tensors. Tensors themselves (gradients) are DDP's business.
+Two kinds of small collectives are used. Values of the host (`World.exchange`, `gather`, `broadcast`) travel over a
+gloo group of their own and never wait for a device; `World.sum` adds device tensors over the default group, which is
+NCCL on CUDA and takes no others. Large tensors (gradients, weights) are training.parallel's business.
 """
 
 import json
@@ -174,8 +175,10 @@ class World:
         self.device: torch.device = accelerator.device
         self.mixed_precision: str = accelerator.mixed_precision
         self.is_main: bool = accelerator.is_main_process
-        self._watch = Watch(self.index, self.count) if self.count > 1 else None
-        if self._watch is not None:
+        self._watch, self._host = None, None
+        if self.count > 1:
+            self._host = dist.new_group(backend="gloo", timeout=PATIENCE)
+            self._watch = Watch(self.index, self.count)
             self._watch.start()
 
     def exchange(self, *row: int) -> list[list[int]]:
@@ -183,7 +186,7 @@ class World:
         if self.count == 1:
             return [list(row)]
         rows = torch.empty(self.count, len(row), dtype=torch.int64)
-        dist.all_gather_single(rows, torch.tensor([row], dtype=torch.int64))
+        dist.all_gather_single(rows, torch.tensor([row], dtype=torch.int64), group=self._host)
         return rows.tolist()
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -197,7 +200,7 @@ class World:
         if self.count == 1:
             return [value]
         values = [None] * self.count if self.is_main else None
-        dist.gather_object(value, values)
+        dist.gather_object(value, values, group=self._host)
         return values or []
 
     def broadcast(self, value: object) -> object:
@@ -205,7 +208,7 @@ class World:
         if self.count == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box)
+        dist.broadcast_object_list(box, group=self._host)
         return box[0]
 
     def stop_signal(self) -> int:
