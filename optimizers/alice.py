@@ -180,7 +180,7 @@ class Alice(MatrixOptimizer):
     def _column_scales(gradient, state, group, basis, sigma, omega) -> Tensor:
         """[B, n]: what multiplies each column of the residual ("optimal", "fira", "fira_plus")."""
         m, r = basis.shape[-2:]
-        residual = _residual_power(gradient, basis, sigma, state["basis"].dtype == basis.dtype)
+        residual = subspace.residual_power(gradient, state["basis"], sigma)
         if group["compensation"] == "optimal":
             p = state["column_power"].lerp_(residual, 1 - group["betas"][0])
             square = torch.where(residual > 0, (m - r) * reciprocal(p), 0.0)
@@ -200,7 +200,7 @@ class Alice(MatrixOptimizer):
     @staticmethod
     def _two_sided(gradient, state, group, basis, sigma) -> Tensor:
         """[B, m, n]: alpha_c eta diag(Q)^(-1/2) R diag(S)^(-1/2), Q and S of the residual R as in RACS."""
-        kept = (_residual_power(gradient, basis, sigma, state["basis"].dtype == basis.dtype) > 0).unsqueeze(-2)
+        kept = (subspace.residual_power(gradient, state["basis"], sigma) > 0).unsqueeze(-2)
         residual = torch.where(kept, torch.baddbmm(gradient, basis, sigma, alpha=-1), 0.0)
         power = residual.square()
         columns, rows = fixed_point(power, iterations=5)
@@ -247,7 +247,7 @@ class Alice(MatrixOptimizer):
         omega = torch.where(v > 0, m1 / v.sqrt(), 0)
 
         R = G - U @ sigma
-        R = torch.where((R**2).sum(0) > ROUNDING * torch.finfo(R.dtype).eps * (G**2).sum(0), R, 0)
+        R = torch.where(subspace.above_rounding((R**2).sum(0), (G**2).sum(0)) > 0, R, 0)
         C = torch.zeros_like(G)
         if r < m and compensation == "optimal":
             p = state["p"] = b1 * state.get("p", 0) + (1 - b1) * (R**2).sum(0)
@@ -269,22 +269,6 @@ class Alice(MatrixOptimizer):
         W = W - lr * alpha * (U @ omega + C)
         W = W - lr * weight_decay * W
         return W.T if tall else W
-
-
-# A column's residual counts where its share of the column's power is above this many units of rounding.
-ROUNDING = 8
-
-
-def _residual_power(gradient: Tensor, basis: Tensor, sigma: Tensor, whole: bool) -> Tensor:
-    """[B, n]: colsum((G - U sigma)^2), 0 where it drowns in rounding, without forming the residual.
-
-    ||g - U s||^2 = ||g||^2 - s^T (2 I - U^T U) s for s = U^T g. U^T U is the identity to the basis's own
-    rounding, and that of a basis held in bfloat16 is larger than many a residual.
-    """
-    total = (gradient * gradient).sum(-2)
-    projected = sigma if whole else torch.baddbmm(sigma, basis.mT @ basis, sigma, beta=2, alpha=-1)
-    residual = total - (sigma * projected).sum(-2)
-    return torch.where(residual > ROUNDING * torch.finfo(total.dtype).eps * total, residual, 0.0)
 
 
 def _switch(leading: Tensor, kept: int, switching: str, sources: list[torch.Generator]) -> Tensor:

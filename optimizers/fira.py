@@ -15,7 +15,7 @@ State per matrix: 2 r n + m r + 1 numbers.
 import torch
 from torch import Tensor
 
-from .alice import ROUNDING
+from . import subspace
 from .checks import check_choice, check_range, options_of
 from .chunk import Direction, working_dtype
 from .limiter import limit_growth, reference_limit
@@ -81,7 +81,11 @@ class Fira(ProjectedOptimizer):
         normalized = normalized_moment(sigma, state, group)
         share = group["scale"] if group["residual"] == "official" else 1.0
         ratio = norm_ratio(normalized, sigma, dim=-2)
-        norm = (ratio.squeeze(-2).square() * _residual_power(gradient, state["basis"], sigma, share)).sum(-1).sqrt()
+        norm = (
+            (ratio.squeeze(-2).square() * subspace.residual_power(gradient, state["basis"], sigma, share))
+            .sum(-1)
+            .sqrt()
+        )
         eta, limited = limit_growth(norm, state["phi"], group["gamma"], RATIO_EPS)
         state["phi"].copy_(limited)
         # scale U N + (G - k U R) D is G D + U (scale N - k R D): the residual is never formed.
@@ -102,25 +106,9 @@ class Fira(ProjectedOptimizer):
         R = U.T @ G
         N = reference_moments(R, state, betas, eps)
         outside = G - (scale if residual == "official" else 1.0) * U @ R
-        outside = torch.where((outside**2).sum(0) > ROUNDING * torch.finfo(G.dtype).eps * (G**2).sum(0), outside, 0)
+        outside = torch.where(subspace.above_rounding((outside**2).sum(0), (G**2).sum(0)) > 0, outside, 0)
         X = outside * N.norm(dim=0) / (R.norm(dim=0) + RATIO_EPS)
         eta, state["phi"] = reference_limit(X.norm().item(), state.get("phi", 0.0), gamma, RATIO_EPS)
         W = W - lr * bias_correction(t, betas) * (scale * U @ N + eta * X)
         W = W - lr * weight_decay * W
         return W.T if right else W
-
-
-def _residual_power(gradient: Tensor, basis: Tensor, sigma: Tensor, share: float) -> Tensor:
-    """[B, n]: colsum((G - share U sigma)^2) for sigma = U^T G, 0 where it drowns in rounding.
-
-    No m x n matrix is formed: ||g - k U s||^2 = ||g||^2 - s^T (2 k I - k^2 U^T U) s. `basis` is U as it is held:
-    one in gradient's own precision is orthonormal, one that was rounded to fewer digits is not quite.
-    """
-    total = (gradient * gradient).sum(-2)
-    if basis.dtype == gradient.dtype:
-        projected = (2 * share - share**2) * sigma
-    else:
-        basis = basis.to(gradient.dtype)
-        projected = torch.baddbmm(sigma, basis.mT @ basis, sigma, beta=2 * share, alpha=-(share**2))
-    residual = total - (sigma * projected).sum(-2)
-    return torch.where(residual > ROUNDING * torch.finfo(total.dtype).eps * total, residual, 0.0)

@@ -15,7 +15,7 @@ State per matrix: 2 r n + m r + s r n + s^2 numbers: at s = 20 ten times GaLore'
 import torch
 from torch import Tensor
 
-from .alice import ROUNDING
+from . import subspace
 from .checks import check_range, check_whole, options_of
 from .chunk import Direction, working_dtype
 from .projected import ProjectedOptimizer, bias_correction, normalized_moment, reference_moments, reference_refresh
@@ -94,7 +94,7 @@ class NaturalGaLore(ProjectedOptimizer):
         # nearly parallel gradients would make an indefinite matrix.
         damped = gram.to(torch.float64, copy=True)
         diagonal = damped.diagonal(dim1=-2, dim2=-1)
-        rounding = ROUNDING * torch.finfo(gram.dtype).eps * diagonal.sum(-1, keepdim=True)
+        rounding = subspace.ROUNDING * torch.finfo(gram.dtype).eps * diagonal.sum(-1, keepdim=True)
         diagonal.add_(group["damping"] + rounding)
         unit = torch.eye(filled, dtype=damped.dtype, device=damped.device)[:, now : now + 1]
         weights = torch.cholesky_solve(unit, torch.linalg.cholesky_ex(damped).L).to(sigma.dtype)

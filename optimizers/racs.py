@@ -77,7 +77,7 @@ class RACS(MatrixOptimizer):
             rows = state["row_scale"].lerp_(rows, weight)
         columns, rows = reciprocal(columns).unsqueeze(-1), reciprocal(rows).unsqueeze(-1)
         # ||X||^2 = (1/Q)^T P (1/S): X itself is never formed.
-        norm = (rows.mT @ (power @ columns)).flatten().sqrt_()
+        norm = torch.bmm(rows.mT, torch.bmm(power, columns)).flatten().sqrt_()
         eta, limited = limit_growth(norm, state["phi"], group["gamma"])
         state["phi"].copy_(torch.where(live.squeeze(-1), limited, state["phi"]))
         return Direction(rows=eta.view(-1, 1, 1) * rows.sqrt(), columns=columns.sqrt().mT, scale=group["alpha"])
@@ -113,9 +113,9 @@ def fixed_point(power: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     m = power.shape[-2]
     q, q_norm = power.new_full((*power.shape[:-1], 1), m**-0.5), m**0.5
     for _ in range(iterations):
-        s = (power.mT @ q).mul_(inverse_mean)
+        s = torch.bmm(power.mT, q).mul_(inverse_mean)
         a = s.norm(dim=-2, keepdim=True)
-        q = (power @ s.div_(a)).mul_(inverse_mean)
+        q = torch.bmm(power, s.div_(a)).mul_(inverse_mean)
         b = q.norm(dim=-2, keepdim=True)
         q.div_(b)
         s_norm = a / q_norm

@@ -68,3 +68,28 @@ def unit_gaussian_columns(rows: int, columns: int, source: torch.Generator) -> T
     """[rows, columns], float64: Gaussian columns scaled to norm 1 (not orthogonal to each other)."""
     gaussian = torch.randn(rows, columns, generator=source, dtype=torch.float64)
     return gaussian / gaussian.norm(dim=0)
+
+
+# A column's residual counts where its share of the column's power is above this many units of rounding.
+ROUNDING = 8
+
+
+def residual_power(gradient: Tensor, basis: Tensor, sigma: Tensor, share: float = 1.0) -> Tensor:
+    """[B, n]: colsum((G - share U sigma)^2) for sigma = U^T G, 0 where it drowns in rounding.
+
+    gradient [B, m, n], sigma [B, r, n]; basis [B, m, r] in the dtype it is held in. No m x n matrix is formed:
+    ||g - k U s||^2 = ||g||^2 - s^T (2 k I - k^2 U^T U) s. U^T U is the identity to the basis's own rounding, and
+    that of a basis held in bfloat16 is larger than many a residual.
+    """
+    total = (gradient * gradient).sum(-2)
+    if basis.dtype == gradient.dtype:
+        inside = (2 * share - share**2) * (sigma * sigma).sum(-2)
+    else:
+        basis = basis.to(gradient.dtype)
+        inside = (sigma * torch.baddbmm(sigma, basis.mT @ basis, sigma, beta=2 * share, alpha=-(share**2))).sum(-2)
+    return above_rounding(total - inside, total)
+
+
+def above_rounding(residual: Tensor, total: Tensor) -> Tensor:
+    """`residual`, a part of `total` (both sums of squares), or 0 where it is no more than rounding."""
+    return torch.where(residual > ROUNDING * torch.finfo(total.dtype).eps * total, residual, 0.0)
