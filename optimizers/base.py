@@ -103,13 +103,39 @@ class BaseOptimizer(torch.optim.Optimizer):
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             for parameter in parameters:
                 self._allocated(parameter, group)
-            if not parameters:
-                continue
-            if group["algorithm"] == "adam":
-                fused_adam.step(self.state, group, parameters)
-            else:
-                self.step_group(group, parameters)
+            if parameters:
+                self._step_together(group, parameters)
         return loss
+
+    @torch.no_grad()
+    def step_parameter(self, parameter: Tensor) -> None:
+        """Step one parameter, whose gradient is complete, and free that gradient: none waits for the whole model's.
+
+            for parameter in model.parameters():
+                parameter.register_post_accumulate_grad_hook(optimizer.step_parameter)
+
+        A matrix of a stack waits for the stack's last gradient, so weights and state are those of `step()` to the
+        bit. `step()` after backward steps what still holds a gradient.
+        """
+        group = next(group for group in self.param_groups if any(p is parameter for p in group["params"]))
+        together = self._companions(parameter, group)
+        if any(p.grad is None for p in together):
+            return
+        for p in together:
+            self._allocated(p, group)
+        self._step_together(group, together)
+        for p in together:
+            p.grad = None
+
+    def _companions(self, parameter: Tensor, group: dict) -> list[Tensor]:
+        """The parameters that must be stepped in one call with `parameter`, itself among them."""
+        return [parameter]
+
+    def _step_together(self, group: dict, parameters: list[Tensor]) -> None:
+        if group["algorithm"] == "adam":
+            fused_adam.step(self.state, group, parameters)
+        else:
+            self.step_group(group, parameters)
 
     def load_state_dict(self, state_dict: dict) -> None:
         """As torch's, but every tensor of state keeps the dtype it was saved in.
@@ -202,23 +228,32 @@ class MatrixOptimizer(BaseOptimizer):
     def _age(self, parameter: Tensor) -> int:
         return self.state[parameter].get("step", 0)
 
+    def _companions(self, parameter: Tensor, group: dict) -> list[Tensor]:
+        if group["algorithm"] == "adam":
+            return [parameter]
+        for chunk in self._plans.get(id(group), []):
+            if any(p is parameter for p in chunk.parameters) and self._intact(chunk):
+                return chunk.parameters
+        trainable = [p for p in group["params"] if p.requires_grad]
+        for p in trainable:
+            self._allocated(p, group)
+        self._plans[id(group)] = self._plan(group, trainable)
+        return self._companions(parameter, group)
+
     def _chunks(self, group: dict, parameters: list[Tensor]) -> list[Chunk]:
-        """The group's chunks, kept from step to step while its parameters, their state and ages stay."""
-        chunks = self._plans.get(id(group))
-        if chunks is None or not self._still_valid(chunks, parameters):
+        """The chunks that `parameters` make up, kept from step to step while they, their state and ages stay."""
+        wanted = set(parameters)
+        chunks = [chunk for chunk in self._plans.get(id(group), []) if not wanted.isdisjoint(chunk.parameters)]
+        if {p for chunk in chunks for p in chunk.parameters} != wanted or not all(map(self._intact, chunks)):
             chunks = self._plans[id(group)] = self._plan(group, parameters)
         return chunks
 
-    def _still_valid(self, chunks: list[Chunk], parameters: list[Tensor]) -> bool:
-        planned = {parameter for chunk in chunks for parameter in chunk.parameters}
-        return planned == set(parameters) and all(
-            len({self._age(parameter) for parameter in chunk.parameters}) == 1
-            and all(
-                self.state[parameter][key] is tensor
-                for parameter, holder in zip(chunk.parameters, chunk.holders, strict=True)
-                for key, tensor in holder.items()
-            )
-            for chunk in chunks
+    def _intact(self, chunk: Chunk) -> bool:
+        """Whether the chunk's matrices are of one age and their state is still the chunk's."""
+        return len({self._age(parameter) for parameter in chunk.parameters}) == 1 and all(
+            self.state[parameter][key] is tensor
+            for parameter, holder in zip(chunk.parameters, chunk.holders, strict=True)
+            for key, tensor in holder.items()
         )
 
     def _plan(self, group: dict, parameters: list[Tensor]) -> list[Chunk]:

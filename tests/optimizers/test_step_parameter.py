@@ -1,0 +1,73 @@
+"""Steps taken one parameter at a time, as gradients arrive during backward."""
+
+import pytest
+import torch
+
+from optimizers import registry
+
+from .harness import gradient, options_of, parameters
+
+NAMES = registry.names()
+
+
+def make(name, weights):
+    vector = torch.nn.Parameter(torch.linspace(-1, 1, 7))
+    groups = [{"params": weights}, {"params": [vector], "algorithm": "adam"}]
+    return registry.get(name)[0](groups, lr=0.01, **options_of(name))
+
+
+def arrivals(optimizer, step):
+    """(parameter, its gradient), the last parameter first as in a backward pass."""
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, weight in reversed(list(enumerate(weights))):
+        shape = tuple(weight.shape) if weight.ndim == 2 else (1, len(weight))
+        yield weight, gradient(shape, step, index).to(weight.dtype).view_as(weight)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_equals_step_to_the_bit_and_holds_no_gradient(name, dtype):
+    together, released = make(name, parameters(dtype=dtype)), make(name, parameters(dtype=dtype))
+    for step in range(1, 8):
+        for weight, arrived in arrivals(together, step):
+            weight.grad = arrived
+        together.step()
+        for weight, arrived in arrivals(released, step):
+            weight.grad = arrived
+            released.step_parameter(weight)
+        assert all(weight.grad is None for weight, _ in arrivals(released, step))
+        if step == 4:  # a resume in between
+            released.load_state_dict(released.state_dict())
+    for (one, _), (other, _) in zip(arrivals(together, 1), arrivals(released, 1), strict=True):
+        assert torch.equal(one, other)
+        for key, value in together.state[one].items():
+            same = torch.equal if isinstance(value, torch.Tensor) else type(value).__eq__
+            assert same(value, released.state[other][key]), key
+
+
+def test_a_stack_waits_for_its_last_gradient():
+    first, second, alone = weights = parameters([(8, 12), (12, 8), (8, 8)])
+    before = [weight.detach().clone() for weight in weights]
+    optimizer = make("racs", weights)
+    for index, weight in enumerate((second, alone)):
+        weight.grad = gradient(tuple(weight.shape), 1, index)
+        optimizer.step_parameter(weight)
+    assert second.grad is not None and torch.equal(second, before[1])
+    assert alone.grad is None and not torch.equal(alone, before[2])
+    first.grad = gradient((8, 12), 1, 3)
+    optimizer.step_parameter(first)
+    assert first.grad is None and second.grad is None
+    assert not torch.equal(first, before[0]) and not torch.equal(second, before[1])
+
+
+def test_step_takes_what_is_left():
+    weights = parameters([(8, 12), (8, 12)])
+    optimizer = make("racs", weights)
+    weights[1].grad = gradient((8, 12), 1, 1)
+    optimizer.step_parameter(weights[1])  # the other one gets no gradient in this step
+    alone = parameters([(8, 12), (8, 12)])[1]
+    alone.grad = weights[1].grad
+    make("racs", [alone]).step()
+    optimizer.step()
+    assert torch.allclose(weights[1], alone, rtol=0, atol=1e-12)
+    assert torch.equal(weights[0], parameters([(8, 12), (8, 12)])[0])
