@@ -1,9 +1,9 @@
-"""LARS: updates whose size is the weight's."""
+"""LARS and LAMB: updates whose size is the weight's."""
 
 import pytest
 import torch
 
-from optimizers import LARS
+from optimizers import LAMB, LARS
 
 from .harness import gradient, largest_difference, parameters, train
 
@@ -20,7 +20,7 @@ def drawn_gradient(weight, step):
     return gradient((weight.numel(), 1), step, 0).reshape(weight.shape).to(weight.dtype)
 
 
-@pytest.mark.parametrize("cls", [LARS])
+@pytest.mark.parametrize("cls", [LARS, LAMB])
 def test_update_is_a_share_of_the_weights_norm_up_to_ten(cls):
     weights = tensors()
     optimizer = cls(weights, lr=0.02)
@@ -44,13 +44,33 @@ def test_lars_goes_along_the_average_of_gradients():
     assert torch.allclose((before - weight) / (before - weight).norm(), mean / mean.norm())
 
 
+def test_lamb_goes_where_adam_goes():
+    """Adam's steps do not depend on its weights, so those of a twin show the direction."""
+    weight, twin = tensors()[1], tensors()[1]
+    options = {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-3}  # large enough to be felt
+    lamb, adam = LAMB([weight], **options), torch.optim.Adam([twin], **options)
+    for step in range(1, 6):
+        old, old_twin = weight.detach().clone(), twin.detach().clone()
+        weight.grad = 0.01 * drawn_gradient(weight, step)
+        twin.grad = weight.grad.clone()
+        lamb.step(), adam.step()
+        ours, theirs = old - weight, old_twin - twin
+        assert torch.allclose(ours / ours.norm(), theirs / theirs.norm(), rtol=0, atol=1e-9)
+
+
+def test_lamb_does_not_depend_on_the_gradients_scale_but_through_eps():
+    plain = train(LAMB(parameters(), eps=1e-30), range(1, 5))
+    assert largest_difference(plain, train(LAMB(parameters(), eps=1e-30), range(1, 5), scale=1e-6)) < 1e-9
+    assert largest_difference(plain, train(LAMB(parameters(), eps=1e-3), range(1, 5), scale=1e-6)) > 1e-3
+
+
 @pytest.mark.parametrize("scale", [1e-12, 1e6])
 def test_lars_does_not_depend_on_the_gradients_scale(scale):
     plain = train(LARS(parameters(dtype=torch.float32)), range(1, 5))
     assert largest_difference(plain, train(LARS(parameters(dtype=torch.float32)), range(1, 5), scale=scale)) < 1e-5
 
 
-@pytest.mark.parametrize("cls", [LARS])
+@pytest.mark.parametrize("cls", [LARS, LAMB])
 def test_a_zero_parameter_stays_and_a_zero_gradient_moves_nothing(cls):
     zero, other = torch.nn.Parameter(torch.zeros(5)), torch.nn.Parameter(torch.ones(5))
     optimizer = cls([zero, other], lr=0.1)
@@ -60,7 +80,7 @@ def test_a_zero_parameter_stays_and_a_zero_gradient_moves_nothing(cls):
     assert torch.equal(other, torch.ones(5))
 
 
-@pytest.mark.parametrize("cls", [LARS])
+@pytest.mark.parametrize("cls", [LARS, LAMB])
 def test_mixed_precisions_keep_their_own(cls):
     weights = [*tensors(dtype=torch.bfloat16), *tensors(dtype=torch.float32)]
     optimizer = cls(weights, lr=0.02)
