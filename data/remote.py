@@ -44,13 +44,12 @@ def fetch(url: str, closing: threading.Event) -> Iterator[bytes]:
     Raises:
         SourceUnavailable: an answer that no retry cures (404, 403 ...), or RETRIES retries without a new byte.
     """
-    offset, size, failures = 0, None, 0
+    offset, size, ended_at, failures = 0, None, None, 0
     timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
     identity = {"accept-encoding": "identity"}  # the bytes as they are stored: offsets must mean the same each time
     token = build_hf_headers() if url.startswith(constants.ENDPOINT) else {}
     with httpx.Client(headers=token | identity, timeout=timeout, follow_redirects=True) as client:
         while size is None or offset < size:
-            before = offset
             try:
                 with client.stream("GET", url, headers={"range": f"bytes={offset}-"} if offset else {}) as response:
                     if response.status_code in CURABLE_STATUS:
@@ -61,16 +60,17 @@ def fetch(url: str, closing: threading.Event) -> Iterator[bytes]:
                     if size is not None and whole is not None and whole != size:
                         raise SourceUnavailable(f"{url} changed while it was read ({size} bytes, now {whole})")
                     size = whole if size is None else size
-                    for chunk in response.iter_raw(1 << 16):
+                    for chunk in response.iter_raw():
                         fresh = chunk[skip:]
                         skip -= len(chunk) - len(fresh)
                         if fresh:
                             offset, failures = offset + len(fresh), 0
                             yield fresh
-                if size is None and offset == before:
-                    return  # no length was given, and a second request agrees that this is the end
                 if size is not None and offset < size:
                     raise _Fault(f"the body ended at byte {offset} of {size}")
+                if offset == ended_at:
+                    return  # no length was given, and a second answer ends where the first did
+                ended_at = offset
             except (httpx.HTTPError, _Fault) as error:
                 failures += 1
                 reason = f"{type(error).__name__} {error}".strip() if isinstance(error, httpx.HTTPError) else str(error)

@@ -67,7 +67,7 @@ class TextSource:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the files' names and, on disk, sizes: a moved folder or another mirror is the same data."""
+        """Of the files' names and, on disk, sizes: a moved folder is the same data, and so is another mirror."""
         sizes = ("" if is_url(name) else str(Path(name).stat().st_size) for name in self.files)
         listing = "\n".join(f"{PurePosixPath(name).name} {size}" for name, size in zip(self.files, sizes, strict=True))
         return hashlib.sha256(listing.encode()).hexdigest()[:16]

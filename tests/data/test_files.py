@@ -1,0 +1,151 @@
+"""Files of every kind, and one sentence with file and line for what is wrong with them."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data import DataError, EvaluationData, TrainingData
+from data.sources import evaluation_source, training_source
+from tests.data.conftest import VOCABULARY, make_section, steps, texts, write_shards
+
+DOCUMENTS = texts(12)
+
+
+def lines(documents: list[str]) -> bytes:
+    return "".join(json.dumps({"text": text}) + "\n" for text in documents).encode()
+
+
+def write_parquet(path, **columns):
+    pq.write_table(pa.table(columns), path, row_group_size=5)
+
+
+WRITERS = {
+    "a.jsonl": lambda path: path.write_bytes(lines(DOCUMENTS)),
+    "a.json.gz": lambda path: path.write_bytes(gzip.compress(lines(DOCUMENTS))),
+    "a.parquet": lambda path: write_parquet(path, url=["u"] * 12, text=DOCUMENTS),
+    "a.txt": lambda path: path.write_text("\n\n".join(DOCUMENTS)),
+    "a.txt.gz": lambda path: path.write_bytes(gzip.compress("\r\n".join(DOCUMENTS).encode())),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_gives_the_documents_from_any_position(tmp_path, name):
+    WRITERS[name](tmp_path / name)
+    source = training_source(make_section(path=str(tmp_path / name)))
+    located = list(source.read(0, 0))
+    assert [text for _, text in located] == DOCUMENTS
+    for n, (position, _) in enumerate(located, 1):
+        assert [text for _, text in source.read(0, position)] == DOCUMENTS[n:]
+    dealt = [text for offset in range(3) for _, text in source.read(0, 0, 3, offset)]
+    assert sorted(dealt) == sorted(DOCUMENTS)
+
+
+def test_paths_are_files_lists_globs_or_c4_shaped_folders(tmp_path):
+    shards = [str(path) for path in write_shards(tmp_path, DOCUMENTS, 3)]
+    [validation] = map(str, write_shards(tmp_path, texts(3, start=90), 1, "c4-validation.{:05d}-of-{:05d}.json.gz"))
+
+    def files(path):
+        return list(training_source(make_section(path=path)).files)
+
+    assert files(str(tmp_path)) == files(str(tmp_path / "en")) == files(f"{tmp_path}/en/c4-train.*") == shards
+    assert files(f"{shards[2]}, {shards[0]}") == files([shards[2], shards[0]]) == [shards[2], shards[0]]
+    assert files([shards[1], f"{tmp_path}/en/c4-train.*"]) == [shards[1], shards[0], shards[2]], "each file once"
+    assert evaluation_source(make_section(path=str(tmp_path))).files == (validation,)
+    assert evaluation_source(make_section(path=shards[0], eval_path=shards[1])).files == (shards[1],)
+    assert evaluation_source(make_section(source="c4", path=str(tmp_path))).files == (validation,)
+
+
+BROKEN = {
+    "json": ("a.jsonl", lines(DOCUMENTS) + b'{"text": "cut\n', r"a.jsonl, line 13: not valid JSON"),
+    "array": ("a.jsonl", b"[]\n", r'a.jsonl, line 1: no field "text" \(it is no object\)'),
+    "field": ("a.jsonl", b'\n{"body": "x", "id": 1}\n', r'a.jsonl, line 2: no field "text" \(its fields: body, id\)'),
+    "number": ("a.jsonl", b'{"text": 5}\n', r'a.jsonl, line 1: "text" is a int, not a string'),
+    "null": ("a.jsonl", b'{"text": null}\n', r'a.jsonl, line 1: "text" is a NoneType, not a string'),
+    "bytes": ("a.jsonl", b'{"text": "\xff"}\n', r"a.jsonl, line 1: not valid JSON .*utf-8"),
+    "text": ("a.txt", b"peace\n\xff\n", r"a.txt, line 2: not UTF-8"),
+    "empty": ("a.jsonl", b"", r"a.jsonl is empty"),
+    "blank": ("a.txt", b"\n \n\n", r"a.txt holds no document"),
+    "empty gzip": ("a.jsonl.gz", gzip.compress(b""), r"a.jsonl.gz holds no document"),
+    "not gzip": ("a.jsonl.gz", lines(DOCUMENTS), r"a.jsonl.gz: the gzip stream is broken after line 0"),
+    "cut gzip": ("a.jsonl.gz", gzip.compress(lines(texts(500)))[:-400], r"a.jsonl.gz: .* broken after line \d+"),
+    "suffix": ("a.csv", b"text\npeace\n", r"a.csv: this format is not read \(formats: .json"),
+    "parquet": ("a.parquet", b"PAR1 not at all", r"a.parquet: not a readable Parquet file"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_is_one_sentence_with_file_and_line(tmp_path, tokenizer, case):
+    name, content, message = BROKEN[case]
+    (tmp_path / name).write_bytes(content)
+    section = make_section(path=str(tmp_path / name), streams=1)
+    with pytest.raises(DataError, match=message) as error:
+        steps(section, tokenizer, 200)
+    assert "\n" not in str(error.value) and str(tmp_path / name) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "columns, message",
+    [
+        ({"body": ["x"]}, r'no column "text" \(its columns: body\)'),
+        ({"text": [1]}, r'column "text" is of type int64, not string'),
+        ({"text": ["x", None]}, r'row 2: "text" is null'),
+        ({"text": pa.array([], pa.string())}, r"holds no document"),
+    ],
+)
+def test_a_broken_parquet_file_is_one_sentence(tmp_path, tokenizer, columns, message):
+    write_parquet(tmp_path / "a.parquet", **columns)
+    with pytest.raises(DataError, match=message):
+        steps(make_section(path=str(tmp_path / "a.parquet"), streams=1), tokenizer, 1)
+
+
+@pytest.mark.parametrize(
+    "path, message",
+    [
+        (None, r"data.source=files needs data.path"),
+        ("missing/*.jsonl", r"data.path=.*missing/\*.jsonl: no file matches"),
+        (".", r"the folder has no en/c4-train.\*.json.gz; name files by a glob"),
+    ],
+)
+def test_a_path_without_files_is_one_sentence(tmp_path, path, message):
+    with pytest.raises(DataError, match=message):
+        training_source(make_section(path=path and str(tmp_path / path)))
+
+
+def test_batches_before_a_broken_line_are_handed_on(tmp_path, tokenizer):
+    (tmp_path / "a.jsonl").write_bytes(lines(DOCUMENTS) + b"{\n")
+    section = make_section(path=str(tmp_path / "a.jsonl"), streams=1, shuffle_buffer=4)
+    data = TrainingData(section, tokenizer, vocab_size=VOCABULARY, batch_size=1)
+    count = 0
+    with pytest.raises(DataError, match="line 13"):
+        for _ in data:
+            count += 1
+    written = sum(len(ids) + 1 for ids in tokenizer(DOCUMENTS, add_special_tokens=False)["input_ids"])
+    assert count == written // section.sequence_length
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_evaluation_is_the_first_documents_in_file_order(tmp_path, tokenizer, packing):
+    write_shards(tmp_path, DOCUMENTS, 2)
+    section = make_section(path="unused", eval_path=f"{tmp_path}/en/*", packing=packing, sequence_length=128)
+    data = EvaluationData(section, tokenizer, vocab_size=VOCABULARY)
+    ids, labels = data.batch(slice(None))
+    assert data.targets == (labels[:, 1:] != -100).sum() >= section.eval_tokens
+    assert data.targets - (data.lengths[-1] - 1) < section.eval_tokens, "no row more than needed"
+    documents = DOCUMENTS[0::2] + DOCUMENTS[1::2]
+    encoded = [[*row, tokenizer.eos_token_id] for row in tokenizer(documents, add_special_tokens=False)["input_ids"]]
+    real = [i for row, length in zip(ids.tolist(), data.lengths, strict=True) for i in row[:length]]
+    assert real == [i for row in encoded for i in row][: len(real)]
+    if not packing:
+        assert data.lengths.tolist() == [len(row) for row in encoded[: len(data)]]
+
+
+def test_too_few_documents_for_evaluation(tmp_path, tokenizer):
+    write_shards(tmp_path, DOCUMENTS, 1, "c4-validation.{:05d}-of-{:05d}.json.gz")
+    section = make_section(path=str(tmp_path), eval_tokens=10**6)
+    with pytest.raises(DataError, match=r"data.eval_tokens=1000000, but the 12 documents of .* give only \d+ targets"):
+        EvaluationData(section, tokenizer, vocab_size=VOCABULARY)
+    with pytest.raises(DataError, match=r"needs data.eval_path"):
+        EvaluationData(make_section(path="a.jsonl"), tokenizer, vocab_size=VOCABULARY)

@@ -1,0 +1,169 @@
+"""A mirror of C4 that misbehaves: what a retry cures is read once and in order, what it cannot cure is named."""
+
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from data import DataError, SourceUnavailable, TrainingData, remote
+from data.sources import evaluation_source, training_source
+from tests.data.conftest import VOCABULARY, make_section, steps, texts, write_shards
+
+
+class Mirror(ThreadingHTTPServer):
+    """Serves `folder`. `faults[name]` is a list of what happens to the next requests for that file, in turn.
+
+    A fault is a status code, or (what, byte): "reset" the connection, "stall", or end the body early ("cut"; "cut
+    silently": without having said its length) after so many bytes of the answer.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, folder, ranges: bool):
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.folder, self.ranges, self.faults, self.requests = folder, ranges, {}, []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.ended = threading.Event()
+
+    def handle_error(self, *_):
+        pass  # a client that hangs up is part of the game
+
+
+class Answer(BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        server = self.server
+        path = server.folder / self.path.lstrip("/")
+        server.requests.append(path.name)
+        if path.is_dir():
+            return self.send("".join(f'<a href="{p.name}">{p.name}</a>' for p in path.iterdir()).encode(), 0, None)
+        faults = server.faults.get(path.name, [])
+        fault = faults.pop(0) if faults else None
+        if isinstance(fault, int) or not path.exists():
+            return self.send_error(fault or 404)
+        start = 0
+        if server.ranges and (asked := self.headers.get("range")):
+            start = int(asked.removeprefix("bytes=").rstrip("-"))
+        return self.send(path.read_bytes(), start, fault)
+
+    def send(self, data: bytes, start: int, fault):
+        if start >= len(data):
+            return self.send_error(416)
+        what, byte = fault or (None, None)
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        if what != "cut silently":
+            self.send_header("Content-Length", str(len(data) - start))
+        self.end_headers()
+        self.wfile.write(data[start:][:byte])
+        self.wfile.flush()
+        if what == "stall":
+            self.server.ended.wait(5)
+        if what == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            self.connection.close()
+        return None
+
+
+@pytest.fixture(params=[True, False], ids=["ranges", "no_ranges"])
+def mirror(request, tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(remote, "RETRIES", 3)
+    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "READ_SECONDS", 0.3)
+    write_shards(tmp_path, texts(400), 4)
+    server = Mirror(tmp_path, request.param)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield server
+    server.ended.set()
+    server.shutdown()
+    server.server_close()
+
+
+def shard(n: int) -> str:
+    return f"c4-train.{n:05d}-of-00004.json.gz"
+
+
+def read_all(mirror) -> list[list[str]]:
+    source = training_source(make_section(source="c4", path=mirror.url))
+    return [[text for _, text in source.read(file, 0)] for file in range(len(source.files))]
+
+
+def test_faults_that_a_retry_cures_lose_and_repeat_nothing(mirror, caplog):
+    mirror.faults = {
+        shard(0): [500, 503, ("reset", 700), ("stall", 900)],
+        shard(1): [("cut", 100), ("cut", 1000), ("cut silently", 900), 502],
+        shard(2): [("cut silently", 0), ("stall", 0), ("reset", 0), ("cut", 1500)],
+    }
+    assert read_all(mirror) == [texts(400)[n::4] for n in range(4)]
+    assert not any(mirror.faults.values()), "every fault was met"
+    assert any(shard(0) in message and "HTTP 500; retry 1 of 3" in message for message in caplog.messages)
+
+
+def test_a_length_that_is_never_told_is_read_to_the_end(mirror):
+    mirror.faults = {shard(n): [("cut silently", 600), *[("cut silently", None)] * 3] for n in range(4)}
+    assert read_all(mirror) == [texts(400)[n::4] for n in range(4)]
+
+
+def test_training_rows_are_those_of_the_local_folder(mirror, tokenizer):
+    local = steps(make_section(path=str(mirror.folder)), tokenizer, 12)
+    section = make_section(source="c4", path=f"{mirror.url}/en/c4-train.{{00000..00003}}-of-00004.json.gz")
+    mirror.faults = {shard(n): [503, ("reset", 500 + n), ("cut", 900)] for n in range(4)}
+    remote_steps = steps(section, tokenizer, 12)
+    assert [made[:2] for made in remote_steps] == [made[:2] for made in local]
+    mirror.faults = {shard(n): [("stall", 600)] for n in range(4)}
+    assert steps(section, tokenizer, 4, state=remote_steps[7][2]) == remote_steps[8:]
+
+
+@pytest.mark.parametrize(
+    "faults, reason", [([404], "HTTP 404"), ([500] * 9, "after 3 retries"), ([("cut", 0)] * 9, "after 3 retries")]
+)
+def test_what_no_retry_cures_names_the_shard_after_the_batches_before_it(mirror, tokenizer, faults, reason):
+    section = make_section(source="c4", path=mirror.url, streams=1)
+    order = [row for ids, _, _ in steps(section, tokenizer, 40) for row in ids]
+    served = list(dict.fromkeys(name for name in mirror.requests if "train" in name))
+    mirror.faults = {served[1]: list(faults)}  # the second shard of the epoch
+    data = TrainingData(section, tokenizer, vocab_size=VOCABULARY, batch_size=8)
+    rows = []
+    with pytest.raises(SourceUnavailable, match=f"{served[1]}.*{reason}"):
+        for batch in data:
+            rows += batch.input_ids.tolist()
+    assert len(rows) > 40 and rows == order[: len(rows)]
+
+
+def test_a_shard_that_shrinks_while_it_is_read_is_not_mixed(mirror):
+    path = mirror.folder / "en" / shard(0)
+    source = training_source(make_section(source="c4", path=mirror.url))
+    mirror.faults = {shard(0): [("cut", 600)]}
+    reading = remote.fetch(source.files[0], source.closing)
+    next(reading)
+    path.write_bytes((mirror.folder / "en" / shard(1)).read_bytes())
+    with pytest.raises(SourceUnavailable, match="changed while it was read"):
+        list(reading)
+
+
+def test_close_does_not_wait_for_a_retry(mirror, tokenizer, monkeypatch):
+    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 600.0)
+    monkeypatch.setattr(remote, "LONGEST_PAUSE_SECONDS", 600.0)
+    mirror.faults = {shard(n): [500] for n in range(4)}
+    data = TrainingData(make_section(source="c4", path=mirror.url), tokenizer, vocab_size=VOCABULARY, batch_size=8)
+    while not mirror.requests or "train" not in mirror.requests[-1]:
+        time.sleep(0.01)
+    data.close()
+    assert not any(thread.name == "data" and thread.is_alive() for thread in threading.enumerate())
+
+
+def test_url_patterns(mirror):
+    folder = f"{mirror.url}/en"
+    urls = [f"{folder}/{shard(n)}" for n in range(4)]
+    assert remote.expand_url(f"{folder}/c4-train.{{00000..00003}}-of-00004.json.gz") == urls
+    assert remote.expand_url(f"{folder}/c4-train.*-of-00004.json.gz") == urls
+    assert remote.expand_url(f"{folder}/c4-train.0*") == urls
+    assert remote.expand_url(urls[2]) == [urls[2]]
+    with pytest.raises(DataError, match=r"data.path=http.*: no file matches"):
+        evaluation_source(make_section(source="c4", path=mirror.url))

@@ -1,0 +1,93 @@
+"""The tokenizer against the model's vocabulary, and the builtin tokenizer and text."""
+
+import json
+import socket
+from types import SimpleNamespace
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from data import DataError, check_vocabulary, load_tokenizer, remote
+from data.sources import HELD_OUT, evaluation_source, training_source
+from data.tokenizer import Encoder
+from tests.data.conftest import make_section
+
+
+@pytest.fixture
+def t5_like() -> PreTrainedTokenizerFast:
+    """Ten ordinary pieces and four sentinels after them, as t5-base has 32,000 and 100."""
+    words = ["<pad>", "</s>", "<unk>", "a", "b", "c", "d", "e", "f", "g"]
+    inner = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, **special)
+    made.add_special_tokens({"additional_special_tokens": [f"<extra_id_{n}>" for n in range(4)]})
+    assert len(made) == 14
+    return made
+
+
+def test_sentinels_become_unknown_and_do_not_count(t5_like):
+    check_vocabulary(t5_like, 10)
+    assert list(Encoder(t5_like, 10)(["a <extra_id_0> b", "c"])) == [[3, 2, 4], [5]]
+    assert list(Encoder(t5_like, 14)(["a <extra_id_0> b"])) == [[3, 10, 4]]
+
+
+def test_too_many_ordinary_pieces_are_refused_with_both_numbers(t5_like):
+    with pytest.raises(DataError, match=r"has 10 ordinary pieces, but model.vocab_size is 9; set model.vocab_size=10"):
+        check_vocabulary(t5_like, 9)
+
+
+def test_a_tokenizer_without_end_or_unknown_token_is_refused(t5_like):
+    t5_like.unk_token = None
+    with pytest.raises(DataError, match="no unknown token"):
+        check_vocabulary(t5_like, 10)
+    t5_like.eos_token = None
+    with pytest.raises(DataError, match="no end-of-sequence token"):
+        check_vocabulary(t5_like, 14)
+
+
+def test_a_tokenizer_that_is_not_there_is_one_sentence(tmp_path, monkeypatch):
+    def refusal(name: str) -> str:
+        with pytest.raises(DataError) as error:
+            load_tokenizer(SimpleNamespace(source="files", tokenizer=name))
+        return str(error.value)
+
+    assert "no such folder" in refusal(str(tmp_path / "missing"))
+    assert "no tokenizer opens there" in refusal(str(tmp_path))
+    with socket.socket() as free:  # a port that nobody listens on
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(remote.constants, "ENDPOINT", f"http://127.0.0.1:{free.getsockname()[1]}")
+        message = refusal("nobody/has-this-tokenizer")
+    assert "cannot be reached" in message
+    assert "data.tokenizer=FOLDER" in message and "data.source=builtin" in message
+
+
+def test_the_builtin_tokenizer_gives_back_the_text(tokenizer):
+    assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, len(tokenizer)) == (0, 1, 2, 4096)
+    source = evaluation_source(make_section(source="builtin"))
+    address = next(text for _, text in source.read(0, 0))
+    for text in (address, "Two  spaces, a tab\t, 1863, é, 日本 and 😀.\n\nThe end "):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode(ids) == text and tokenizer.unk_token_id not in ids
+
+
+def test_held_out_addresses_are_not_trained_on():
+    section = make_section(source="builtin")
+    train, held_out = training_source(section), evaluation_source(section)
+    assert len(train.files) + len(held_out.files) == 249 and len(held_out.files) == len(HELD_OUT)
+    read = [{text for file in range(len(s.files)) for _, text in s.read(file, 0)} for s in (train, held_out)]
+    assert not read[0] & read[1]
+    size, held_out_size = (sum(map(len, texts)) for texts in read)
+    assert 0.05 < held_out_size / (size + held_out_size) < 0.07
+
+
+def test_training_a_tokenizer_is_deterministic_and_keeps_new_lines(tmp_path):
+    from scripts.train_tokenizer import as_transformers, train
+
+    address = next(text for _, text in training_source(make_section(source="builtin")).read(0, 0))
+    first, second = train([address], 400), train([address], 400)
+    assert first == second
+    made = as_transformers(first)
+    assert made.decode(made(address)["input_ids"]) == address
+    assert json.loads(made.backend_tokenizer.to_str())["model"]["type"] == "Unigram"
