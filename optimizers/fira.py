@@ -81,11 +81,8 @@ class Fira(ProjectedOptimizer):
         normalized = normalized_moment(sigma, state, group)
         share = group["scale"] if group["residual"] == "official" else 1.0
         ratio = norm_ratio(normalized, sigma, dim=-2)
-        norm = (
-            (ratio.squeeze(-2).square() * subspace.residual_power(gradient, state["basis"], sigma, share))
-            .sum(-1)
-            .sqrt()
-        )
+        power = subspace.residual_power(gradient, state["basis"], sigma, share)
+        norm = (ratio.squeeze(-2).square() * power).sum(-1).sqrt()
         eta, limited = limit_growth(norm, state["phi"], group["gamma"], RATIO_EPS)
         state["phi"].copy_(limited)
         # scale U N + (G - k U R) D is G D + U (scale N - k R D): the residual is never formed.
