@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from datetime import timedelta
 from typing import NoReturn
 
@@ -21,6 +22,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch import nn
 
 from configs.schema import SettingsError
 from training.errors import MachineError
@@ -180,6 +182,13 @@ class World:
             self._host = dist.new_group(backend="gloo", timeout=PATIENCE)
             self._watch = Watch(self.index, self.count)
             self._watch.start()
+
+    def replicate(self, model: nn.Module) -> nn.Module:
+        """`model` on this process's device, in DDP where there are several, under autocast if the launcher says so."""
+        with warnings.catch_warnings():
+            # Its successor, forward_sync_buffers, is unknown to accelerate.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            return self.accelerator.prepare_model(model)
 
     def exchange(self, *row: int) -> list[list[int]]:
         """The `row` of every process, by process index. Host only: the device is not waited for."""

@@ -24,6 +24,7 @@ from training.distributed import World
 from training.environment import environment
 from training.errors import MachineError, SaveError
 from training.evaluation import evaluate
+from training.layerwise import GradientRelease
 from training.progress import Progress, perplexity
 from training.recorder import Recorder, peak_memory_bytes
 from training.schedule import lr_factor
@@ -75,13 +76,16 @@ class Trainer:
         self._base_lrs = [group["lr"] for group in optimizer.param_groups]
         if config.train.compile:
             model.compile(dynamic=False)
-        self._bare, self._model = model, world.accelerator.prepare_model(model)
+        self._bare, self._model = model, world.replicate(model)
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._rows = config.train.micro_batch_size or config.train.batch_size // world.count
         self._streams: dict[str, dict] = {}
         self._saved_step = 0  # of the last checkpoint
         self._interval = Interval()
         self._optimizer_clock = DeviceClock(world.device)
+        self._release = None
+        if config.train.layerwise:
+            self._release = GradientRelease(self._parameters, optimizer, self._optimizer_clock)
 
     def restore(self, found: checkpoint.Checkpoint) -> dict[str, dict]:
         """Take over everything saved in `found`; returns the states of all streams, for the data.
@@ -189,8 +193,10 @@ class Trainer:
         loss, norm = self._gradients(batch, targets)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             saved = f"the last checkpoint is that of step {self._saved_step}" if self._saved_step else "none is saved"
+            # Layer-wise, a bad gradient of a good loss is known only when it has been applied; it is never saved.
+            applied = "was applied but not kept" if self._release and math.isfinite(loss) else "was not applied"
             raise MachineError(
-                f"step {step} was not applied: its loss is {loss}, its gradient norm {norm} ({saved} in {self._folder})"
+                f"step {step} {applied}: its loss is {loss}, its gradient norm {norm} ({saved} in {self._folder})"
             )
         with self._optimizer_clock:
             self.optimizer.step()
@@ -218,7 +224,10 @@ class Trainer:
 
     def _gradients(self, batch: Batch, targets: int) -> tuple[float, float]:
         """Gradients of the loss per target, over all micro-batches and processes, clipped if so set. Returns that
-        loss and the global gradient norm before clipping: the one time a step waits for its device."""
+        loss and the global gradient norm before clipping: the one time a step waits for its device.
+
+        Layer-wise, backward is also the step, so it waits for the loss too: one that is not finite is returned before.
+        """
         device = self.world.device
         total = torch.zeros((), device=device)
         micro_batches = list(zip(batch.input_ids.split(self._rows), batch.labels.split(self._rows), strict=True))
@@ -229,11 +238,16 @@ class Trainer:
                     input_ids=input_ids.to(device, non_blocking=True),
                     labels=labels.to(device, non_blocking=True),
                 ).loss_sum
+                if self._release and not math.isfinite(loss := loss_sum.item() / targets):
+                    return loss, math.nan
                 # DDP averages over processes what is a sum over all targets.
                 (loss_sum * (self.world.count / targets)).backward()
             total += loss_sum.detach()
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
+        if self._release:
+            norm = self._release.take_norm()
+        else:
+            gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+            norm = nn.utils.get_total_norm(gradients)
         if self.config.train.clip_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(self._parameters, self.config.train.clip_grad_norm, norm)
         loss = self.world.sum(total) / targets

@@ -1,0 +1,96 @@
+"""Two processes (gloo) under accelerate's launcher: they agree, and one's failure is everyone's."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import train
+from tests import tiny
+
+ROOT = Path(__file__).parents[2]
+TWO = ("--config_file", "configs/accelerate/cpu_2.yaml", "--main_process_port", "0")
+ONE = ("--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
+
+
+def launch(layout: tuple[str, ...], *arguments: str) -> subprocess.Popen:
+    """accelerate launch with `arguments`, its output as one text."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", *layout, *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def launch_faulty(fault: str, argv: list[str]) -> str:
+    """Two processes with a fault; their output, once all have ended."""
+    process = launch(TWO, "tests/faults/faulty.py", fault, *argv)
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode != 0
+    return output
+
+
+def assert_nearly_same_end(run, whole_run):
+    for row, expected in zip(tiny.metrics(run), tiny.metrics(whole_run), strict=True):
+        assert row.pop("kind") == expected.pop("kind")
+        assert row == pytest.approx(expected, rel=1e-4)
+
+
+def test_two_processes_train_on_the_same_rows_and_one_goes_on(text, whole_run, tmp_path):
+    """SIGTERM to one of two stops both at the same step; one process ends the run."""
+    argv = tiny.command(text, tmp_path / "run")
+    output = launch_faulty("term:training.loop.Trainer._gradients:7:1", argv)
+    assert "step 7 is saved" in output
+    assert tiny.saved_steps(tmp_path / "run") == [6, 7]
+    assert train.main(argv) == 0
+    assert_nearly_same_end(tmp_path / "run", whole_run)
+
+
+def test_a_process_that_dies_is_named(text, tmp_path):
+    output = launch_faulty("kill:training.loop.Trainer._gradients:5:1", tiny.command(text, tmp_path / "run"))
+    assert "process 1 of 2 died" in output
+    assert tiny.saved_steps(tmp_path / "run") == [3]
+
+
+def test_nobody_applies_a_step_whose_loss_is_not_finite_somewhere(text, whole_run, tmp_path):
+    argv = tiny.command(text, tmp_path / "run", "train.checkpoint_every=1")
+    output = launch_faulty("nan:models.llama.LlamaForCausalLM.forward:2:1", argv)
+    assert output.count("step 2 was not applied: its loss is nan") == 1
+    assert tiny.saved_steps(tmp_path / "run") == [1]
+
+
+def test_bad_data_of_one_process_end_both_after_a_checkpoint(text, tmp_path):
+    lines = (text / "train.jsonl").read_text().splitlines()
+    lines[113] = '{"text": '  # dealt to the last stream, as its last documents
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text("\n".join(lines))
+    argv = tiny.command(text, tmp_path / "run", f"data.path={broken}", "train.checkpoint_every=0")
+    process = launch(TWO, "train.py", *argv)
+    output, _ = process.communicate(timeout=90)
+    assert "process 1" in output and "broken.jsonl, line 114" in output
+    assert len(tiny.saved_steps(tmp_path / "run")) == 1
+
+
+@pytest.mark.parametrize("layout", [ONE, TWO], ids=["one", "two"])
+def test_a_signal_to_the_launcher_ends_everybody(text, tmp_path, layout):
+    run = tmp_path / "run"
+    process = launch(layout, "train.py", *tiny.command(text, run, "train.steps=100000", "train.checkpoint_every=0"))
+    wait_until((run / "metrics.jsonl").exists)
+    wait_until(lambda: len(tiny.metrics(run)) > 3)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=90)  # ends when the last holder of the pipe does
+    assert "is saved" in output
+    (step,) = tiny.saved_steps(run)
+    assert step == max(row["step"] for row in tiny.metrics(run))
+
+
+def wait_until(holds) -> None:
+    for _ in range(9000):
+        if holds():
+            return
+        time.sleep(0.01)
+    pytest.fail("never happened")

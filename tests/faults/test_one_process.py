@@ -1,0 +1,124 @@
+"""Interruptions of a run of one process: the same command again, and the end is bit for bit the same."""
+
+import multiprocessing
+import os
+import signal
+
+import pytest
+
+from tests import tiny
+from tests.faults import faulty
+from training.records import RunFolder
+
+# A server that has imported everything; each run is a fork of it, with a main thread and signals of its own.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["train", "tests.faults.faulty", "matplotlib.figure"])
+
+
+def run(faults: list[str], argv: list[str], log) -> int:
+    """The exit code of train.py with `faults`; its output is added to `log`."""
+    child = processes.Process(target=in_child, args=(faults, argv, str(log)))
+    child.start()
+    child.join(120)
+    assert child.exitcode is not None
+    return child.exitcode
+
+
+def in_child(faults: list[str], argv: list[str], log: str) -> None:
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    raise SystemExit(faulty.main(faults, argv))
+
+
+def assert_same_end(run, whole_run):
+    assert tiny.metrics(run) == tiny.metrics(whole_run)
+    assert tiny.weights(run) == tiny.weights(whole_run)
+
+
+def test_killed_again_and_again(text, whole_run, tmp_path):
+    argv = tiny.command(text, tmp_path / "run")
+    moments = [
+        "kill:training.loop.Trainer._gradients:2",  # before anything was saved
+        "kill:optimizers.alice.Alice.step:5",  # between two checkpoints
+        "kill:training.files.os.fsync:4",  # among the files of a checkpoint
+        "kill:training.checkpoint.prune:1",  # after a save
+        "kill:training.records.MetricsLog.write:3",
+        "kill:training.loop.evaluate:1",
+        "kill:train.export_model:1",  # after the last checkpoint
+        "kill:training.records.RunFolder.write_summary:1",  # at the very end
+    ]
+    for moment in moments:
+        assert run([moment], argv, tmp_path / "log") == -signal.SIGKILL, moment
+    assert run([], argv, tmp_path / "log") == 0
+    assert_same_end(tmp_path / "run", whole_run)
+
+
+@pytest.mark.parametrize("first", ["int", "term"])
+def test_signals_save_and_stop(text, whole_run, tmp_path, first):
+    argv = tiny.command(text, tmp_path / "run", "train.checkpoint_every=0")
+    # A second one arrives while the checkpoint is written.
+    faults = [f"{first}:training.loop.Trainer._gradients:5", "int:training.checkpoint.save_file:1"]
+    code = run(faults, argv, tmp_path / "log")
+    assert code == {"int": 130, "term": 143}[first]
+    assert tiny.saved_steps(tmp_path / "run") == [5]
+    assert "step 5 is saved" in (tmp_path / "log").read_text()
+    assert run([f"{first}:training.loop.evaluate:2"], argv, tmp_path / "log") == code
+    assert tiny.saved_steps(tmp_path / "run") == [5, 12]  # the last step, whose evaluation is still to come
+    assert run([], argv, tmp_path / "log") == 0
+    assert_same_end(tmp_path / "run", whole_run)
+
+
+def test_a_signal_before_the_first_step_saves_nothing(text, tmp_path):
+    argv = tiny.command(text, tmp_path / "run")
+    assert run(["term:train.load_tokenizer:1"], argv, tmp_path / "log") == 143
+    assert (tmp_path / "log").read_text() == "interrupted before the first step\n"
+
+
+def test_a_full_disk_during_training_is_survived_and_at_the_end_reported(text, whole_run, tmp_path):
+    argv = tiny.command(text, tmp_path / "run")
+    full = "full:training.checkpoint.save_file"
+    assert run([f"{full}:2"], argv, tmp_path / "log") == 0
+    log = (tmp_path / "log").read_text()
+    assert "step 6" in log and "No space left on device" in log and "training goes on" in log
+    assert_same_end(tmp_path / "run", whole_run)
+
+    argv = tiny.command(text, tmp_path / "other")
+    assert run([f"{full}:4"], argv, tmp_path / "log2") == 1
+    assert (tmp_path / "log2").read_text().splitlines()[-1].startswith("cannot save the checkpoint of step 12")
+    assert tiny.saved_steps(tmp_path / "other") == [6, 9]
+    assert run([], argv, tmp_path / "log2") == 0  # room was made
+    assert_same_end(tmp_path / "other", whole_run)
+
+
+def test_a_loss_that_is_not_finite_is_not_applied(text, whole_run, tmp_path):
+    argv = tiny.command(text, tmp_path / "run")
+    assert (
+        run(["nan:models.llama.LlamaForCausalLM.forward:2"], [*argv, "train.checkpoint_every=1"], tmp_path / "log") == 1
+    )
+    sentence = (tmp_path / "log").read_text().splitlines()[-1]
+    assert sentence.startswith("step 2 was not applied: its loss is nan")
+    assert "the last checkpoint is that of step 1" in sentence
+    assert run([], argv, tmp_path / "log") == 0
+    assert_same_end(tmp_path / "run", whole_run)
+
+
+def test_a_second_run_in_the_folder_is_refused(text, tmp_path):
+    argv = tiny.command(text, tmp_path / "run")
+    with RunFolder(tmp_path / "run"):
+        assert run([], argv, tmp_path / "log") == 2
+    assert f"process {os.getpid()}" in (tmp_path / "log").read_text()
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_the_newest_checkpoint_is_damaged(text, whole_run, tmp_path):
+    argv = tiny.command(text, tmp_path / "run")
+    assert run(["term:training.loop.Trainer._gradients:8"], argv, tmp_path / "log") == 143
+    assert tiny.saved_steps(tmp_path / "run") == [6, 8]
+    damaged = tmp_path / "run" / "checkpoints" / "step_00000008" / "optimizer.pt"
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    assert run([], argv, tmp_path / "log2") == 0
+    assert "step_00000008" in (tmp_path / "log2").read_text()
+    assert_same_end(tmp_path / "run", whole_run)

@@ -1,0 +1,39 @@
+"""tests/tiny.yaml, and what a run of it leaves behind."""
+
+import json
+import random
+from pathlib import Path
+
+CLOCKED = ("tokens_per_second", "optimizer_seconds", "data_seconds", "train_seconds")
+WORDS = "the people of this nation have seen a year of work and hope in every state we must now act".split()
+
+
+def write_text(folder: Path) -> Path:
+    """Put train.jsonl and eval.jsonl, 120 and 40 documents of 5 to 60 words, into `folder`; returns it."""
+    draw = random.Random(0)
+    for name, documents in (("train", 120), ("eval", 40)):
+        texts = (" ".join(draw.choices(WORDS, k=draw.randint(5, 60))) for _ in range(documents))
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return folder
+
+
+def command(text: Path, run: Path, *changes: str) -> list[str]:
+    """Arguments of train.py for a tiny run on `text` in the folder `run`."""
+    data = (f"data.path={text}/train.jsonl", f"data.eval_path={text}/eval.jsonl")
+    return ["tests/tiny.yaml", *data, f"run.dir={run}", *changes]
+
+
+def metrics(run: Path) -> list[dict]:
+    """The rows of metrics.jsonl without what a clock measured."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in CLOCKED} for row in rows]
+
+
+def weights(run: Path) -> bytes:
+    """The bytes of the final weights."""
+    return (run / "model" / "model.safetensors").read_bytes()
+
+
+def saved_steps(run: Path) -> list[int]:
+    """The steps of the run's checkpoints that have their marker."""
+    return sorted(int(path.parent.name[5:]) for path in run.glob("checkpoints/step_*/complete.json"))
