@@ -102,6 +102,7 @@ class Train:
     threads: int | None = setting(None, "CPU threads of torch; null: torch's choice", least=1)
     dtype: Literal["float32", "bfloat16"] = setting("float32", "of weights and matrix states")
     compile: bool = setting(False, "compile the model's layers")
+    layerwise: bool = setting(False, "step each matrix and free its gradient during backward: less memory, same result")
     activation_checkpointing: bool = setting(False, "recompute the layers in backward: less memory, a third more work")
 
 
@@ -318,6 +319,17 @@ def check_layout(config: Config, processes: int) -> None:
         raise SettingsError(
             f"train.micro_batch_size must divide the {share} rows of each of {processes} processes, got {micro}"
         )
+    if config.train.layerwise:
+        refuse = "train.layerwise=true steps a matrix as soon as its gradient is there: it cannot"
+        if processes > 1:
+            raise SettingsError(f"{refuse} wait for the gradients of {processes} processes; start one")
+        if micro is not None and micro < batch:
+            raise SettingsError(
+                f"{refuse} accumulate {batch // micro} micro-batches; set train.micro_batch_size=null "
+                f"or train.batch_size={micro}"
+            )
+        if config.train.clip_grad_norm is not None:
+            raise SettingsError(f"{refuse} clip by the norm of all gradients; set train.clip_grad_norm=null")
 
 
 def to_dict(config: Config) -> dict[str, Any]:
