@@ -11,6 +11,8 @@ bases="exact", Alg. 6 as printed (which has no eps):
     L <- ema(G G^T, b2);   R <- ema(G^T G, b2);   m1 <- ema(G, b1), not rotated
     if t == 1 or t mod K == 0:   U_L, U_R = eigenvectors of L and R
     v <- ema(S^2, b2);   W <- W - lr U_L [ (U_L^T m1 U_R) / (sqrt(v) + eps) ] U_R^T
+    A gradient is diagonal in its own bases: at t = 1 the rest of S is rounding, which Adam normalizes like the
+    diagonal (float32: unit updates of noise, once). The official first step without an update is there for that.
 
 After t gradients R has rank t m at most. While that is less than n its null space has no basis of its own, and
 what a solver returns there is rounding. Those eigenvectors are a Householder complement of the others instead, and
@@ -28,8 +30,6 @@ from .checks import check_betas, check_choice, check_range, check_whole, options
 from .chunk import Direction, average, working_dtype
 from .registry import register
 
-SIDES = ("left", "right")
-
 
 @register("soap")
 class SOAP(MatrixOptimizer):
@@ -45,6 +45,8 @@ class SOAP(MatrixOptimizer):
         max_precond_dim: the longest side that gets a basis.
         weight_decay: W <- W - lr weight_decay W, after the update.
     """
+
+    refreshed = ("left_basis", "right_basis", "m1", "v")
 
     def __init__(
         self,
@@ -71,60 +73,47 @@ class SOAP(MatrixOptimizer):
 
     def state_shapes(self, m: int, n: int, dtype: torch.dtype, group: dict) -> dict:
         shapes = {"m1": ((m, n), dtype), "v": ((m, n), dtype)}
-        for side, length in zip(SIDES, (m, n), strict=True):
+        for side, length in (("left", m), ("right", n)):
             if length <= group["max_precond_dim"]:
                 shapes[side] = shapes[f"{side}_basis"] = ((length, length), working_dtype(dtype))
         return shapes
 
     def accumulate(self, gradient: Tensor, state: dict[str, Tensor], group: dict) -> None:
-        for side, rows in (("left", gradient), ("right", gradient.mT)):
-            if side in state:
-                average(state[side], rows @ rows.mT, group["betas"][1])
+        if group["bases"] == "exact":
+            _average_sides(gradient, state, group["betas"][1])
 
     def refresh_due(self, t: int, group: dict) -> bool:
-        return t == 1 or (group["bases"] == "exact" and t % group["update_interval"] == 0)
+        # The official refresh ends a step; here it begins the next one, whose gradient it has not seen.
+        if group["bases"] == "exact":
+            return t == 1 or t % group["update_interval"] == 0
+        return t == 1 or (t > 2 and (t - 2) % group["update_interval"] == 0)
 
     def refresh(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int, sources: list) -> None:
-        for side in filter(state.__contains__, SIDES):
+        m = gradient.shape[-2]
+        for side, rows, axis in (("left", gradient, -2), ("right", gradient.mT, -1)):
+            if side not in state:
+                continue
             old = state[f"{side}_basis"]
-            rank = min(t * gradient.shape[-2], old.shape[-1])
-            new = subspace.leading_eigenvectors(state[side], rank)
-            if rank < old.shape[-1]:
-                new = torch.linalg.qr(new, mode="complete").Q
-            old.copy_(subspace.keep_signs(new, old))
+            if t == 1:
+                old.copy_(_eigenbasis(rows @ rows.mT, m))
+            elif group["bases"] == "exact":
+                old.copy_(subspace.keep_signs(_eigenbasis(state[side], t * m), old))
+            elif old.shape[-1] <= (t - 1) * m:
+                _iterate(state, side, axis)
 
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
         (beta1, beta2), exact = group["betas"], group["bases"] == "exact"
-        if t == 1 and not exact:
-            return Direction(dense=torch.zeros_like(gradient))
+        if not exact:
+            _average_sides(gradient, state, beta2)
+            if t == 1:
+                return Direction(dense=torch.zeros_like(gradient))
         rotated = _rotated(gradient, state)
         first = average(state["m1"], gradient if exact else rotated, beta1)
         first = _rotated(first, state) if exact else first
         second = average(state["v"], rotated.square_(), beta2)
         dense = _rotated_back(first / second.sqrt().add_(group["eps"]), state)
-        if exact:
-            return Direction(dense=dense)
-        corrected = t - 1
-        if corrected % group["update_interval"] == 0:
-            self._iterate(state, t * gradient.shape[-2])
-        return Direction(dense=dense, scale=(1 - beta2**corrected) ** 0.5 / (1 - beta1**corrected))
-
-    @staticmethod
-    def _iterate(state: dict[str, Tensor], rank: int) -> None:
-        """One power iteration and QR of each basis no longer than `rank`; v is re-ordered, m1 carried over."""
-        for side in filter(state.__contains__, SIDES):
-            old, axis = state[f"{side}_basis"], -2 if side == "left" else -1
-            if old.shape[-1] > rank:
-                continue
-            image = state[side] @ old
-            order = (old * image).sum(-2, keepdim=True).argsort(-1, descending=True)
-            new = subspace.orthonormal(image.gather(-1, order.expand_as(image)))
-            new = subspace.keep_signs(new, old.gather(-1, order.expand_as(old)))
-            entries = order if axis == -1 else order.mT
-            state["v"].copy_(state["v"].gather(axis, entries.expand_as(state["v"])))
-            turn, m1 = new.mT @ old, state["m1"].to(new.dtype)
-            state["m1"].copy_(turn @ m1 if axis == -2 else m1 @ turn.mT)
-            old.copy_(new)
+        k = t - 1
+        return Direction(dense=dense, scale=1.0 if exact else (1 - beta2**k) ** 0.5 / (1 - beta1**k))
 
     @staticmethod
     def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, t: int, lr: float, betas, eps: float,
@@ -167,6 +156,40 @@ class SOAP(MatrixOptimizer):
             state["m1"], state["v"] = state["UL"].T @ m1 @ state["UR"], v
         W = W - lr * weight_decay * W
         return W.T if tall else W
+
+
+def _average_products(gradient: Tensor, state: dict[str, Tensor], group: dict) -> None:
+    """L <- ema(G G^T, b2);   R <- ema(G^T G, b2)."""
+    for side, rows in (("left", gradient), ("right", gradient.mT)):
+        if side in state:
+            average(state[side], rows @ rows.mT, group["betas"][1])
+
+
+def _average_sides(gradient: Tensor, state: dict[str, Tensor], decay: float) -> None:
+    """L <- ema(G G^T), R <- ema(G^T G) where they are held."""
+    for side, rows in (("left", gradient), ("right", gradient.mT)):
+        if side in state:
+            average(state[side], rows @ rows.mT, decay)
+
+
+def _eigenbasis(symmetric: Tensor, rank: int) -> Tensor:
+    """[B, k, k] of rank at most `rank` -> [B, k, k]: eigenvectors, descending, and a complement of what has rank."""
+    leading = subspace.leading_eigenvectors(symmetric, min(rank, symmetric.shape[-1]))
+    return leading if rank >= symmetric.shape[-1] else torch.linalg.qr(leading, mode="complete").Q
+
+
+def _iterate(state: dict[str, Tensor], side: str, axis: int) -> None:
+    """One power iteration and QR of a side's basis; v is re-ordered along that axis, and m1 carried over."""
+    old = state[f"{side}_basis"]
+    image = state[side] @ old
+    order = (old * image).sum(-2, keepdim=True).argsort(-1, descending=True)
+    new = subspace.orthonormal(image.gather(-1, order.expand_as(image)))
+    new = subspace.keep_signs(new, old.gather(-1, order.expand_as(old)))
+    entries = order if axis == -1 else order.mT
+    state["v"].copy_(state["v"].gather(axis, entries.expand_as(state["v"])))
+    turn, m1 = new.mT @ old, state["m1"].to(new.dtype)
+    state["m1"].copy_(m1 @ turn.mT if axis == -1 else turn @ m1)
+    old.copy_(new)
 
 
 def _rotated(matrix: Tensor, state: dict[str, Tensor]) -> Tensor:
