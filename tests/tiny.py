@@ -5,13 +5,13 @@ import random
 from pathlib import Path
 
 CLOCKED = ("tokens_per_second", "optimizer_seconds", "data_seconds", "train_seconds")
-WORDS = "the people of this nation have seen a year of work and hope in every state we must now act".split()
+WORDS = ("the", "people", "of", "this", "nation", "have", "seen", "work", "and", "hope", "in", "every", "state")
 
 
 def write_text(folder: Path) -> Path:
-    """Put train.jsonl and eval.jsonl, 120 and 40 documents of 5 to 60 words, into `folder`; returns it."""
+    """Put train.jsonl and eval.jsonl, 120 and 60 documents of 5 to 60 words, into `folder`; returns it."""
     draw = random.Random(0)
-    for name, documents in (("train", 120), ("eval", 40)):
+    for name, documents in (("train", 120), ("eval", 60)):
         texts = (" ".join(draw.choices(WORDS, k=draw.randint(5, 60))) for _ in range(documents))
         (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return folder

@@ -56,7 +56,7 @@ def verdict(error: BaseException, world: World | None) -> tuple[int, str | None]
     if isinstance(error, Interrupted):
         # The launcher ends all processes when one fails.
         failed = world and world.peer_failure(wait=False)
-        return (failed.code, str(failed)) if failed else (128 + error.signum, "interrupted before the first step")
+        return (failed.code, str(failed)) if failed else (128 + error.signum, "interrupted; there is nothing to save")
     if isinstance(error, RuntimeError) and world and (failed := world.peer_failure()):
         return failed.code, str(failed)  # a collective broke because its peer is gone
     return MACHINE, None

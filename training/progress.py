@@ -6,6 +6,7 @@ import sys
 import time
 
 from tqdm import tqdm
+from transformers.utils.logging import disable_progress_bar
 
 LINE_EVERY = 15.0  # seconds between two lines when stderr is no terminal
 
@@ -15,6 +16,7 @@ log = logging.getLogger(__name__)
 def set_up_logging(process: int) -> None:
     """Messages of this program as plain lines on stderr: all of the main process, and those of the others that
     are about their own data or a fault."""
+    disable_progress_bar()  # transformers', for every file of weights
     logging.basicConfig(format="%(message)s" if process == 0 else f"process {process}: %(message)s")
     logging.getLogger("data").setLevel(logging.INFO)
     logging.getLogger("training").setLevel(logging.INFO if process == 0 else logging.WARNING)

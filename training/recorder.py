@@ -10,7 +10,6 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedTokenizerBase
-from transformers.utils.logging import disable_progress_bar
 
 from configs.schema import Config, to_dict
 from training import curve
@@ -69,7 +68,6 @@ def export_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, path: Pat
     """Put weights and tokenizer where `from_pretrained` opens them, whole or not at all. Raises SaveError."""
     temporary = path.with_name(path.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    disable_progress_bar()  # of save_pretrained
     try:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)

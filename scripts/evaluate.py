@@ -1,0 +1,83 @@
+"""Perplexity of a finished run, on its own evaluation text or on other text.
+
+    python scripts/evaluate.py RUN [key=value ...]
+    python scripts/evaluate.py runs/my_run data=files data.eval_path=book.txt data.eval_tokens=20000
+
+RUN is a run folder. The settings are the run's, changed by the arguments; the tokenizer is the run's. Starts under
+`accelerate launch` as well, and then shares the rows out. Exit codes as for train.py.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from configs.schema import Config, SettingsError, load
+from data import EvaluationData, load_tokenizer
+from models.llama import build_model
+from training import distributed, failures
+from training.evaluation import Evaluation, evaluate
+from training.progress import perplexity, set_up_logging
+
+
+def settings(arguments: list[str]) -> Config:
+    """The settings of the run folder `arguments[0]`, changed by the rest. Raises SettingsError."""
+    if not arguments or "=" in arguments[0]:
+        raise SettingsError("name a run folder: scripts/evaluate.py RUN [key=value ...]")
+    run, *changes = arguments
+    model = Path(run, "model")
+    if not model.is_dir():
+        raise SettingsError(f"{run} is not the folder of a finished run: it has no model folder")
+    for change in changes:
+        if change.startswith("data.eval_path="):  # nothing is trained here
+            changes = [*changes, change.replace("eval_path", "path")]
+            break
+    own = (f"data.tokenizer={model}", f"model.init_from={model}")
+    return load([f"{run}/config.yaml", *changes, *own]).config
+
+
+def evaluate_run(config: Config, world: distributed.World) -> Evaluation | None:
+    """The evaluation of the model in `model.init_from`; None after a signal."""
+    with failures.of_settings():
+        tokenizer = load_tokenizer(config.data)
+        held_out = EvaluationData(config.data, tokenizer, vocab_size=config.model.vocab_size)
+        model = build_model(config.model, dtype=getattr(torch, config.train.dtype), seed=config.run.seed)
+    return evaluate(
+        model.to(world.device),
+        held_out,
+        world,
+        rows=config.train.micro_batch_size or config.train.batch_size // world.count,
+        galore_rows=config.train.galore_batch_size,
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Print the perplexity; returns the exit code."""
+    set_up_logging(int(os.environ.get("RANK", 0)))
+    world = None
+    try:
+        config = settings(arguments)
+        world = distributed.start(
+            seed=config.run.seed,
+            threads=config.train.threads,
+            deterministic=config.run.deterministic,
+            dtype=config.train.dtype,
+        )
+        found = evaluate_run(config, world)
+        world.close()
+    except (Exception, distributed.Interrupted) as error:
+        return failures.report(error, world)
+    finally:
+        if world is not None:
+            world.signals.release()
+    if world.is_main:
+        galore = "" if found.galore_perplexity is None else f", GaLore's {found.galore_perplexity:.4f}"
+        print(f"perplexity {perplexity(found.loss):.4f}{galore} (loss {found.loss:.6f} over {found.targets:,} targets)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

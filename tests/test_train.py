@@ -1,0 +1,163 @@
+"""train.py from its arguments to its exit code, in one process."""
+
+import json
+import math
+
+import pytest
+import torch
+import transformers
+import yaml
+
+import train
+from scripts import evaluate as evaluate_script
+from tests import tiny
+
+TRAIN_KEYS = "kind step tokens loss lr adam_lr grad_norm tokens_per_second optimizer_seconds data_seconds train_seconds"
+EVAL_KEYS = "kind step tokens loss perplexity galore_perplexity eval_tokens train_seconds"
+SUMMARY_KEYS = (
+    "name optimizer model steps tokens final_loss final_perplexity tokens_per_second train_seconds parameters "
+    "optimizer_state_bytes peak_memory_bytes processes seed config_hash git_commit device versions"
+)
+
+
+def rows_of(run, kind):
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["kind"] == kind]
+
+
+def test_rows_have_the_agreed_keys_and_no_step_is_missing(whole_run):
+    updates, evaluations = rows_of(whole_run, "train"), rows_of(whole_run, "eval")
+    assert [row["step"] for row in updates] == list(range(1, 13))
+    assert [row["step"] for row in evaluations] == [4, 8, 12]
+    assert all(list(row) == TRAIN_KEYS.split() for row in updates)
+    assert all(list(row) == EVAL_KEYS.split() for row in evaluations)
+    assert evaluations[-1]["tokens"] == updates[-1]["tokens"] == 12 * 8 * 31  # packed rows: all positions but one
+    assert evaluations[-1]["perplexity"] == math.exp(evaluations[-1]["loss"])
+    assert evaluations[-1]["train_seconds"] == updates[-1]["train_seconds"]
+
+
+def test_the_summary_says_what_the_rows_say(whole_run):
+    summary = json.loads((whole_run / "summary.json").read_text())
+    last_update, last_evaluation = rows_of(whole_run, "train")[-1], rows_of(whole_run, "eval")[-1]
+    assert set(SUMMARY_KEYS.split()) <= set(summary)
+    assert summary["final_loss"] == last_evaluation["loss"]
+    assert summary["tokens"] == last_update["tokens"]
+    assert summary["tokens_per_second"] == pytest.approx(last_update["tokens"] / last_update["train_seconds"])
+    assert (summary["processes"], summary["optimizer"], summary["steps"]) == (1, "alice", 12)
+
+
+def test_transformers_opens_the_final_model_and_finds_its_perplexity(whole_run, text):
+    model = transformers.AutoModelForCausalLM.from_pretrained(whole_run / "model", dtype=torch.float64)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(whole_run / "model")
+    assert type(model) is transformers.LlamaForCausalLM
+    documents = [json.loads(line)["text"] for line in (text / "eval.jsonl").read_text().splitlines()]
+    ids = [
+        i
+        for document in documents
+        for i in [*tokenizer.encode(document, add_special_tokens=False), tokenizer.eos_token_id]
+    ]
+    evaluation = rows_of(whole_run, "eval")[-1]
+    rows = torch.tensor(ids[: evaluation["eval_tokens"] // 31 * 32]).view(-1, 32)
+    with torch.no_grad():
+        loss = model(input_ids=rows, labels=rows).loss.item()
+    assert loss == pytest.approx(evaluation["loss"], abs=1e-5)
+
+
+def test_a_finished_run_says_so_and_changes_nothing(whole_run, text, capsys):
+    before = (whole_run / "metrics.jsonl").read_bytes()
+    assert train.main(tiny.command(text, whole_run)) == 0
+    assert capsys.readouterr().out.startswith("this run is finished: final perplexity")
+    assert (whole_run / "metrics.jsonl").read_bytes() == before
+
+
+def test_micro_batches_give_the_same_run(whole_run, text, tmp_path):
+    assert train.main(tiny.command(text, tmp_path / "run", "train.micro_batch_size=2")) == 0
+    for ours, theirs in zip(tiny.metrics(tmp_path / "run"), tiny.metrics(whole_run), strict=True):
+        assert ours.pop("kind") == theirs.pop("kind")
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def test_a_longer_run_goes_on_only_when_told(text, tmp_path, capsys):
+    argv = tiny.command(text, tmp_path / "run", "train.steps=3", "optimizer=adam")
+    assert train.main(argv) == 0
+    assert train.main([*argv, "train.steps=5"]) == 2
+    assert "train.steps" in capsys.readouterr().err
+    # What does not change the result may differ.
+    assert train.main([*argv, "train.eval_every=1", "run.name=other"]) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert train.main([*argv, "train.steps=5", "run.allow_config_change=true"]) == 0
+    assert [row["step"] for row in rows_of(tmp_path / "run", "train")] == [1, 2, 3, 4, 5]
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["train"]["steps"] == 5
+
+
+def test_effective_throughput_against_a_reference(whole_run, text, tmp_path):
+    """The same run is as good as the reference at its last evaluation and not before."""
+    assert train.main(tiny.command(text, tmp_path / "run", f"run.reference={whole_run}")) == 0
+    reference = json.loads((whole_run / "summary.json").read_text())
+    evaluations = rows_of(tmp_path / "run", "eval")
+    effective = [row["effective_tokens_per_second"] for row in evaluations]
+    assert effective[:2] == [0, 0]
+    assert effective[2] == pytest.approx(reference["tokens"] / evaluations[2]["train_seconds"])
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["effective_tokens_per_second"] == effective[2]
+
+
+def test_a_bfloat16_run_and_rare_rows(text, tmp_path):
+    changes = ("train.dtype=bfloat16", "train.log_every=2", "train.steps=4", "train.clip_grad_norm=0.01")
+    assert train.main(tiny.command(text, tmp_path / "run", *changes, "train.activation_checkpointing=true")) == 0
+    assert [row["step"] for row in rows_of(tmp_path / "run", "train")] == [2, 4]
+    saved = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model", dtype="auto")
+    assert saved.dtype == torch.bfloat16
+
+
+def broken_line(folder, text):
+    lines = (text / "train.jsonl").read_text().splitlines()
+    lines[70] = '{"text": 1'
+    (folder / "broken.jsonl").write_text("\n".join(lines))
+    return f"data.path={folder}/broken.jsonl"
+
+
+BAD = {
+    "unknown key": ("train.step=3", "train.steps"),
+    "rank": ("optimizer.rank=0", "optimizer.rank"),
+    "streams": ("train.batch_size=6", "data.streams"),
+    "micro-batch": ("train.micro_batch_size=3", "train.micro_batch_size"),
+    "no file": ("data.path=/nowhere/text.jsonl", "/nowhere/text.jsonl"),
+    "too little text": ("data.eval_tokens=1_000_000", "data.eval_tokens"),
+    "vocabulary": ("model.vocab_size=1000", "model.vocab_size"),
+    "model folder": ("model.init_from=/nowhere", "model.init_from"),
+    "reference": ("run.reference=/nowhere", "run.reference"),
+    "folder": ("run.dir=/proc/run", "run.dir"),
+    "line": (broken_line, "broken.jsonl, line 71"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_mistake_is_one_sentence(case, text, tmp_path, capsys):
+    change, named = BAD[case]
+    change = change if isinstance(change, str) else change(tmp_path, text)
+    assert train.main(tiny.command(text, tmp_path / "run", change)) == 2
+    captured = capsys.readouterr()
+    sentence = captured.err.splitlines()[-1]
+    assert named in sentence
+    assert "Traceback" not in captured.err
+    assert case == "line" or captured.err.count("\n") == 1
+
+
+def test_a_plan_opens_no_data(tmp_path, capsys):
+    argv = tiny.command(tmp_path / "nowhere", tmp_path / "run", "--plan=json")
+    assert train.main(argv) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["matrix_parameters"] + plan["adam_parameters"] == plan["parameters"]
+    assert (plan["steps"], plan["positions"]) == (12, 12 * 8 * 32)
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluate_a_finished_run(whole_run, text, tmp_path, capsys):
+    assert evaluate_script.main([str(whole_run)]) == 0
+    ours = capsys.readouterr().out
+    assert ours.startswith(f"perplexity {rows_of(whole_run, 'eval')[-1]['perplexity']:.4f}, GaLore's ")
+    other = f"data.eval_path={text}/train.jsonl"
+    assert evaluate_script.main([str(whole_run), "data=files", other, "data.eval_tokens=500"]) == 0
+    assert capsys.readouterr().out != ours
+    assert evaluate_script.main([str(tmp_path)]) == 2
+    assert "finished run" in capsys.readouterr().err

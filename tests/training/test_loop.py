@@ -1,0 +1,42 @@
+"""What a step does, seen in the rows of short runs."""
+
+import pytest
+
+import train
+from tests import tiny
+from training.schedule import lr_factor
+
+
+def run(text, folder, *changes):
+    assert train.main(tiny.command(text, folder, "train.steps=4", "train.eval_every=0", *changes)) == 0
+    return [row for row in tiny.metrics(folder) if row["kind"] == "train"]
+
+
+def test_the_loss_is_a_mean_over_targets_not_over_micro_batches(text, tmp_path):
+    """Rows of one document each hold between 5 and 31 targets."""
+    whole = run(text, tmp_path / "whole", "data.packing=false")
+    parts = run(text, tmp_path / "parts", "data.packing=false", "train.micro_batch_size=1")
+    assert whole[0]["tokens"] % 8  # not all alike
+    for ours, theirs in zip(parts, whole, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
+        assert ours["tokens"] == theirs["tokens"]
+
+
+def test_every_group_follows_the_schedule_from_its_own_learning_rate(text, tmp_path):
+    rows = run(text, tmp_path / "run", "optimizer.lr=0.5", "optimizer.adam_lr=0.25", "schedule.warmup_fraction=0.5")
+    factors = [
+        lr_factor(step, steps=4, warmup_fraction=0.5, final_fraction=0.1, first_lr_zero=False) for step in range(1, 5)
+    ]
+    assert [row["lr"] for row in rows] == [0.5 * factor for factor in factors]
+    assert [row["adam_lr"] for row in rows] == [0.25 * factor for factor in factors]
+
+
+def test_clipping_bounds_the_gradient_and_the_row_shows_the_norm_before_it(text, tmp_path):
+    """Adam's first step does not depend on the gradient's scale but for eps, so eps makes clipping visible."""
+    changes = ("optimizer=adam", "optimizer.eps=1.0", "schedule.warmup_fraction=0")
+    free = run(text, tmp_path / "free", *changes)
+    clipped = run(text, tmp_path / "clipped", *changes, "train.clip_grad_norm=1e-4")
+    assert clipped[0]["grad_norm"] == free[0]["grad_norm"] > 0.1
+    assert clipped[1]["loss"] != free[1]["loss"]
+    assert abs(clipped[3]["grad_norm"] / clipped[0]["grad_norm"] - 1) < 0.2
