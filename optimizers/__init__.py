@@ -41,6 +41,8 @@ def build(
     groups = partition.parameter_groups(model, last_layer=last_layer)
     for group in groups:
         group["lr"] = adam_lr if group.get("algorithm") == "adam" else lr
+        if cls.steps_everything:
+            group.pop("algorithm", None)
     return cls(groups, lr=lr, **{**presets, **options})
 
 

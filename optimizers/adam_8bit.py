@@ -17,6 +17,7 @@ class Adam8bit(Adam):
     """`Adam` with 8-bit moments: the same options. Raises ImportError without bitsandbytes."""
 
     reference_tolerance = eight_bit.REFERENCE_TOLERANCE
+    steps_everything = True  # Table 4's memory counts 8-bit moments for every parameter
 
     def add_param_group(self, param_group: dict) -> None:
         eight_bit.library()  # what is not installed is missed here, not at the first step

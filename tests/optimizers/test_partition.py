@@ -69,3 +69,9 @@ def test_unknown_names_and_options_name_the_nearest():
         optimizers.build(llama(), "alice", lr=0.01, rnk=4)
     with pytest.raises(ValueError, match=r"^last_layer must be method or adam"):
         optimizers.build(llama(), "alice", lr=0.01, last_layer="both")
+
+
+def test_8bit_adam_keeps_no_wider_moments_for_any_parameter():
+    optimizer = optimizers.build(llama(), "adam_8bit", lr=0.01, adam_lr=0.002)
+    assert [group["algorithm"] for group in optimizer.param_groups] == ["method", "method"]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.002]
