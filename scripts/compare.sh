@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Train every optimizer on the builtin text with the same 300 steps, one after the other or several at a time, and
+# write the table to results/builtin.
+#
+#   scripts/compare.sh [JOBS]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)}
+files=$(ls configs/experiment/nano/builtin/*.yaml | paste -sd,)
+scripts/sweep.sh -j "${1:-1}" runs/builtin "$files"
+"$python" scripts/collect_results.py results/builtin --runs runs/builtin --title \
+    "Every optimizer at one learning rate: llama_nano, 300 steps of 2,048 tokens of the builtin text (scripts/compare.sh)"
