@@ -96,8 +96,8 @@ class Fisher:
 class Structure(Protocol):
     """An approximation A, and how many numbers an optimizer holds for it.
 
-    The count is that of Tables 1 and 6 of the paper without the weights, first moments and limiters' scalars: an
-    average that is decomposed and the basis it gives are two matrices.
+    The count is of what this project's optimizers hold, without first moments and limiters' scalars: Tables 1 and 6 of
+    the paper, but for Shampoo's roots, which Table 1 leaves out. An average and the basis it gives are two matrices.
     """
 
     numbers: int
@@ -170,8 +170,7 @@ def whitening(fisher: Fisher) -> Diagonal:
 
 def racs(fisher: Fisher, iterations: int = 5) -> Diagonal:
     """S (x) Q, both diagonal (Proposition 3): the fixed-point iteration of RACS, on E[G^2]."""
-    columns, rows = fixed_point(fisher.power(PLAIN), iterations)
-    return Diagonal(PLAIN, torch.outer(rows, columns), fisher.m + fisher.n)
+    return Diagonal(PLAIN, _two_scalings(fisher.power(PLAIN), iterations), fisher.m + fisher.n)
 
 
 def shampoo(fisher: Fisher) -> Diagonal:
@@ -179,7 +178,7 @@ def shampoo(fisher: Fisher) -> Diagonal:
     m, n = fisher.m, fisher.n
     power = fisher.power(fisher.eigenbasis)
     roots = (power.sum(1) / n).sqrt(), (power.sum(0) / m).sqrt()
-    return Diagonal(fisher.eigenbasis, torch.outer(*roots), m**2 + n**2)
+    return Diagonal(fisher.eigenbasis, torch.outer(*roots), 2 * m**2 + 2 * n**2)
 
 
 def kronecker(fisher: Fisher) -> Diagonal:
@@ -188,8 +187,8 @@ def kronecker(fisher: Fisher) -> Diagonal:
     No optimizer of the paper: it tells how much of SOAP's lead over Shampoo is the fit, and how much the free diagonal.
     """
     m, n = fisher.m, fisher.n
-    columns, rows = fixed_point(fisher.power(fisher.eigenbasis), iterations=5)
-    return Diagonal(fisher.eigenbasis, torch.outer(rows, columns), m + n + 2 * m**2 + 2 * n**2)
+    diagonal = _two_scalings(fisher.power(fisher.eigenbasis), iterations=5)
+    return Diagonal(fisher.eigenbasis, diagonal, m + n + 2 * m**2 + 2 * n**2)
 
 
 def eigen_adam(fisher: Fisher) -> Diagonal:
@@ -246,3 +245,9 @@ def _compensated(fisher: Fisher, basis: Basis, rank: int) -> Diagonal:
     diagonal = fisher.power(basis).clone()
     diagonal[rank:] = diagonal[rank:].mean(0)
     return Diagonal(basis, diagonal, rank * n + m * rank + n + rank**2)
+
+
+def _two_scalings(power: Tensor, iterations: int) -> Tensor:
+    """q s^T near `power` [m, n], by Eq. (16)."""
+    columns, rows = fixed_point(power[None], iterations)
+    return torch.outer(rows[0], columns[0])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from optimizers import RACS, Alice
+from optimizers import RACS, Alice, EigenAdam, registry
 from scripts import fisher_structures as structures
 from scripts.fisher_structures import Fisher
 
@@ -73,14 +73,32 @@ def test_alice_steps_along_its_structure(rank):
     torch.testing.assert_close(update, root_step(structures.alice(Fisher(gradient[None]), rank), gradient))
 
 
-def test_counts_are_what_the_optimizers_hold():
-    """`numbers` is the optimizers' state without first moments and limiters' scalars (Tables 1 and 6)."""
-    weight, fisher = torch.nn.Parameter(torch.zeros(4, 6)), Fisher(sampled_gradients(0))
+def test_eigen_adam_steps_along_its_structure():
+    """Eq. (12), without averages."""
+    gradient = sampled_gradients(0)[0]
+    weight = torch.nn.Parameter(torch.zeros_like(gradient))
+    update = first_update(EigenAdam([weight], lr=1.0, betas=(0.0, 0.0, 0.0), eps=1e-15), weight, gradient)
+    torch.testing.assert_close(update, root_step(structures.eigen_adam(Fisher(gradient[None])), gradient))
 
-    def held(optimizer, *, but):
-        optimizer.allocate_state()
-        state = optimizer.state[weight].items()
-        return sum(value.numel() for key, value in state if torch.is_tensor(value) and key not in but)
 
-    assert held(RACS([weight]), but=("phi",)) == structures.racs(fisher).numbers
-    assert held(Alice([weight], rank=2, leading=1), but=("phi", "m1")) == structures.alice(fisher, 2).numbers
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("adam", {}),
+        ("racs", {}),
+        ("shampoo", {}),
+        ("eigen_adam", {}),
+        ("soap", {}),
+        ("galore", {"rank": 2}),
+        ("alice", {"rank": 3, "leading": 1}),
+    ],
+)
+def test_counts_are_what_the_optimizers_hold(name, options):
+    """`numbers` is an optimizer's state without its first moment, its limiter's scalar and its count of steps."""
+    weight = torch.nn.Parameter(torch.zeros(4, 6))
+    optimizer = registry.get(name)[0]([weight], lr=0.1, **options)
+    optimizer.allocate_state()
+    held = {key: value.numel() for key, value in optimizer.state[weight].items() if torch.is_tensor(value)}
+    for key in ("step", "phi", "m1", "exp_avg"):
+        held.pop(key, None)
+    assert sum(held.values()) == FORMS[name](Fisher(sampled_gradients(0))).numbers
