@@ -10,7 +10,6 @@ import json
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from itertools import count, islice
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -32,8 +31,9 @@ def is_url(name: str) -> bool:
 def reader(name: str) -> Callable[..., Iterator[Located]]:
     """The function that reads files called `name`: (name, start, every, offset, closing) -> documents.
 
-    It yields the documents at positions p >= start with p % every == offset; a position is a line (JSON, text) or a row
-    (Parquet) counted from 0, and documents without any character but white space are left out.
+    Every row (Parquet) and every line that is not blank (JSON, text) is a document; one of nothing but white space
+    comes as "". The function yields, of the documents from position `start` on, those whose number in the file, modulo
+    `every`, is `offset`. A position is a line or a row counted from 0.
 
     Raises:
         DataError: the suffix is of no known format. The function itself: a file that holds no document, a gzip stream
@@ -64,33 +64,34 @@ def _json_lines(name: str, start: int, every: int, offset: int, closing: threadi
         text = record["text"]
         if not isinstance(text, str):
             raise DataError(f'{name}, line {position + 1}: "text" is a {type(text).__name__}, not a string')
-        if not text.isspace() and text:
-            yield position + 1, text
+        yield position + 1, "" if text.isspace() else text
 
 
 def _text_lines(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Iterator[Located]:
     """One document a line, as `datasets` reads text."""
     for position, line in _lines(name, start, every, offset, closing):
         try:
-            yield position + 1, line.decode("utf-8-sig").rstrip("\r\n")
+            text = line.decode("utf-8-sig").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise DataError(f"{name}, line {position + 1}: not UTF-8 text ({error.reason})") from error
+        yield position + 1, "" if text.isspace() else text
 
 
 def _lines(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Iterator[tuple[int, bytes]]:
-    """Yield (number from 0, line) of the lines asked for that are not blank."""
-    first = start + (offset - start) % every
-    position, empty = first - 1, start == 0 and every == 1
+    """Yield (number from 0, line) of the lines asked for. Blank ones are not dealt: often every other line is blank."""
+    position, documents = -1, 0
     with io.BufferedReader(RemoteFile(name, closing)) if is_url(name) else Path(name).open("rb") as file:
         lines = gzip.GzipFile(fileobj=file) if urlsplit(name).path.endswith(".gz") else file
         try:
-            for position, line in zip(count(first, every), islice(lines, first, None, every), strict=False):
-                if not line.isspace():
-                    empty = False
+            for position, line in enumerate(lines):
+                if line.isspace():
+                    continue
+                if position >= start and documents % every == offset:
                     yield position, line
+                documents += 1
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise DataError(f"{name}: the gzip stream is broken after line {position + 1} ({error})") from error
-    if empty:
+    if documents == 0:
         raise DataError(f"{name} holds no document")
 
 
@@ -118,8 +119,7 @@ def _parquet_rows(name: str, start: int, every: int, offset: int, closing: threa
                             continue
                         if text is None:
                             raise DataError(f'{name}, row {position + 1}: "text" is null, not a string')
-                        if text and not text.isspace():
-                            yield position + 1, text
+                        yield position + 1, "" if text.isspace() else text
                     row += len(texts)
     except pa.ArrowInvalid as error:
         raise DataError(f"{name}: not a readable Parquet file ({str(error).splitlines()[0]})") from error

@@ -133,11 +133,14 @@ def _stream_rows(stream: Stream, encoder: Encoder, section) -> Iterator[tuple[li
 
 def _documents(stream: Stream, encoder: Encoder) -> Iterator[tuple[Place, int, list[int]]]:
     """Yield (place before a document, tokens of it used already, ids) from where the stream stands."""
-    used, token = stream.place.document, stream.place.token
+    used, token, text_in = stream.place.document, stream.place.token, stream.place.epoch
     for start, documents in stream.blocks():
+        if start.epoch > text_in + 1:
+            raise DataError(f"{stream}: no document gives a token; are they all empty?")
         for number, ids in enumerate(encoder(documents[used:]), used):
             yield replace(start, document=number), token, ids
             token = 0
+            text_in = start.epoch if ids else text_in
         used = token = 0
 
 

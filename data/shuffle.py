@@ -42,6 +42,9 @@ class Stream:
             self.files, self.every, self.offset = range(len(source.files)), count, index
         self.place = Place() if state is None else self._restore(state)
 
+    def __str__(self) -> str:
+        return f"stream {self.index} of {self.count} ({self.source.setting})"
+
     def state(self, place: Place) -> dict:
         """The JSON-able state to give to `__init__` to go on from `place`."""
         return asdict(place) | self._order()
@@ -100,12 +103,11 @@ class Stream:
         return random.Random("/".join(map(str, (self.seed, self.index, *place))))
 
     def _end_of_epoch(self, epoch: int, documents: int) -> None:
-        where = f"stream {self.index} of {self.count} ({self.source.setting})"
         if documents == 0:
-            raise DataError(f"{where} has no document; lower data.streams or give more text")
+            raise DataError(f"{self} has no document; lower data.streams or give more text")
         if not self.repeat:
             raise DataError(
-                f"{where} ended after its {documents} documents; "
+                f"{self} ended after its {documents} documents; "
                 "lower train.steps, give more text, or set data.repeat=true"
             )
-        logger.info("%s: epoch %d ended after %d documents, epoch %d starts", where, epoch, documents, epoch + 1)
+        logger.info("%s: epoch %d ended after %d documents, epoch %d starts", self, epoch, documents, epoch + 1)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from data.errors import DataError
 from data.files import is_url, read_whole, reader
+from data.prepared import PreparedSource
 from data.remote import expand_url, hub_shards
 
 C4 = "allenai/c4"
@@ -73,13 +74,15 @@ class TextSource:
         return hashlib.sha256(listing.encode()).hexdigest()[:16]
 
 
-def training_source(section):
+def training_source(section) -> TextSource | PreparedSource:
     """The source that `data.source` and `data.path` name.
 
     Raises:
         DataError: no file matches, a file is empty or of no known format, the hub or a package is missing.
         SourceUnavailable: a mirror's index page cannot be had.
     """
+    if section.source == "prepared":
+        return _prepared(section, "train")
     if section.source == "builtin":
         return _addresses(held_out=False)
     if section.source == "files" and not section.path:
@@ -88,12 +91,14 @@ def training_source(section):
     return TextSource(f"data.path={path}", tuple(_files("data.path", path, "train", hub=section.source == "c4")))
 
 
-def evaluation_source(section):
+def evaluation_source(section) -> TextSource | PreparedSource:
     """The held-out text: `data.eval_path`, else what belongs to the training source.
 
     Raises:
         DataError: as `training_source`, or there is nothing to evaluate on.
     """
+    if section.source == "prepared":
+        return _prepared(section, "validation")
     if section.eval_path:
         path, key = section.eval_path, "data.eval_path"
     elif section.source == "builtin":
@@ -134,6 +139,14 @@ def _expand(key: str, entry: str, split: str, hub: bool) -> list[str]:
         return hub_shards(entry, split)
     found = glob.glob(str(folder), recursive=True)  # noqa: PTH207  Path.glob takes no absolute pattern
     return sorted(name for name in found if Path(name).is_file())
+
+
+def _prepared(section, split: str) -> PreparedSource:
+    if section.eval_path:
+        raise DataError(
+            "data.eval_path has no meaning with data.source=prepared: a store holds its own evaluation text"
+        )
+    return PreparedSource(section.path, split)
 
 
 def _addresses(*, held_out: bool) -> TextSource:

@@ -8,6 +8,7 @@ import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from data.errors import DataError
+from data.prepared import check_tokenizer, read_manifest
 from data.remote import require_hub
 
 BUILTIN = Path(__file__).parent / "builtin_tokenizer"
@@ -21,9 +22,16 @@ def load_tokenizer(section) -> PreTrainedTokenizerBase:
     tokenizer is never run.
 
     Raises:
-        DataError: the folder holds no tokenizer, the name is unknown, or the hub cannot be reached.
+        DataError: the folder holds no tokenizer, the name is unknown, the hub cannot be reached, or a prepared store
+            was made with another tokenizer.
     """
-    name = section.tokenizer or _default_tokenizer(section)
+    tokenizer = _load(section.tokenizer or _default_tokenizer(section))
+    if section.source == "prepared":
+        check_tokenizer(section.path, tokenizer)
+    return tokenizer
+
+
+def _load(name: str | Path) -> PreTrainedTokenizerBase:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _open(str(folder), name, local_files_only=True)
@@ -40,7 +48,8 @@ def _default_tokenizer(section) -> Path | str:
     if section.source == "c4":
         return "t5-base"  # the paper's protocol
     if section.source == "prepared":
-        return Path(section.path or "") / "tokenizer"  # the store keeps the one it was made with
+        read_manifest(section.path)  # says what is wrong with the store, if there is none
+        return Path(section.path) / "tokenizer"
     return BUILTIN
 
 

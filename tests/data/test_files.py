@@ -26,7 +26,7 @@ WRITERS = {
     "a.jsonl": lambda path: path.write_bytes(lines(DOCUMENTS)),
     "a.json.gz": lambda path: path.write_bytes(gzip.compress(lines(DOCUMENTS))),
     "a.parquet": lambda path: write_parquet(path, url=["u"] * 12, text=DOCUMENTS),
-    "a.txt": lambda path: path.write_text("\n\n".join(DOCUMENTS)),
+    "a.txt": lambda path: path.write_text("\n\n".join(DOCUMENTS)),  # every other line is blank
     "a.txt.gz": lambda path: path.write_bytes(gzip.compress("\r\n".join(DOCUMENTS).encode())),
 }
 
@@ -39,8 +39,12 @@ def test_every_format_gives_the_documents_from_any_position(tmp_path, name):
     assert [text for _, text in located] == DOCUMENTS
     for n, (position, _) in enumerate(located, 1):
         assert [text for _, text in source.read(0, position)] == DOCUMENTS[n:]
-    dealt = [text for offset in range(3) for _, text in source.read(0, 0, 3, offset)]
-    assert sorted(dealt) == sorted(DOCUMENTS)
+    for streams in (2, 3):
+        dealt = [[text for _, text in source.read(0, 0, streams, offset)] for offset in range(streams)]
+        assert dealt == [DOCUMENTS[offset::streams] for offset in range(streams)]
+        assert [text for _, text in source.read(0, located[5][0], streams, 1)] == [
+            text for n, text in enumerate(DOCUMENTS) if n > 5 and n % streams == 1
+        ]
 
 
 def test_paths_are_files_lists_globs_or_c4_shaped_folders(tmp_path):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from data import DataError
 from data.packing import IGNORE
 from tests.data.conftest import documents_of, make_section, steps, texts
 
@@ -49,9 +50,17 @@ def test_long_rows_are_cut_as_the_tokenizer_of_the_protocol_cuts_them(tmp_path, 
 @pytest.mark.parametrize("packing", [True, False])
 def test_empty_documents_are_skipped(tmp_path, tokenizer, packing):
     documents = [text for pair in zip(texts(10), ["", " \n", "\t"] * 4, strict=False) for text in pair]
-    section = make_section(path=write_lines(tmp_path / "a.jsonl", documents), streams=1, packing=packing)
-    full = make_section(path=write_lines(tmp_path / "b.jsonl", texts(10)), streams=1, packing=packing)
+    section = make_section(
+        path=write_lines(tmp_path / "a.jsonl", documents), streams=1, shuffle_buffer=1, packing=packing
+    )
+    full = make_section(path=write_lines(tmp_path / "b.jsonl", texts(10)), streams=1, shuffle_buffer=1, packing=packing)
     assert [made[:2] for made in steps(section, tokenizer, 6)] == [made[:2] for made in steps(full, tokenizer, 6)]
+
+
+def test_a_text_of_nothing_is_an_error(tmp_path, tokenizer):
+    section = make_section(path=write_lines(tmp_path / "a.jsonl", ["", " "] * 4))
+    with pytest.raises(DataError, match="no document gives a token"):
+        steps(section, tokenizer, 1)
 
 
 def test_half_a_surrogate_pair_does_not_end_a_run(tmp_path, tokenizer):

@@ -1,0 +1,107 @@
+"""Text tokenised once by scripts/prepare_data.py: memory-mapped ids that give the rows their source would give.
+
+    STORE/manifest.json       what it was made of, sizes and SHA-256 of the files below; written last
+    STORE/tokenizer/          the tokenizer, as transformers saves it
+    STORE/<split>.ids         ids of all documents end to end, without EOS, uint16 or uint32
+    STORE/<split>.ends        uint64 [documents], where each document's ids end
+    STORE/<split>.positions   uint64 [documents], where to go on from after it in its file (see data.files.reader)
+
+The documents keep their order, files and positions, so streams, shuffling, packing and saved states are those of the
+source itself: a run may change from one to the other.
+"""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from data.errors import DataError
+
+FORMAT = 1
+OFFSET = np.dtype("<u8")
+
+
+class PreparedSource:
+    """One split of a store, with the attributes and `read` of `TextSource`; documents are arrays of ids [tokens]."""
+
+    def __init__(self, folder: str | None, split: str):
+        self.setting = f"data.path={folder}"
+        self.closing = threading.Event()
+        manifest = read_manifest(folder)
+        self.files = tuple(file["name"] for file in manifest["splits"][split]["files"])
+        self.fingerprint = manifest["splits"][split]["fingerprint"]
+        self._first = np.cumsum([0] + [file["documents"] for file in manifest["splits"][split]["files"]])
+        arrays = {"ids": np.dtype(manifest["dtype"]), "ends": OFFSET, "positions": OFFSET}
+        self._ids, self._ends, self._positions = (
+            _map(Path(folder) / f"{split}.{kind}", dtype) for kind, dtype in arrays.items()
+        )
+
+    def read(self, file: int, start: int, every: int = 1, offset: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (position to go on from, ids) of the documents of file number `file`, see `data.files.reader`."""
+        first, last = self._first[file], self._first[file + 1]
+        for document in range(first + np.searchsorted(self._positions[first:last], start, side="right"), last):
+            if (document - first) % every == offset:
+                begin = self._ends[document - 1] if document else 0
+                yield int(self._positions[document]), self._ids[begin : self._ends[document]]
+
+
+def _map(path: Path, dtype: np.dtype) -> np.ndarray:
+    return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
+
+
+def read_manifest(folder: str | None) -> dict:
+    """The manifest of a store whose files are there in full.
+
+    Raises:
+        DataError: there is no store, it is of another format, or a file is missing or of the wrong size.
+    """
+    if not folder:
+        raise DataError("data.source=prepared needs data.path: a folder made by scripts/prepare_data.py")
+    path = Path(folder) / "manifest.json"
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"data.path={folder} is no prepared store ({error}); see scripts/prepare_data.py") from error
+    if manifest.get("format") != FORMAT:
+        raise DataError(
+            f"{path} is of format {manifest.get('format')}, this code reads format {FORMAT}; prepare it again"
+        )
+    for name, expected in manifest["checksums"].items():
+        file = Path(folder) / name
+        size = file.stat().st_size if file.exists() else 0
+        if size != expected["bytes"]:
+            raise DataError(f"{file} has {size} bytes, its manifest says {expected['bytes']}; prepare the data again")
+    return manifest
+
+
+def verify(folder: str) -> None:
+    """Raise DataError unless every file of a store has the SHA-256 that its manifest says. Reads all of them."""
+    for name, expected in read_manifest(folder)["checksums"].items():
+        with (Path(folder) / name).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
+                raise DataError(f"{Path(folder) / name} is damaged (its SHA-256 differs); prepare the data again")
+
+
+def check_tokenizer(folder: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise DataError unless `tokenizer` is the one that the store's ids are of."""
+    manifest = read_manifest(folder)
+    if tokenizer_fingerprint(tokenizer) != manifest["tokenizer"]:
+        raise DataError(
+            f"data.path={folder} was prepared with another tokenizer than data.tokenizer; "
+            "leave data.tokenizer out to use the one in the store, or prepare the data again"
+        )
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of all that decides which ids a text has. Truncation and padding are left out: each call sets them anew."""
+    if tokenizer.is_fast:
+        rules = json.loads(tokenizer.backend_tokenizer.to_str())
+        rules = {key: value for key, value in rules.items() if key not in ("truncation", "padding")}
+    else:
+        rules = tokenizer.get_vocab()
+    text = json.dumps([rules, tokenizer.eos_token_id], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

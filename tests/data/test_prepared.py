@@ -1,0 +1,92 @@
+"""A prepared store gives the rows, states and evaluation set of its text; a store that does not fit is refused."""
+
+import json
+
+import pytest
+
+from data import DataError, EvaluationData, TrainingData, load_tokenizer
+from data.prepared import verify
+from scripts.prepare_data import main, prepare
+from tests.data.conftest import VOCABULARY, make_section, steps, texts, write_shards
+
+
+@pytest.fixture(params=[6, 1], ids=["files", "one_file"])
+def text(request, tmp_path):
+    documents = texts(40)
+    documents[3::7] = [""] * len(documents[3::7])
+    write_shards(tmp_path, documents, request.param)
+    write_shards(tmp_path, texts(10, start=90), 1, "c4-validation.{:05d}-of-{:05d}.json.gz")
+    return make_section(path=str(tmp_path))
+
+
+@pytest.fixture
+def store(text, tokenizer, tmp_path):
+    prepare(tmp_path / "store", text, tokenizer)
+    return make_section(source="prepared", path=str(tmp_path / "store"))
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_rows_and_states_are_those_of_the_text(text, store, packing):
+    text.packing = store.packing = packing
+    tokenizer = load_tokenizer(store)
+    streamed = steps(text, tokenizer, 60)
+    assert steps(store, tokenizer, 60, process_count=2) == streamed
+    assert all(state["epoch"] > 0 for state in streamed[-1][2].values())
+    for state in (10, 30, 55):
+        assert steps(store, tokenizer, 4, state=streamed[state][2]) == streamed[state + 1 : state + 5]
+    made = [EvaluationData(section, tokenizer, vocab_size=VOCABULARY) for section in (text, store)]
+    assert made[0].input_ids.tolist() == made[1].input_ids.tolist()
+
+
+def test_a_store_is_not_overwritten(store, text, tokenizer, tmp_path):
+    with pytest.raises(DataError, match="store exists"):
+        prepare(tmp_path / "store", text, tokenizer)
+
+
+def test_a_broken_text_leaves_no_store(text, tokenizer, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "peace"}\n{')
+    text.eval_path = str(tmp_path / "a.jsonl")
+    with pytest.raises(DataError, match=r"a.jsonl, line 2"):
+        prepare(tmp_path / "store", text, tokenizer)
+    assert not (tmp_path / "store").exists()
+    text.eval_path = None
+    prepare(tmp_path / "store", text, tokenizer)
+
+
+def test_another_tokenizer_is_refused(store, tokenizer, tmp_path):
+    path = tmp_path / "store" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"tokenizer": "another"}))
+    with pytest.raises(DataError, match="was prepared with another tokenizer"):
+        load_tokenizer(store)
+
+
+def test_a_damaged_store_is_refused(store, tmp_path):
+    ids = tmp_path / "store" / "train.ids"
+    content = bytearray(ids.read_bytes())
+    content[10] ^= 1
+    ids.write_bytes(content)
+    with pytest.raises(DataError, match=r"train.ids is damaged"):
+        verify(store.path)
+    ids.write_bytes(content[:-2])
+    with pytest.raises(DataError, match=r"train.ids has \d+ bytes, its manifest says \d+"):
+        load_tokenizer(store)
+
+
+def test_what_is_no_store_is_refused(store, tokenizer, tmp_path):
+    for path, message in [(None, "needs data.path"), (str(tmp_path), "is no prepared store")]:
+        with pytest.raises(DataError, match=message):
+            TrainingData(make_section(source="prepared", path=path), tokenizer, vocab_size=VOCABULARY, batch_size=8)
+    store.eval_path = str(tmp_path)
+    with pytest.raises(DataError, match=r"data.eval_path has no meaning"):
+        TrainingData(store, tokenizer, vocab_size=VOCABULARY, batch_size=8)
+
+
+def test_command_line(text, tmp_path, capsys):
+    store = str(tmp_path / "made")
+    assert main([store, "data=files", f"data.path={text.path}", "data.eval_tokens=10"]) == 0
+    assert main(["--verify", store]) == 0
+    assert "every file is as it was written" in capsys.readouterr().out
+    assert main([store, "data=files", f"data.path={text.path}"]) == 2
+    assert main([str(tmp_path / "b"), "data=files", "data.path=missing"]) == 2
+    assert "data.path=missing: no file matches" in capsys.readouterr().err
