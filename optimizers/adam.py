@@ -27,6 +27,8 @@ class Adam(BaseOptimizer):
         weight_decay: decoupled, before the update (as torch's AdamW).
     """
 
+    sharding = "rows"
+
     def __init__(
         self,
         params,

@@ -7,7 +7,7 @@ bytes below 4096 elements), and the step count.
 import torch
 from torch import Tensor
 
-from . import eight_bit
+from . import eight_bit, sharded
 from .adam import Adam
 from .registry import register
 
@@ -16,6 +16,7 @@ from .registry import register
 class Adam8bit(Adam):
     """`Adam` with 8-bit moments: the same options. Raises ImportError without bitsandbytes."""
 
+    sharding = "owner"
     reference_tolerance = eight_bit.REFERENCE_TOLERANCE
     steps_everything = True  # Table 4's memory counts 8-bit moments for every parameter
 
@@ -31,14 +32,34 @@ class Adam8bit(Adam):
 
     def step_group(self, group: dict, parameters: list[Tensor]) -> None:
         for parameter in parameters:
-            state = self.state[parameter]
-            state["step"] += 1
-            options = {"t": state["step"], "lr": group["lr"], "betas": group["betas"], "eps": group["eps"]}
+            self.state[parameter]["step"] += 1
+        whole = [parameter for parameter in parameters if self.owner(parameter) is None]
+        for parameter in whole:
             if parameter.dtype != torch.float64 and parameter.is_contiguous():
-                gradient = parameter.grad.contiguous()
-                eight_bit.step(parameter, gradient, state, weight_decay=group["weight_decay"], **options)
+                state, gradient = self.state[parameter], parameter.grad.contiguous()
+                options = {**_options(state, group), "weight_decay": group["weight_decay"]}
+                eight_bit.step(parameter, gradient, state, **options)
             else:
-                # bitsandbytes neither knows float64 nor strides: it steps a zero, and what became of it is added.
-                change = torch.zeros(parameter.shape, dtype=torch.float32, device=parameter.device)
-                eight_bit.step(change, parameter.grad.to(change).contiguous(), state, **options)
-                parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(change)
+                self._add(parameter, self._change(parameter, parameter.grad, group), group)
+        # A block of 256 elements may lie in the rows of two processes.
+        for exchange, members in sharded.exchanges([p for p in parameters if self.owner(p) is not None], self):
+            gradients = exchange.gather([parameter.grad.to_local() for parameter in members])
+            owned = [parameter for parameter in members if self.owns(parameter)]
+            changes = [self._change(p, gradient, group) for p, gradient in zip(owned, gradients, strict=True)]
+            for parameter, change in zip(members, exchange.scatter(changes, torch.float32), strict=True):
+                self._add(parameter.to_local(), change, group)
+
+    def _change(self, parameter: Tensor, gradient: Tensor, group: dict) -> Tensor:
+        """What the step adds, without weight decay. bitsandbytes knows neither float64 nor strides: it steps a zero."""
+        change = torch.zeros(parameter.shape, dtype=torch.float32, device=parameter.device)
+        state = self.state[parameter]
+        eight_bit.step(change, gradient.to(change).contiguous(), state, **_options(state, group))
+        return change
+
+    @staticmethod
+    def _add(weight: Tensor, change: Tensor, group: dict) -> None:
+        weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(change)
+
+
+def _options(state: dict, group: dict) -> dict:
+    return {"t": state["step"], "lr": group["lr"], "betas": group["betas"], "eps": group["eps"]}

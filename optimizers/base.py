@@ -6,14 +6,16 @@ one place where weights are written. A method then is three things: `state_shape
 subspace methods, `refresh` - pure tensor code on stacks, without a host synchronisation.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from . import fused_adam, subspace
+from . import fused_adam, sharded, subspace
 from .checks import check_betas, check_range
 from .chunk import Chunk, Direction
 
@@ -33,12 +35,21 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     last_layer = "adam"  # who steps lm_head when nobody says: "method" or "adam" (optimizers.build)
     last_layer_refusal: str | None = None  # why the method cannot step lm_head
+    steps_everything = False  # whether embeddings and norms too are the method's (optimizers.build)
+    # Who steps a parameter whose rows are sharded over processes: each process its own "rows", or the "owner"
+    # of the whole parameter (optimizers.sharded). None: the method cannot.
+    sharding: str | None = None
 
     def __init__(self, params: Iterable, options: dict[str, Any]):
+        self._owners: dict[Tensor, int] = {}
         options = {**options, "algorithm": "method"}
         if not 0.0 <= options["lr"] < math.inf:
             raise ValueError(f"lr must be a finite number >= 0, got {options['lr']}")
         super().__init__(params, options)
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self.__dict__.setdefault("_owners", {})  # after unpickling
 
     @classmethod
     def check_options(cls, options: dict[str, Any]) -> None:
@@ -57,7 +68,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         raise AssertionError(f"{type(self).__name__} does not say how it steps")
 
     def add_param_group(self, param_group: dict) -> None:
-        """As torch's, after checking the group. Raises ValueError for bad options or shapes."""
+        """As torch's, after checking the group. Raises ValueError for bad options, shapes or sharding."""
         adam = param_group.get("algorithm") == "adam"
         if adam:
             param_group = {**fused_adam.DEFAULTS, **param_group}
@@ -72,6 +83,9 @@ class BaseOptimizer(torch.optim.Optimizer):
                 self.check_options(group)
                 for parameter in group["params"]:
                     self.check_parameter(parameter, group)
+                    sharded.check(parameter, self)
+                if self.sharding == "owner":
+                    self._owners |= sharded.owners(group["params"], first=len(self._owners))
         except ValueError:
             self.param_groups.pop()
             raise
@@ -84,10 +98,28 @@ class BaseOptimizer(torch.optim.Optimizer):
                     self._allocated(parameter, group)
 
     def _allocated(self, parameter: Tensor, group: dict) -> None:
-        if not self.state[parameter]:
-            adam = group["algorithm"] == "adam"
-            allocate = fused_adam.allocate(parameter) if adam else self.allocate(parameter, group)
-            self.state[parameter].update(allocate)
+        if self.state.get(parameter):
+            return
+        if group["algorithm"] == "adam":
+            self.state[parameter] = fused_adam.allocate(sharded.local(parameter))
+        elif self.owner(parameter) is None:
+            self.state[parameter] = self.allocate(sharded.local(parameter), group)
+        elif self.owns(parameter):
+            self.state[parameter] = self.allocate(parameter, group)
+        elif parameter not in self.state:
+            self.state[parameter] = sharded.plain(self.template(parameter, group))
+
+    def owner(self, parameter: Tensor) -> int | None:
+        """The process that steps a sharded `parameter` and holds its state; None: each its own rows, or all of it."""
+        return self._owners.get(parameter)
+
+    def owns(self, parameter: Tensor) -> bool:
+        """Whether this process steps `parameter`, or its own rows of it."""
+        return self.owner(parameter) in (None, sharded.process(parameter))
+
+    def template(self, parameter: Tensor, group: dict) -> dict[str, Any]:
+        """The state of the whole `parameter`, on the meta device."""
+        return self.allocate(torch.empty(parameter.shape, dtype=parameter.dtype, device="meta"), group)
 
     def _parameters(self) -> list[Tensor]:
         return [parameter for group in self.param_groups for parameter in group["params"]]
@@ -150,6 +182,15 @@ class BaseOptimizer(torch.optim.Optimizer):
                 if isinstance(value, Tensor):
                     self.state[parameter][key] = value.to(parameter.device, copy=True)
 
+    def full_state_dict(self) -> dict:
+        """What `state_dict` of one process that holds everything would return. With sharded parameters every process
+        must call it; the first gets it, their tensors on the CPU, and the others get {}."""
+        return sharded.full_state_dict(self)
+
+    def load_full_state_dict(self, state_dict: dict) -> None:
+        """`load_state_dict` for what `full_state_dict` returned on any number of processes, sharded or not."""
+        self.load_state_dict(sharded.local_state_dict(self, state_dict))
+
 
 class MatrixOptimizer(BaseOptimizer):
     """Steps stacks of same-shape matrices, oriented so that m <= n.
@@ -158,9 +199,12 @@ class MatrixOptimizer(BaseOptimizer):
     are renewed now and then, when (`refresh_due`) and how (`refresh`).
     """
 
+    sharding = "owner"
     transpose_square = False  # GaLore's packages put the basis of a square matrix on its right side
     counts_steps = True  # whether the update or the refresh depends on t
     decay_first = False  # whether weights decay before the update, not after it
+    refreshed: tuple[str, ...] = ("basis",)  # names of the state that `refresh` writes
+    _sharers: dist.ProcessGroup | None = None
 
     def __init__(self, params: Iterable, options: dict[str, Any]):
         self._plans: dict[int, list[Chunk]] = {}
@@ -211,19 +255,65 @@ class MatrixOptimizer(BaseOptimizer):
             state[key] = torch.zeros(shape, dtype=dtype, device=parameter.device)
         return state
 
+    def share_refreshes(self, processes: dist.ProcessGroup) -> None:
+        """From the next step on, each of `processes` renews its share of the bases and sends them to the others.
+
+        For processes that step the same gradients (DDP): bases then agree to the last bit whatever a solver does,
+        so the weights cannot drift apart, and a refresh takes its part of the time. Every process must call it.
+        """
+        self._sharers = processes
+
     def step_group(self, group: dict, parameters: list[Tensor]) -> None:
-        for chunk in self._chunks(group, parameters):
+        chunks = self._chunks(group, parameters)
+        shared = self._refresh_shared(chunks, group) if self._sharers is not None else set()
+        for index, chunk in enumerate(chunks):
             t = self._age(chunk.parameters[0]) + 1
-            gradient = chunk.gradients()
-            self.accumulate(gradient, chunk.state, group)
-            if self.refresh_due(t, group):
-                sources = [subspace.generator(group.get("seed", 0), t, index) for index in chunk.indices]
-                self.refresh(gradient, chunk.state, group, t, sources)
-            direction = self.update(gradient, chunk.state, group, t)
+            gradient, direction = chunk.gradients(), None
+            if gradient is not None:
+                if index not in shared:
+                    self.accumulate(gradient, chunk.state, group)
+                    self._refresh(chunk, gradient, group, t, self._due(chunk, group, t))
+                direction = self.update(gradient, chunk.state, group, t)
             chunk.descend(group["lr"], group["weight_decay"], self.decay_first, gradient, direction)
             if self.counts_steps:
                 for parameter in chunk.parameters:
                     self.state[parameter]["step"] = t
+
+    def _due(self, chunk: Chunk, group: dict, t: int) -> list[int]:
+        """The places in the chunk of the matrices that get a new basis at step t."""
+        clocks = [subspace.refresh_clock(t, index, group.get("stagger", False)) for index in chunk.indices]
+        return [place for place, clock in enumerate(clocks) if self.refresh_due(clock, group)]
+
+    def _refresh(self, chunk: Chunk, gradient: Tensor, group: dict, t: int, places: list[int]) -> None:
+        """Refresh the matrices at `places` of the chunk."""
+        for part in _slices(places):
+            sources = [subspace.generator(group.get("seed", 0), t, index) for index in chunk.indices[part]]
+            state = {key: tensor[part] for key, tensor in chunk.state.items()}
+            self.refresh(gradient[part], state, group, t, sources)
+
+    def _refresh_shared(self, chunks: list[Chunk], group: dict) -> set[int]:
+        """Refresh this process's share of what is due, and take over the others'; returns the chunks' indices."""
+        me, count = self._sharers.rank(), self._sharers.size()
+        due, results = set(), [[] for _ in range(count)]
+        dealt = 0  # matrices so far: they are dealt in turn, across chunks
+        for index, chunk in enumerate(chunks):
+            t = self._age(chunk.parameters[0]) + 1
+            places = self._due(chunk, group, t)
+            if not places:
+                continue
+            due.add(index)
+            gradient = chunk.gradients()
+            self.accumulate(gradient, chunk.state, group)
+            shares = [places[(process - dealt) % count :: count] for process in range(count)]
+            self._refresh(chunk, gradient, group, t, shares[me])
+            for share, result in zip(shares, results, strict=True):
+                for part in _slices(share):
+                    result += [chunk.state[key][part] for key in self.refreshed if key in chunk.state]
+            dealt += len(places)
+        for process, result in enumerate(results):
+            if result:  # joined to messages of up to STACK_BYTES
+                dist._broadcast_coalesced(self._sharers, result, STACK_BYTES, process)
+        return due
 
     def _age(self, parameter: Tensor) -> int:
         return self.state[parameter].get("step", 0)
@@ -252,7 +342,7 @@ class MatrixOptimizer(BaseOptimizer):
         """Whether the chunk's matrices are of one age and their state is still the chunk's."""
         return len({self._age(parameter) for parameter in chunk.parameters}) == 1 and all(
             self.state[parameter][key] is tensor
-            for parameter, holder in zip(chunk.parameters, chunk.holders, strict=True)
+            for parameter, holder in zip(chunk.owned, chunk.holders, strict=True)
             for key, tensor in holder.items()
         )
 
@@ -267,26 +357,41 @@ class MatrixOptimizer(BaseOptimizer):
             size = members[0].numel() * members[0].element_size()
             stackable = size <= STACK_UP_TO.get(members[0].device.type, 0)
             step = max(1, STACK_BYTES // size) if stackable else 1
+            step *= sharded.processes(members[0])
             chunks += [self._chunk(members[i : i + step], factor, position) for i in range(0, len(members), step)]
         return chunks
 
     def _chunk(self, parameters: list[Tensor], lr_factor: float, position: dict[Tensor, int]) -> Chunk:
-        holders = [self.state[parameter] for parameter in parameters]
-        keys = [key for key, value in holders[0].items() if isinstance(value, Tensor)]
-        if len(parameters) == 1:
+        owned = [parameter for parameter in parameters if self.owns(parameter)]
+        holders = [self.state[parameter] for parameter in owned]
+        keys = [key for key, value in holders[0].items() if isinstance(value, Tensor)] if owned else []
+        if len(owned) == 1:
             state = {key: holders[0][key].unsqueeze(0) for key in keys}
         else:
             state = {key: torch.stack([holder[key] for holder in holders]) for key in keys}
             for key in keys:
                 for holder, view in zip(holders, state[key].unbind(0), strict=True):
                     holder[key] = view
-        return Chunk(
-            parameters=parameters,
-            transposed=[
-                p.shape[0] > p.shape[1] or (self.transpose_square and p.shape[0] == p.shape[1]) for p in parameters
+        fields = {
+            "parameters": parameters,
+            "owned": owned,
+            "transposed": [
+                p.shape[0] > p.shape[1] or (self.transpose_square and p.shape[0] == p.shape[1]) for p in owned
             ],
-            indices=[position[parameter] for parameter in parameters],
-            lr_factor=lr_factor,
-            state=state,
-            holders=[{key: holder[key] for key in keys} for holder in holders],
-        )
+            "indices": [position[parameter] for parameter in owned],
+            "lr_factor": lr_factor,
+            "state": state,
+            "holders": [{key: holder[key] for key in keys} for holder in holders],
+        }
+        if self.owner(parameters[0]) is not None:
+            exchange = sharded.Exchange(parameters, [self.owner(parameter) for parameter in parameters])
+            return sharded.ShardedChunk(**fields, exchange=exchange)
+        return Chunk(**fields)
+
+
+def _slices(places: list[int]) -> list[slice]:
+    """`places`, ascending, as one slice if they are evenly spaced, else one by one: a slice of a stack is a view."""
+    if len({b - a for a, b in itertools.pairwise(places)}) > 1:
+        return [slice(place, place + 1) for place in places]
+    step = places[1] - places[0] if len(places) > 1 else 1
+    return [slice(places[0], places[-1] + 1, step)] if places else []

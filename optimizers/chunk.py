@@ -63,10 +63,12 @@ class Direction(NamedTuple):
 class Chunk:
     """Matrices of one oriented shape, learning rate, dtype and age, stepped together.
 
-    `state[key]` is [B, ...]; `holders[i][key]` of the i-th matrix is a view of its i-th slice.
+    `state[key]` is [B, ...]; `holders[i][key]` of the i-th matrix is a view of its i-th slice. B counts the
+    matrices that this process owns: all of them, unless parameters are sharded.
     """
 
     parameters: list[Tensor]
+    owned: list[Tensor]
     transposed: list[bool]
     indices: list[int]  # positions among all the optimizer's parameters: seeds of the private generators
     lr_factor: float
@@ -76,9 +78,13 @@ class Chunk:
     def oriented(self, matrices: list[Tensor]) -> list[Tensor]:
         return [matrix.mT if flip else matrix for matrix, flip in zip(matrices, self.transposed, strict=True)]
 
-    def gradients(self) -> Tensor:
-        """[B, m, n] in the working precision: a view of a single gradient, or a stacked copy."""
-        oriented = self.oriented([parameter.grad for parameter in self.parameters])
+    def gradients(self) -> Tensor | None:
+        """[B, m, n] in the working precision: a view of a single gradient, or a stacked copy. None for B = 0."""
+        return self.stacked([parameter.grad for parameter in self.parameters])
+
+    def stacked(self, matrices: list[Tensor]) -> Tensor:
+        """The same of whole `matrices`, as they lie in the model."""
+        oriented = self.oriented(matrices)
         stacked = oriented[0].unsqueeze(0) if len(oriented) == 1 else torch.stack(oriented)
         return stacked.to(working_dtype(stacked.dtype))
 

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from .sharded import local
+
 DEFAULTS = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 
 
@@ -17,12 +19,15 @@ def allocate(parameter: Tensor) -> dict:
 
 
 def step(state: dict, group: dict, parameters: list[Tensor]) -> None:
-    """One fused AdamW step of `parameters`, all with a gradient, by the group's lr, betas, eps, weight_decay."""
+    """One fused AdamW step of `parameters`, all with a gradient, by the group's lr, betas, eps, weight_decay.
+
+    Of sharded parameters the local rows are stepped: through DTensor each call would cost more than its work.
+    """
     states = [state[parameter] for parameter in parameters]
     beta1, beta2 = group["betas"]
     adamw(
-        parameters,
-        [parameter.grad for parameter in parameters],
+        [local(parameter) for parameter in parameters],
+        [local(parameter.grad) for parameter in parameters],
         [s["exp_avg"] for s in states],
         [s["exp_avg_sq"] for s in states],
         [],

@@ -12,6 +12,7 @@ State per parameter: one tensor of its shape and dtype.
 import torch
 from torch import Tensor
 
+from . import sharded
 from .base import BaseOptimizer
 from .checks import check_decay, options_of
 from .chunk import working_dtype
@@ -23,6 +24,7 @@ LARGEST_NORM = 10.0
 class NormScaled(BaseOptimizer):
     """Parameters of any shape; each moves lr phi(||W||) along `directions`. A subclass says which way that is."""
 
+    sharding = "rows"
     averages: tuple[str, ...]  # names of the state's tensors
 
     def allocate(self, parameter: Tensor, group: dict) -> dict:
@@ -33,17 +35,18 @@ class NormScaled(BaseOptimizer):
         raise AssertionError(f"{type(self).__name__} does not say where it goes")
 
     def step_group(self, group: dict, parameters: list[Tensor]) -> None:
-        gradients = [parameter.grad.to(working_dtype(parameter.dtype)) for parameter in parameters]
+        weights = [sharded.local(parameter) for parameter in parameters]
+        gradients = [sharded.local(p.grad).to(working_dtype(p.dtype)) for p in parameters]
         directions = self.directions(gradients, [self.state[parameter] for parameter in parameters], group)
-        lengths = torch._foreach_norm(directions)
+        lengths = sharded.whole_norms(directions, parameters)
         torch._foreach_clamp_min_(lengths, torch.finfo(torch.float32).tiny)  # a zero direction stays zero
-        sizes = torch._foreach_norm([p.to(g.dtype) for p, g in zip(parameters, gradients, strict=True)])
+        sizes = sharded.whole_norms([w.to(g.dtype) for w, g in zip(weights, gradients, strict=True)], parameters)
         torch._foreach_clamp_max_(sizes, LARGEST_NORM)
         updates = torch._foreach_div(directions, lengths)
         torch._foreach_mul_(updates, sizes)
-        torch._foreach_add_(parameters, updates, alpha=-group["lr"])
+        torch._foreach_add_(weights, updates, alpha=-group["lr"])
         if group["weight_decay"]:
-            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
 
 
 @register("lars")

@@ -32,6 +32,7 @@ class Shampoo(MatrixOptimizer):
         weight_decay: W <- W - lr weight_decay W, after the update.
     """
 
+    refreshed = ("left_root", "right_root")
     last_layer_refusal = "Shampoo needs the full eigenbasis of both sides, and one side of lm_head is the vocabulary"
 
     def __init__(
