@@ -47,6 +47,7 @@ class Alice(MatrixOptimizer):
         rank: columns of the basis; a matrix with fewer rows takes all of them, and no compensation.
         leading: eigenvectors kept at a switch; the other rank - leading columns are drawn anew.
         update_interval: steps between two refreshes of the basis (K).
+        stagger: refresh at steps of its own for each matrix, the first apart, so that no step renews them all.
         gamma: largest growth of the compensation's norm from one step to the next.
         tracking: average U^T G G^T U over time (Alice); without it the current gradient stands alone (Alice-0).
         switching: where the drawn columns come from: "complement" of the r leading eigenvectors; "none" keeps
@@ -73,6 +74,7 @@ class Alice(MatrixOptimizer):
         rank: int = 128,
         leading: int = 40,
         update_interval: int = 200,
+        stagger: bool = False,
         gamma: float = 1.01,
         tracking: bool = True,
         switching: str = "complement",
@@ -215,10 +217,10 @@ class Alice(MatrixOptimizer):
     # ---- the plain form
 
     @staticmethod
-    def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, t: int, index: int, lr: float, alpha: float,
-                       alpha_c: float, betas, rank: int, leading: int, update_interval: int, gamma: float,
-                       tracking: bool, switching: str, compensation: str, weight_decay: float, seed: int,
-                       **_) -> Tensor:  # fmt: skip
+    def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, t: int, index: int, lr: float,
+                       alpha: float, alpha_c: float, betas, rank: int, leading: int, update_interval: int,
+                       stagger: bool, gamma: float, tracking: bool, switching: str, compensation: str,
+                       weight_decay: float, seed: int, **_) -> Tensor:  # fmt: skip
         """One step in plain float64: returns the new weight; `state` is {} before t = 1."""
         tall = weight.shape[0] > weight.shape[1]
         W, G = (weight.T, gradient.T) if tall else (weight, gradient)
@@ -228,7 +230,7 @@ class Alice(MatrixOptimizer):
         U = state.get("U", G.new_zeros(m, r))
         Qt = state.get("Qt", G.new_zeros(r, r))
 
-        if t == 1 or t % update_interval == 0:
+        if t == 1 or subspace.refresh_clock(t, index, stagger) % update_interval == 0:
             source = subspace.generator(seed, t, index)
             if t == 1:
                 new = torch.linalg.eigh(G @ G.T).eigenvectors.flip(1)[:, :r]

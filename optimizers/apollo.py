@@ -45,6 +45,7 @@ class Apollo(ProjectedOptimizer):
         eps: added to the root of the uncorrected second moment.
         rank: columns of the projection; a matrix with fewer rows takes as many as it has.
         update_interval: steps between two refreshes of the projection (K).
+        stagger: refresh at steps of its own for each matrix, the first apart, so that no step renews them all.
         scale: the update is multiplied by its square root.
         scale_front: apply sqrt(scale) before the limiter rather than after it.
         gamma: largest growth of the update's norm from one step to the next.
@@ -63,6 +64,7 @@ class Apollo(ProjectedOptimizer):
         eps: float = 1e-6,
         rank: int = 128,
         update_interval: int = 200,
+        stagger: bool = False,
         scale: float = 1.0,
         scale_front: bool = False,
         gamma: float = 1.01,
@@ -107,12 +109,13 @@ class Apollo(ProjectedOptimizer):
 
     @staticmethod
     def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, t: int, index: int, lr: float, betas,
-                       eps: float, rank: int, update_interval: int, scale: float, scale_front: bool, gamma: float,
-                       projection: str, scaling: str, weight_decay: float, seed: int, **_) -> Tensor:  # fmt: skip
+                       eps: float, rank: int, update_interval: int, stagger: bool, scale: float, scale_front: bool,
+                       gamma: float, projection: str, scaling: str, weight_decay: float, seed: int,
+                       **_) -> Tensor:  # fmt: skip
         """One step in plain float64: returns the new weight; `state` is {} before t = 1."""
         right = weight.shape[0] >= weight.shape[1]
         W, G = (weight.T, gradient.T) if right else (weight, gradient)
-        if (t - 1) % update_interval == 0:
+        if (subspace.refresh_clock(t, index, stagger) - 1) % update_interval == 0:
             if projection == "svd":
                 new = torch.linalg.svd(G, full_matrices=False).U[:, :rank]
             else:

@@ -31,6 +31,7 @@ class EigenAdam(MatrixOptimizer):
         betas: decay of first moment, second moment, and of the average of G G^T.
         eps: added to the root of the second moment.
         update_interval: steps between two refreshes of the basis (K).
+        stagger: refresh at steps of its own for each matrix, the first apart, so that no step renews them all.
         weight_decay: W <- W - lr weight_decay W, after the update.
     """
 
@@ -42,6 +43,7 @@ class EigenAdam(MatrixOptimizer):
         betas: tuple[float, float, float] = (0.9, 0.9, 0.999),
         eps: float = 1e-8,
         update_interval: int = 10,
+        stagger: bool = False,
         weight_decay: float = 0.0,
     ):
         super().__init__(params, options_of(locals()))
@@ -75,15 +77,16 @@ class EigenAdam(MatrixOptimizer):
         return Direction(left=basis, right=(basis.mT @ first).div_(second.sqrt().add_(group["eps"])))
 
     @staticmethod
-    def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, t: int, lr: float, betas, eps: float,
-                       update_interval: int, weight_decay: float, **_) -> Tensor:  # fmt: skip
+    def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, t: int, index: int, lr: float, betas,
+                       eps: float, update_interval: int, stagger: bool, weight_decay: float,
+                       **_) -> Tensor:  # fmt: skip
         """One step in plain float64: returns the new weight; `state` is {} before t = 1."""
         tall = weight.shape[0] > weight.shape[1]
         W, G = (weight.T, gradient.T) if tall else (weight, gradient)
         b1, b2, b3 = betas
         Q = state["Q"] = b3 * state.get("Q", 0) + (1 - b3) * G @ G.T
         m1 = state["m1"] = b1 * state.get("m1", 0) + (1 - b1) * G
-        if t == 1 or t % update_interval == 0:
+        if t == 1 or subspace.refresh_clock(t, index, stagger) % update_interval == 0:
             state["U"] = torch.linalg.eigh(Q).eigenvectors.flip(1)  # any sign: m1 comes unrotated, v is squared
         U = state["U"]
         v = state["v"] = b2 * state.get("v", 0) + (1 - b2) * (U.T @ G) ** 2

@@ -42,6 +42,7 @@ class Fira(ProjectedOptimizer):
         eps: added to the root of the uncorrected second moment.
         rank: columns of the basis; a matrix with fewer rows takes all of them.
         update_interval: steps between two refreshes of the basis (K).
+        stagger: refresh at steps of its own for each matrix, the first apart, so that no step renews them all.
         scale: of the update inside the subspace (the package's alpha); the residual is not scaled by it.
         gamma: largest growth of the residual's norm from one step to the next.
         residual: "official" leaves (1 - scale) of the gradient inside the subspace in the residual, "exact" none.
@@ -59,6 +60,7 @@ class Fira(ProjectedOptimizer):
         eps: float = 1e-6,
         rank: int = 128,
         update_interval: int = 200,
+        stagger: bool = False,
         scale: float = 0.25,
         gamma: float = 1.01,
         residual: str = "official",
@@ -91,13 +93,13 @@ class Fira(ProjectedOptimizer):
         return Direction(columns=columns, left=basis, right=right, scale=bias_correction(t, group["betas"]))
 
     @staticmethod
-    def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, t: int, lr: float, betas, eps: float,
-                       rank: int, update_interval: int, scale: float, gamma: float, residual: str,
-                       weight_decay: float, **_) -> Tensor:  # fmt: skip
+    def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, t: int, index: int, lr: float, betas,
+                       eps: float, rank: int, update_interval: int, stagger: bool, scale: float, gamma: float,
+                       residual: str, weight_decay: float, **_) -> Tensor:  # fmt: skip
         """One step in plain float64: returns the new weight; `state` is {} before t = 1."""
         right = weight.shape[0] >= weight.shape[1]
         W, G = (weight.T, gradient.T) if right else (weight, gradient)
-        if (t - 1) % update_interval == 0:
+        if (subspace.refresh_clock(t, index, stagger) - 1) % update_interval == 0:
             reference_refresh(state, torch.linalg.svd(G, full_matrices=False).U[:, :rank])
         U = state["U"]
         R = U.T @ G

@@ -11,6 +11,7 @@ State per matrix: 2 r n + m r numbers.
 import torch
 from torch import Tensor
 
+from . import subspace
 from .checks import options_of
 from .chunk import Direction
 from .projected import ProjectedOptimizer, bias_correction, normalized_moment, reference_moments, reference_refresh
@@ -28,6 +29,7 @@ class GaLore(ProjectedOptimizer):
         eps: added to the root of the uncorrected second moment.
         rank: columns of the basis; a matrix with fewer rows takes all of them.
         update_interval: steps between two refreshes of the basis (K).
+        stagger: refresh at steps of its own for each matrix, the first apart, so that no step renews them all.
         scale: of the whole update.
         weight_decay: W <- W - lr weight_decay W, after the update.
     """
@@ -43,6 +45,7 @@ class GaLore(ProjectedOptimizer):
         eps: float = 1e-6,
         rank: int = 128,
         update_interval: int = 200,
+        stagger: bool = False,
         scale: float = 0.25,
         weight_decay: float = 0.0,
     ):
@@ -54,12 +57,13 @@ class GaLore(ProjectedOptimizer):
         return Direction(left=basis, right=normalized, scale=group["scale"] * bias_correction(t, group["betas"]))
 
     @staticmethod
-    def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, t: int, lr: float, betas, eps: float,
-                       rank: int, update_interval: int, scale: float, weight_decay: float, **_) -> Tensor:  # fmt: skip
+    def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, t: int, index: int, lr: float, betas,
+                       eps: float, rank: int, update_interval: int, stagger: bool, scale: float,
+                       weight_decay: float, **_) -> Tensor:  # fmt: skip
         """One step in plain float64: returns the new weight; `state` is {} before t = 1."""
         right = weight.shape[0] >= weight.shape[1]
         W, G = (weight.T, gradient.T) if right else (weight, gradient)
-        if (t - 1) % update_interval == 0:
+        if (subspace.refresh_clock(t, index, stagger) - 1) % update_interval == 0:
             reference_refresh(state, torch.linalg.svd(G, full_matrices=False).U[:, :rank])
         U = state["U"]
         R = U.T @ G

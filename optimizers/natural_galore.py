@@ -33,12 +33,14 @@ class NaturalGaLore(ProjectedOptimizer):
         eps: added to the root of the uncorrected second moment.
         rank: columns of the basis; a matrix with fewer rows takes all of them.
         update_interval: steps between two refreshes of the basis (K).
+        stagger: refresh at steps of its own for each matrix, the first apart, so that no step renews them all.
         scale: of the whole update.
         history: projected gradients the Fisher matrix is made of (s).
         damping: added to the Fisher matrix's diagonal (lambda).
         weight_decay: W <- W - lr weight_decay W, after the update.
     """
 
+    refreshed = ("basis", "gram")
     last_layer = "method"
 
     def __init__(
@@ -50,6 +52,7 @@ class NaturalGaLore(ProjectedOptimizer):
         eps: float = 1e-6,
         rank: int = 128,
         update_interval: int = 200,
+        stagger: bool = False,
         scale: float = 0.25,
         history: int = 20,
         damping: float = 1e-3,
@@ -77,16 +80,20 @@ class NaturalGaLore(ProjectedOptimizer):
         normalized = normalized_moment(natural, state, group)
         return Direction(left=basis, right=normalized, scale=group["scale"] * bias_correction(t, group["betas"]))
 
+    def refresh(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int, sources: list) -> None:
+        super().refresh(gradient, state, group, t, sources)
+        state["gram"].zero_()
+
     @staticmethod
     def _natural(sigma: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Tensor:
-        """[B, r, n]: H (lambda I + H^T H)^(-1) e. The history is a ring whose place and filling follow from t:
-        what an older basis left in it is never read, and one row of H^T H is new at each step."""
-        since_refresh = (t - 1) % group["update_interval"]
-        now, filled = since_refresh % group["history"], min(since_refresh + 1, group["history"])
+        """[B, r, n]: H (lambda I + H^T H)^(-1) e. The history is a ring whose place follows from t, and one row of
+        H^T H is new at each step. What an older basis left in the ring is known by its products, which are 0."""
+        now = (t - 1) % group["history"]
         state["history"][:, now].copy_(sigma.flatten(1))
-        past = state["history"][:, :filled].to(sigma.dtype)
-        products = (past @ past[:, now].unsqueeze(-1)).squeeze(-1)
-        gram = state["gram"][:, :filled, :filled]
+        past, gram = state["history"].to(sigma.dtype), state["gram"]
+        valid = gram.diagonal(dim1=-2, dim2=-1) > 0
+        valid[:, now] = True
+        products = torch.where(valid, (past @ past[:, now].unsqueeze(-1)).squeeze(-1), 0.0)
         gram[:, now].copy_(products)
         gram[:, :, now].copy_(products)
 
@@ -96,18 +103,18 @@ class NaturalGaLore(ProjectedOptimizer):
         diagonal = damped.diagonal(dim1=-2, dim2=-1)
         rounding = subspace.ROUNDING * torch.finfo(gram.dtype).eps * diagonal.sum(-1, keepdim=True)
         diagonal.add_(group["damping"] + rounding)
-        unit = torch.eye(filled, dtype=damped.dtype, device=damped.device)[:, now : now + 1]
+        unit = torch.eye(len(diagonal[0]), dtype=damped.dtype, device=damped.device)[:, now : now + 1]
         weights = torch.cholesky_solve(unit, torch.linalg.cholesky_ex(damped).L).to(sigma.dtype)
         return (weights.mT @ past).view_as(sigma)
 
     @staticmethod
-    def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, t: int, lr: float, betas, eps: float,
-                       rank: int, update_interval: int, scale: float, history: int, damping: float,
-                       weight_decay: float, **_) -> Tensor:  # fmt: skip
+    def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, t: int, index: int, lr: float, betas,
+                       eps: float, rank: int, update_interval: int, stagger: bool, scale: float, history: int,
+                       damping: float, weight_decay: float, **_) -> Tensor:  # fmt: skip
         """One step in plain float64: returns the new weight; `state` is {} before t = 1."""
         right = weight.shape[0] >= weight.shape[1]
         W, G = (weight.T, gradient.T) if right else (weight, gradient)
-        if (t - 1) % update_interval == 0:
+        if (subspace.refresh_clock(t, index, stagger) - 1) % update_interval == 0:
             reference_refresh(state, torch.linalg.svd(G, full_matrices=False).U[:, :rank])
             state["H"] = []
         U = state["U"]

@@ -10,13 +10,12 @@ growing). The sums grow for ever, so updates shrink as Adagrad's do.
 import torch
 from torch import Tensor
 
+from . import subspace
 from .base import MatrixOptimizer
 from .checks import check_range, check_whole, options_of
 from .chunk import Direction, working_dtype
 from .registry import register
-
-# Eigenvalues below this many units of rounding of the largest one are noise, of either sign.
-ROUNDING = 8
+from .subspace import ROUNDING
 
 
 @register("shampoo")
@@ -29,6 +28,7 @@ class Shampoo(MatrixOptimizer):
         eps: what the diagonals of L and R start from.
         update_interval: steps between two renewals of the roots (K); above 1, a direction that the last roots have
             not seen is stretched by up to eps^(-1/2).
+        stagger: refresh at steps of its own for each matrix, the first apart, so that no step renews them all.
         weight_decay: W <- W - lr weight_decay W, after the update.
     """
 
@@ -42,6 +42,7 @@ class Shampoo(MatrixOptimizer):
         *,
         eps: float = 1e-6,
         update_interval: int = 1,
+        stagger: bool = False,
         weight_decay: float = 0.0,
     ):
         super().__init__(params, options_of(locals()))
@@ -71,13 +72,13 @@ class Shampoo(MatrixOptimizer):
         return Direction(left=state["left_root"], right=gradient @ state["right_root"])
 
     @staticmethod
-    def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, t: int, lr: float, eps: float,
-                       update_interval: int, weight_decay: float, **_) -> Tensor:  # fmt: skip
+    def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, t: int, index: int, lr: float, eps: float,
+                       update_interval: int, stagger: bool, weight_decay: float, **_) -> Tensor:  # fmt: skip
         """One step in plain float64: returns the new weight; `state` is {} before t = 1."""
         W, G = weight, gradient
         L = state["L"] = state.get("L", 0) + G @ G.T
         R = state["R"] = state.get("R", 0) + G.T @ G
-        if t == 1 or t % update_interval == 0:
+        if t == 1 or subspace.refresh_clock(t, index, stagger) % update_interval == 0:
             for side, total in (("L_root", L), ("R_root", R)):
                 values, U = torch.linalg.eigh(total)
                 values = values.clamp(min=ROUNDING * torch.finfo(values.dtype).eps * values.max().item()) + eps
@@ -90,7 +91,7 @@ def inverse_fourth_root(total: Tensor, eps: float) -> Tensor:
     """(S + eps I)^(-1/4) of a stack of symmetric S [B, k, k] >= 0.
 
     eps is added to the eigenvalues, not to S: next to a large S it would be rounded away. Eigenvalues that
-    drown in rounding are raised to where rounding begins, so no direction is amplified by noise.
+    drown in rounding, where they may have either sign, are raised to where rounding begins.
     """
     values, vectors = torch.linalg.eigh(total)
     floor = ROUNDING * torch.finfo(values.dtype).eps * values[..., -1:].clamp(min=0.0)

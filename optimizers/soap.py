@@ -41,6 +41,7 @@ class SOAP(MatrixOptimizer):
         betas: decay of the first moment, and of the second moment, L and R.
         eps: added to the root of the second moment.
         update_interval: steps between two refreshes of the bases (K).
+        stagger: refresh at steps of its own for each matrix, the first apart, so that no step renews them all.
         bases: "official" (power iteration, bias correction, no first update) or "exact" (Alg. 6).
         max_precond_dim: the longest side that gets a basis.
         weight_decay: W <- W - lr weight_decay W, after the update.
@@ -56,6 +57,7 @@ class SOAP(MatrixOptimizer):
         betas: tuple[float, float] = (0.95, 0.95),
         eps: float = 1e-8,
         update_interval: int = 10,
+        stagger: bool = False,
         bases: str = "official",
         max_precond_dim: int = 10000,
         weight_decay: float = 0.0,
@@ -116,9 +118,9 @@ class SOAP(MatrixOptimizer):
         return Direction(dense=dense, scale=1.0 if exact else (1 - beta2**k) ** 0.5 / (1 - beta1**k))
 
     @staticmethod
-    def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, t: int, lr: float, betas, eps: float,
-                       update_interval: int, bases: str, max_precond_dim: int, weight_decay: float,
-                       **_) -> Tensor:  # fmt: skip
+    def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, t: int, index: int, lr: float, betas,
+                       eps: float, update_interval: int, stagger: bool, bases: str, max_precond_dim: int,
+                       weight_decay: float, **_) -> Tensor:  # fmt: skip
         """One step in plain float64: returns the new weight; `state` is {} before t = 1."""
         tall = weight.shape[0] > weight.shape[1]
         W, G = (weight.T, gradient.T) if tall else (weight, gradient)
@@ -130,7 +132,7 @@ class SOAP(MatrixOptimizer):
         R = state["R"] = b2 * state["R"] + (1 - b2) * G.T @ G
         sides = [side for side in (("UL", L, 0), ("UR", R, 1)) if len(side[1]) <= max_precond_dim]
 
-        if t == 1 or (bases == "exact" and t % K == 0):
+        if t == 1 or (bases == "exact" and subspace.refresh_clock(t, index, stagger) % K == 0):
             for U, total, _axis in sides:
                 leading = torch.linalg.eigh(total).eigenvectors.flip(1)[:, : t * m]
                 state[U] = torch.cat([leading, torch.linalg.qr(leading, mode="complete").Q[:, t * m :]], 1)
@@ -147,7 +149,7 @@ class SOAP(MatrixOptimizer):
             v = b2 * state["v"] + (1 - b2) * S**2
             W = W - lr * (1 - b2**k) ** 0.5 / (1 - b1**k) * UL @ (m1 / (v.sqrt() + eps)) @ UR.T
             m1 = UL @ m1 @ UR.T  # projected back, to be projected on the new bases
-            if k % K == 0:
+            if (subspace.refresh_clock(t + 1, index, stagger) - 2) % K == 0:
                 for U, total, axis in sides:
                     if len(total) <= t * m:
                         order = torch.diag(state[U].T @ total @ state[U]).argsort(descending=True)

@@ -10,15 +10,26 @@ import torch
 from torch import Tensor
 
 
-def generator(seed: int, step: int, index: int) -> torch.Generator:
-    """The private random source of parameter `index` at step `step`.
+def generator(
+    seed: int, step: int, index: int, *, device: torch.device | str = "cpu", purpose: str = ""
+) -> torch.Generator:
+    """The private random source of parameter `index` at step `step`, for one purpose.
 
     It depends on nothing else, so every process and every resumed run draws the same numbers, and there is
-    no state to save. It lives on the CPU: CUDA generators give other values for the same seed.
+    no state to save. Bases are drawn on the CPU: CUDA generators give other values for the same seed.
     """
-    digest = hashlib.blake2b(f"{seed}/{step}/{index}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{purpose}{seed}/{step}/{index}".encode(), digest_size=8).digest()
     # A CPU generator keeps only the low 32 bits of its seed; a hash spreads the three numbers over them.
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def refresh_clock(t: int, index: int, stagger: bool) -> int:
+    """The step that parameter `index` takes step t (from 1) for when it asks whether its basis is due.
+
+    Staggered, clocks run ahead by the index once all bases are in use (SOAP's are from step 2 on): of P parameters with
+    an interval of K steps at most ceil(P / K) are then due at once.
+    """
+    return t + index if stagger and t > 2 else t
 
 
 def leading_eigenvectors(symmetric: Tensor, rank: int) -> Tensor:
