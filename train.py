@@ -23,6 +23,7 @@ from models import estimate
 from models.llama import build_model
 from training import distributed, failures
 from training.loop import Trainer
+from training.parallel import lay_out
 from training.progress import set_up_logging
 from training.recorder import Recorder, export_model, final_line
 from training.records import RunFolder
@@ -82,6 +83,9 @@ def run(config: Config, world: distributed.World) -> int:
                 seed=config.run.seed,
                 activation_checkpointing=config.train.activation_checkpointing,
             )
+            if config.train.compile:
+                model.compile(dynamic=False)
+            layout = lay_out(model, world, parallel=config.train.parallel)  # before its parameters are handed out
             chosen = config.optimizer
             optimizer = optimizers.build(
                 model,
@@ -99,7 +103,7 @@ def run(config: Config, world: distributed.World) -> int:
             recorder = None
             if world.is_main:
                 recorder = opened.enter_context(Recorder(folder, config, start.step))
-            trainer = Trainer(config, world, model, optimizer, folder=folder.checkpoints, recorder=recorder)
+            trainer = Trainer(config, world, layout, optimizer, folder=folder.checkpoints, recorder=recorder)
             data = TrainingData(
                 config.data,
                 tokenizer,
@@ -112,14 +116,16 @@ def run(config: Config, world: distributed.World) -> int:
             opened.callback(data.close)
 
         signum = trainer.train(data, held_out)
-        world.close()
         if signum:
+            world.close()
             if world.is_main:
                 log.warning("interrupted; step %d is saved and the same command goes on from it", trainer.counters.step)
             return 128 + signum
+        weights, summary = layout.weights(), trainer.summary()
+        world.close()
         if world.is_main:
-            export_model(model, tokenizer, folder.model)
-            summary = recorder.finish(trainer.summary())
+            export_model(model, weights, tokenizer, folder.model)
+            summary = recorder.finish(summary)
             print(final_line(summary, folder))
     return 0
 

@@ -102,6 +102,7 @@ class Train:
     threads: int | None = setting(None, "CPU threads of torch; null: torch's choice", least=1)
     dtype: Literal["float32", "bfloat16"] = setting("float32", "of weights and matrix states")
     compile: bool = setting(False, "compile the model's layers")
+    parallel: Literal["ddp", "fsdp2"] = setting("ddp", "on each process: ddp, the whole model; fsdp2, its rows of it")
     layerwise: bool = setting(False, "step each matrix and free its gradient during backward: less memory, same result")
     activation_checkpointing: bool = setting(False, "recompute the layers in backward: less memory, a third more work")
 
@@ -347,6 +348,7 @@ FREE_ON_RESUME = (
     "train.eval_every",
     "train.checkpoint_every",
     "train.micro_batch_size",
+    "train.parallel",
 )
 
 

@@ -39,6 +39,7 @@ class BaseOptimizer(torch.optim.Optimizer):
     # Who steps a parameter whose rows are sharded over processes: each process its own "rows", or the "owner"
     # of the whole parameter (optimizers.sharded). None: the method cannot.
     sharding: str | None = None
+    _sharers: dist.ProcessGroup | None = None
 
     def __init__(self, params: Iterable, options: dict[str, Any]):
         self._owners: dict[Tensor, int] = {}
@@ -182,6 +183,15 @@ class BaseOptimizer(torch.optim.Optimizer):
                 if isinstance(value, Tensor):
                     self.state[parameter][key] = value.to(parameter.device, copy=True)
 
+    def share_refreshes(self, processes: dist.ProcessGroup) -> None:
+        """From the next step on, each of `processes` renews its share of the bases and sends them to the others.
+
+        For processes that step the same gradients (DDP): bases then agree to the last bit whatever a solver does,
+        so the weights cannot drift apart, and a refresh takes its part of the time. Every process must call it; for
+        a method without bases it means nothing.
+        """
+        self._sharers = processes
+
     def full_state_dict(self) -> dict:
         """What `state_dict` of one process that holds everything would return. With sharded parameters every process
         must call it; the first gets it, their tensors on the CPU, and the others get {}."""
@@ -204,7 +214,6 @@ class MatrixOptimizer(BaseOptimizer):
     counts_steps = True  # whether the update or the refresh depends on t
     decay_first = False  # whether weights decay before the update, not after it
     refreshed: tuple[str, ...] = ("basis",)  # names of the state that `refresh` writes
-    _sharers: dist.ProcessGroup | None = None
 
     def __init__(self, params: Iterable, options: dict[str, Any]):
         self._plans: dict[int, list[Chunk]] = {}
@@ -254,14 +263,6 @@ class MatrixOptimizer(BaseOptimizer):
         for key, (shape, dtype) in self.state_shapes(m, n, parameter.dtype, group).items():
             state[key] = torch.zeros(shape, dtype=dtype, device=parameter.device)
         return state
-
-    def share_refreshes(self, processes: dist.ProcessGroup) -> None:
-        """From the next step on, each of `processes` renews its share of the bases and sends them to the others.
-
-        For processes that step the same gradients (DDP): bases then agree to the last bit whatever a solver does,
-        so the weights cannot drift apart, and a refresh takes its part of the time. Every process must call it.
-        """
-        self._sharers = processes
 
     def step_group(self, group: dict, parameters: list[Tensor]) -> None:
         chunks = self._chunks(group, parameters)

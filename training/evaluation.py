@@ -48,11 +48,14 @@ def evaluate(
         for first in range(0, len(pieces), world.count):
             if world.stop_signal():
                 return None
+            # Where pieces run out, a process computes the last one once more: in shards, a layer is only whole
+            # while all processes compute it.
+            piece = pieces[min(first + world.index, len(pieces) - 1)]
+            input_ids, labels = held_out.batch(piece)
+            loss_sum = model(input_ids.to(world.device), labels.to(world.device)).loss_sum
             if first + world.index < len(pieces):
-                piece = pieces[first + world.index]
-                input_ids, labels = held_out.batch(piece)
                 batch = piece.start // galore_rows
-                sums[0, batch] += model(input_ids.to(world.device), labels.to(world.device)).loss_sum
+                sums[0, batch] += loss_sum
                 sums[1, batch] += (labels[:, 1:] != -100).sum()
     finally:
         model.train(training)

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from configs.schema import Config, SettingsError, config_hash, to_dict
 from data import Batch, EvaluationData, TrainingData
-from optimizers import state_bytes
+from optimizers import BaseOptimizer, state_bytes
 from training import checkpoint
 from training.clock import DeviceClock
 from training.distributed import World
@@ -25,6 +24,7 @@ from training.environment import environment
 from training.errors import MachineError, SaveError
 from training.evaluation import evaluate
 from training.layerwise import GradientRelease
+from training.parallel import Replicas, Shards
 from training.progress import Progress, perplexity
 from training.recorder import Recorder, peak_memory_bytes
 from training.schedule import lr_factor
@@ -55,7 +55,7 @@ class Interval:
 
 
 class Trainer:
-    """Trains `model` in place, from where it stands to `train.steps`, a signal, or an error.
+    """Trains the model of `layout` in place, from where it stands to `train.steps`, a signal, or an error.
 
     `folder` receives the checkpoints, `recorder` (of the main process, None on others) the rows of metrics.
     """
@@ -64,8 +64,8 @@ class Trainer:
         self,
         config: Config,
         world: World,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        layout: Replicas | Shards,
+        optimizer: BaseOptimizer,
         *,
         folder: Path,
         recorder: Recorder | None,
@@ -74,10 +74,9 @@ class Trainer:
         self.counters = Counters()
         self._folder, self._recorder = folder, recorder
         self._base_lrs = [group["lr"] for group in optimizer.param_groups]
-        if config.train.compile:
-            model.compile(dynamic=False)
-        self._bare, self._model = model, world.replicate(model)
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._layout = layout
+        layout.adopt(optimizer)
+        self._parameters = [parameter for parameter in layout.bare.parameters() if parameter.requires_grad]
         self._rows = config.train.micro_batch_size or config.train.batch_size // world.count
         self._streams: dict[str, dict] = {}
         self._saved_step = 0  # of the last checkpoint
@@ -92,10 +91,10 @@ class Trainer:
 
         Raises SettingsError when the settings describe another model or optimizer.
         """
-        saved = checkpoint.load(found, self.world.device)
+        saved = checkpoint.load(found, self._layout.state_device)
         try:
-            self._bare.load_state_dict(saved.model)
-            self.optimizer.load_state_dict(saved.optimizer)
+            self._layout.load(saved.model)
+            self.optimizer.load_full_state_dict(saved.optimizer)
         except (RuntimeError, ValueError) as error:  # after run.allow_config_change
             reason = " ".join(str(error).split())
             raise SettingsError(f"{found.path} does not fit these settings: {reason}") from error
@@ -134,7 +133,7 @@ class Trainer:
         return signum
 
     def summary(self) -> dict[str, Any]:
-        """The figures of a finished run, on the main process."""
+        """The figures of a finished run. All processes call it; they are the main one's."""
         config, counters = self.config, self.counters
         return {
             "name": config.run.name,
@@ -146,8 +145,8 @@ class Trainer:
             "final_perplexity": perplexity(counters.evaluation_loss),
             "tokens_per_second": counters.tokens / counters.train_seconds,
             "train_seconds": counters.train_seconds,
-            "parameters": sum(parameter.numel() for parameter in self._bare.parameters()),
-            "optimizer_state_bytes": state_bytes(self.optimizer),
+            "parameters": sum(parameter.numel() for parameter in self._layout.bare.parameters()),
+            "optimizer_state_bytes": self._layout.held(state_bytes(self.optimizer)),
             "peak_memory_bytes": peak_memory_bytes(self.world.device),
             "processes": self.world.count,
             "seed": config.run.seed,
@@ -233,23 +232,20 @@ class Trainer:
         micro_batches = list(zip(batch.input_ids.split(self._rows), batch.labels.split(self._rows), strict=True))
         for index, (input_ids, labels) in enumerate(micro_batches):
             reduces = index == len(micro_batches) - 1
-            with contextlib.nullcontext() if reduces else self.world.accelerator.no_sync(self._model):
-                loss_sum = self._model(
+            with contextlib.nullcontext() if reduces else self._layout.unreduced():
+                loss_sum = self._layout.model(
                     input_ids=input_ids.to(device, non_blocking=True),
                     labels=labels.to(device, non_blocking=True),
                 ).loss_sum
                 if self._release and not math.isfinite(loss := loss_sum.item() / targets):
                     return loss, math.nan
-                # DDP averages over processes what is a sum over all targets.
+                # Averaged over processes is what is a sum over all targets.
                 (loss_sum * (self.world.count / targets)).backward()
             total += loss_sum.detach()
         if self._release:
             norm = self._release.take_norm()
         else:
-            gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-            norm = nn.utils.get_total_norm(gradients)
-        if self.config.train.clip_grad_norm is not None:
-            nn.utils.clip_grads_with_norm_(self._parameters, self.config.train.clip_grad_norm, norm)
+            norm = self._layout.gradient_norm(self._parameters, self.config.train.clip_grad_norm)
         loss = self.world.sum(total) / targets
         return tuple(torch.stack([loss, norm.to(loss.dtype)]).tolist())
 
@@ -280,7 +276,7 @@ class Trainer:
     def _evaluate(self, held_out: EvaluationData) -> int:
         """Evaluate and record; returns 0, or the signal that cut it short."""
         found = evaluate(
-            self._model,
+            self._layout.model,
             held_out,
             self.world,
             rows=self._rows,
@@ -315,6 +311,7 @@ class Trainer:
         if self._saved_step == self.counters.step:
             return
         streams = self.world.gather(self._streams)
+        weights, optimizer_state = self._layout.weights(), self.optimizer.full_state_dict()
         failure: SaveError | None = None
         if self._recorder is not None:
             try:
@@ -322,8 +319,8 @@ class Trainer:
                 path = checkpoint.save(
                     self._folder,
                     self.counters.step,
-                    model_state=self._bare.state_dict(),
-                    optimizer_state=self.optimizer.state_dict(),
+                    model_state=weights,
+                    optimizer_state=optimizer_state,
                     streams={stream: state for part in streams for stream, state in part.items()},
                     random_states=random_states(),
                     counters=asdict(self.counters),

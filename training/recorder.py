@@ -8,8 +8,8 @@ from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
-from transformers import PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.schema import Config, to_dict
 from training import curve
@@ -64,12 +64,17 @@ class Recorder:
         return {"effective_tokens_per_second": effective_tokens_per_second(self._reference, evaluations)}
 
 
-def export_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """Put weights and tokenizer where `from_pretrained` opens them, whole or not at all. Raises SaveError."""
+def export_model(
+    model: PreTrainedModel, weights: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, path: Path
+) -> None:
+    """Put `model` with its whole `weights`, and the tokenizer, where `from_pretrained` opens them, whole or not at all.
+
+    Raises SaveError.
+    """
     temporary = path.with_name(path.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        model.save_pretrained(temporary)
+        model.save_pretrained(temporary, state_dict=weights)
         tokenizer.save_pretrained(temporary)
         shutil.rmtree(path, ignore_errors=True)
         temporary.rename(path)

@@ -28,9 +28,9 @@ def test_never_holds_all_gradients(text, tmp_path, monkeypatch):
 
     def counted(self, batch, targets, original=Trainer._gradients):
         def count(parameter):
-            held.append(sum(p.grad is not None for p in self._bare.parameters()))
+            held.append(sum(p.grad is not None for p in self._parameters))
 
-        handles = [p.register_post_accumulate_grad_hook(count) for p in self._bare.parameters()]
+        handles = [p.register_post_accumulate_grad_hook(count) for p in self._parameters]
         result = original(self, batch, targets)
         for handle in handles:
             handle.remove()
