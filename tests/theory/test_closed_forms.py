@@ -134,7 +134,7 @@ def test_theorem_3_1_shampoo_minimises_its_upper_bound(gradients, source):
     best = torch.kron(power_of(R, 0.5), power_of(L, 0.5))
     torch.testing.assert_close(structures.shampoo(Fisher(gradients)).dense(), best)
     least = upper_bound(F, R, L)
-    assert square_error(F, best) <= least
+    assert square_error(F, best) <= F.square().sum() < least  # it holds, and says less than A = 0 would
     for size in SIZES * 5:
         other_R, other_L = spd_near(R, source, size), spd_near(L, source, size)
         other = upper_bound(F, other_R, other_L)

@@ -73,6 +73,19 @@ def test_alice_steps_along_its_structure(rank):
     torch.testing.assert_close(update, root_step(structures.alice(Fisher(gradient[None]), rank), gradient))
 
 
+def test_whitening_and_normalization_steps():
+    """Section 3.3: Mat(A^(-1/2) g) is sqrt(n) E[G G^T]^(-1/2) G for Eq. (7), and G S^(-1/2) for Eq. (8).
+
+    The paper prints sqrt(m) G S^(-1/2): its S already carries the 1 / m, which then counts twice.
+    """
+    gradients = sampled_gradients(0)
+    fisher, gradient = Fisher(gradients), gradients[0]
+    whitened = 6**0.5 * power_of((gradients @ gradients.mT).mean(0), -0.5) @ gradient
+    torch.testing.assert_close(root_step(structures.whitening(fisher), gradient), whitened)
+    S = gradients.square().sum(1).mean(0) / 4
+    torch.testing.assert_close(root_step(structures.normalization(fisher), gradient), gradient / S.sqrt())
+
+
 def test_eigen_adam_steps_along_its_structure():
     """Eq. (12), without averages."""
     gradient = sampled_gradients(0)[0]
