@@ -57,13 +57,14 @@ def _json_lines(name: str, start: int, every: int, offset: int, closing: threadi
         try:
             record = json.loads(line)
         except ValueError as error:  # broken JSON, or bytes that are not UTF-8
-            raise DataError(f"{name}, line {position + 1}: not valid JSON ({error})") from error
+            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+            raise DataError(f"{name}, line {position + 1}: not valid JSON ({reason})") from error
         if not isinstance(record, dict) or "text" not in record:
             found = f"its fields: {', '.join(record) or 'none'}" if isinstance(record, dict) else "it is no object"
             raise DataError(f'{name}, line {position + 1}: no field "text" ({found})')
         text = record["text"]
         if not isinstance(text, str):
-            raise DataError(f'{name}, line {position + 1}: "text" is a {type(text).__name__}, not a string')
+            raise DataError(f'{name}, line {position + 1}: "text" is {json.dumps(text)[:40]}, not a string')
         yield position + 1, "" if text.isspace() else text
 
 

@@ -6,6 +6,7 @@ A source is a list of files in a fixed order and a way to read documents from a 
 
 import glob
 import hashlib
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -58,6 +59,8 @@ class TextSource:
         for name in self.files:
             if not self.whole_files:
                 reader(name)  # refuses unknown formats
+            if not is_url(name) and not os.access(name, os.R_OK):
+                raise DataError(f"{name} may not be read: its permissions forbid it")
             if not is_url(name) and Path(name).stat().st_size == 0:
                 raise DataError(f"{name} is empty")
 
@@ -119,6 +122,8 @@ def _files(key: str, path: str | list[str], split: str, *, hub: bool) -> list[st
         if not found:
             raise DataError(f"{key}={entry}: no file matches")
         names += found
+    if not names:
+        raise DataError(f"{key} is empty: it names no file")
     return list(dict.fromkeys(names))
 
 
