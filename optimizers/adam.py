@@ -28,6 +28,7 @@ class Adam(BaseOptimizer):
     """
 
     sharding = "rows"
+    rounds_stochastically = True
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class Adam(BaseOptimizer):
         return fused_adam.allocate(parameter)
 
     def step_group(self, group: dict, parameters: list[Tensor]) -> None:
-        fused_adam.step(self.state, group, parameters)
+        self.step_adam(group, parameters)
 
     @staticmethod
     def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, t: int, lr: float, betas, eps: float,

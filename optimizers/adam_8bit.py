@@ -17,6 +17,7 @@ class Adam8bit(Adam):
     """`Adam` with 8-bit moments: the same options. Raises ImportError without bitsandbytes."""
 
     sharding = "owner"
+    rounds_stochastically = False
     reference_tolerance = eight_bit.REFERENCE_TOLERANCE
     steps_everything = True  # Table 4's memory counts 8-bit moments for every parameter
 

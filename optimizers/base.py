@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from . import fused_adam, sharded, subspace
+from . import fused_adam, rounding, sharded, subspace
 from .checks import check_betas, check_range
 from .chunk import Chunk, Direction
 
@@ -40,6 +40,8 @@ class BaseOptimizer(torch.optim.Optimizer):
     # of the whole parameter (optimizers.sharded). None: the method cannot.
     sharding: str | None = None
     _sharers: dist.ProcessGroup | None = None
+    rounds_stochastically = False  # whether the method's own groups can
+    _rounding_seed: int | None = None
 
     def __init__(self, params: Iterable, options: dict[str, Any]):
         self._owners: dict[Tensor, int] = {}
@@ -166,9 +168,43 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     def _step_together(self, group: dict, parameters: list[Tensor]) -> None:
         if group["algorithm"] == "adam":
-            fused_adam.step(self.state, group, parameters)
+            self.step_adam(group, parameters)
         else:
             self.step_group(group, parameters)
+
+    def step_adam(self, group: dict, parameters: list[Tensor]) -> None:
+        """One fused AdamW step of `parameters`, by the group's lr, betas, eps and weight_decay."""
+        noise = self.rounding_noise(parameters)
+        if noise is None:
+            fused_adam.step(self.state, group, parameters)
+        else:
+            for parameter, source in zip(parameters, noise, strict=True):
+                fused_adam.step_rounded(self.state[parameter], group, parameter, source)
+
+    def round_stochastically(self, seed: int) -> None:
+        """From now on, round bfloat16 weights up or down at random, right on average (optimizers.rounding).
+
+        The draws are a function of the seed, of how often a weight was written (`state[p]["writes"]`) and of its
+        position. Raises ValueError where that is not possible.
+        """
+        name, parameters = type(self).__name__, self._parameters()
+        if not self.rounds_stochastically:
+            raise ValueError(f"stochastic_rounding is not possible with {name}, which writes its weights itself")
+        if any(p.dtype != torch.bfloat16 for p in parameters):
+            raise ValueError("stochastic_rounding is for bfloat16 parameters, all of them")
+        if any(sharded.processes(p) > 1 for p in parameters):
+            raise ValueError("stochastic_rounding is not possible with sharded parameters")
+        self._rounding_seed = seed
+
+    def rounding_noise(self, parameters: list[Tensor]) -> list[torch.Generator] | None:
+        """The private random sources of the next write of each of `parameters`; None: round to nearest."""
+        if self._rounding_seed is None:
+            return None
+        position, sources = {p: i for i, p in enumerate(self._parameters())}, []
+        for p in parameters:
+            writes = self.state[p]["writes"] = self.state[p].get("writes", 0) + 1
+            sources.append(rounding.source(self._rounding_seed, writes, position[p], p.device))
+        return sources
 
     def load_state_dict(self, state_dict: dict) -> None:
         """As torch's, but every tensor of state keeps the dtype it was saved in.
@@ -210,6 +246,7 @@ class MatrixOptimizer(BaseOptimizer):
     """
 
     sharding = "owner"
+    rounds_stochastically = True
     transpose_square = False  # GaLore's packages put the basis of a square matrix on its right side
     counts_steps = True  # whether the update or the refresh depends on t
     decay_first = False  # whether weights decay before the update, not after it
@@ -275,7 +312,8 @@ class MatrixOptimizer(BaseOptimizer):
                     self.accumulate(gradient, chunk.state, group)
                     self._refresh(chunk, gradient, group, t, self._due(chunk, group, t))
                 direction = self.update(gradient, chunk.state, group, t)
-            chunk.descend(group["lr"], group["weight_decay"], self.decay_first, gradient, direction)
+            noise = self.rounding_noise(chunk.parameters)
+            chunk.descend(group["lr"], group["weight_decay"], self.decay_first, gradient, direction, noise)
             if self.counts_steps:
                 for parameter in chunk.parameters:
                     self.state[parameter]["step"] = t

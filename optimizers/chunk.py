@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import rounding
+
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
     """The precision of averages, solves and decompositions: float64 for float64 parameters, else float32."""
@@ -88,12 +90,12 @@ class Chunk:
         stacked = oriented[0].unsqueeze(0) if len(oriented) == 1 else torch.stack(oriented)
         return stacked.to(working_dtype(stacked.dtype))
 
-    def descend(
-        self, lr: float, weight_decay: float, decay_first: bool, gradient: Tensor, direction: Direction
-    ) -> None:
+    def descend(self, lr: float, weight_decay: float, decay_first: bool, gradient: Tensor, direction: Direction,
+                noise: list[torch.Generator] | None) -> None:  # fmt: skip
         """W <- W - lr factor direction, before or after W <- W - lr weight_decay W: the one place where weights
-        are written."""
-        weights = self.oriented(self.parameters)
+        are written. With `noise` each is computed in the working precision and rounded stochastically."""
+        written = self.oriented(self.parameters)
+        weights = written if noise is None else [weight.to(gradient.dtype) for weight in written]
         step = lr * self.lr_factor * direction.scale
         if weight_decay and decay_first:
             torch._foreach_mul_(weights, 1 - lr * weight_decay)
@@ -104,3 +106,6 @@ class Chunk:
             torch._foreach_add_(weights, list(direction.formed(gradient).unbind(0)), alpha=-step)
         if weight_decay and not decay_first:
             torch._foreach_mul_(weights, 1 - lr * weight_decay)
+        if noise is not None:
+            for weight, exact, source in zip(written, weights, noise, strict=True):
+                weight.copy_(rounding.stochastic(exact, source))

@@ -103,7 +103,7 @@ class NaturalGaLore(ProjectedOptimizer):
         diagonal = damped.diagonal(dim1=-2, dim2=-1)
         rounding = subspace.ROUNDING * torch.finfo(gram.dtype).eps * diagonal.sum(-1, keepdim=True)
         diagonal.add_(group["damping"] + rounding)
-        unit = torch.eye(len(diagonal[0]), dtype=damped.dtype, device=damped.device)[:, now : now + 1]
+        unit = torch.eye(group["history"], dtype=damped.dtype, device=damped.device)[:, now : now + 1]
         weights = torch.cholesky_solve(unit, torch.linalg.cholesky_ex(damped).L).to(sigma.dtype)
         return (weights.mT @ past).view_as(sigma)
 

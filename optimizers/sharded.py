@@ -134,9 +134,8 @@ class ShardedChunk(Chunk):
         wholes = self.exchange.gather([parameter.grad.to_local() for parameter in self.parameters])
         return self.stacked(wholes) if wholes else None
 
-    def descend(
-        self, lr: float, weight_decay: float, decay_first: bool, gradient: Tensor | None, direction: Direction | None
-    ) -> None:
+    def descend(self, lr: float, weight_decay: float, decay_first: bool, gradient: Tensor | None,
+                direction: Direction | None, noise: None) -> None:  # fmt: skip
         weights, changes = [parameter.to_local() for parameter in self.parameters], []
         if direction is not None:
             formed = direction.formed(gradient).mul(lr * self.lr_factor * direction.scale)
