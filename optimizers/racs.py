@@ -108,18 +108,21 @@ def fixed_point(power: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     norm, each product divided by mean(power), and the norms are put back at the end: with a = |P^T q| for
     a unit q and b = |P s| for a unit s, Eq. 16 gives |s_k| = a_k / |q_k-1| and |q_k| = b_k / |s_k|.
     """
-    mean = power.mean((-2, -1), keepdim=True)
-    inverse_mean = 1 / mean
     m = power.shape[-2]
-    q, q_norm = power.new_full((*power.shape[:-1], 1), m**-0.5), m**0.5
-    for _ in range(iterations):
-        s = torch.bmm(power.mT, q).mul_(inverse_mean)
+    s = power.sum(-2).unsqueeze(-1)  # P^T 1, to be the first product for the unit vector 1 / sqrt(m)
+    mean = s.mean(-2, keepdim=True) / m
+    inverse_mean = 1 / mean
+    s.mul_(inverse_mean * m**-0.5)
+    q_norm = m**0.5
+    for remaining in reversed(range(iterations)):
         a = s.norm(dim=-2, keepdim=True)
         q = torch.bmm(power, s.div_(a)).mul_(inverse_mean)
         b = q.norm(dim=-2, keepdim=True)
         q.div_(b)
         s_norm = a / q_norm
         q_norm = b / s_norm
+        if remaining:
+            s = torch.bmm(power.mT, q).mul_(inverse_mean)
     # A zero gradient has gone through as 0 / 0.
     s, q = s.mul_(s_norm).mul_(mean).squeeze(-1), q.mul_(q_norm).squeeze(-1)
     live = mean.squeeze(-1) > 0
