@@ -95,6 +95,8 @@ def run(config: Config, world: distributed.World) -> int:
                 last_layer=chosen.last_layer,
                 **optimizer_options(chosen),
             )
+            if config.train.stochastic_rounding:
+                optimizer.round_stochastically(config.run.seed)
             # One set for all processes; a download or a tokenisation for each would be waste.
             held_out = None
             if world.is_main:

@@ -101,6 +101,7 @@ class Train:
     clip_grad_norm: float | None = setting(None, "largest global gradient norm; null: no clipping", above=0)
     threads: int | None = setting(None, "CPU threads of torch; null: torch's choice", least=1)
     dtype: Literal["float32", "bfloat16"] = setting("float32", "of weights and matrix states")
+    stochastic_rounding: bool = setting(False, "bfloat16 weights: round up or down at random, right on average")
     compile: bool = setting(False, "compile the model's layers")
     parallel: Literal["ddp", "fsdp2"] = setting("ddp", "on each process: ddp, the whole model; fsdp2, its rows of it")
     layerwise: bool = setting(False, "step each matrix and free its gradient during backward: less memory, same result")
@@ -291,6 +292,11 @@ def _check(config: Config, sources: Sources) -> None:
         data.sequence_length <= longest,
         "data.sequence_length",
         f"must not exceed model.max_position_embeddings {longest}, got {data.sequence_length}",
+    )
+    require(
+        config.train.dtype == "bfloat16" or not config.train.stochastic_rounding,
+        "train.stochastic_rounding",
+        f"is for train.dtype=bfloat16, got train.dtype={config.train.dtype}",
     )
     require(
         data.path is not None or data.source not in ("files", "prepared"),
