@@ -18,14 +18,14 @@ STYLE = {
     "alice_switched": ("Alice after a switch", "o", 6.5, "#7cc48f"),
     "alice": ("Alice   low rank + compensation", "o", 5, "#2f8f57"),
     "eigen_adam": ("Eigen-Adam   U Dᵢ Uᵀ", "P", 8.5, "#155c38"),
-    "full_blocks": ("the best block diagonal   Mᵢ", "_", 13, INK),
+    "full_blocks": ("the best block diagonal   Mᵢ", "d", 8, INK),
     "shampoo": ("Shampoo   √R ⊗ √L", "h", 8.5, "#b79ad6"),
     "kronecker": ("its bases, the best R ⊗ L in them", "X", 8.5, "#8455b5"),
     "soap": ("SOAP   its bases, free diagonal", "*", 12, "#4f1f86"),
 }
 RINGS = ("galore", "alice_switched")  # drawn hollow: they lie where Alice does
-MEASURES = {"error": "on the sequences the structures were fitted to", "unseen_error": "on other sequences"}
-SHARES = (3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 0.99)  # of ||F||^2, the ticks
+MEASURES = ("error", "unseen_error")  # on the sequences fitted to, on the others
+SHARES = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 0.99)  # of ||F||^2, the ticks
 WORST = 1 - 5e-5  # where the axis of errors ends; an error of 1 or more is drawn there
 
 
@@ -62,70 +62,72 @@ def matrices(rows: list[dict]) -> str:
 
 
 def draw(rows: list[dict]) -> bytes:
-    """PNG: relative error over numbers of state, a column of panels for each shape, a row for each measure.
+    """PNG: relative error over numbers of state, a panel for each shape of matrix.
 
-    Errors are spaced by the logit of 1 - error^2. That is the share of ||F||^2 a structure explains, where it is the
-    best of its form: on a plain axis nearly every structure would lie on the line at 1.
+    A point is the median over the matrices, measured on the sequences fitted to, its line goes from quartile to
+    quartile, and the short bar is the median on the other sequences. Errors are spaced by the logit of 1 - error^2,
+    the share of ||F||^2 that a structure explains where it is the best of its form: on a plain axis nearly every
+    structure would lie on the line at 1.
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shapes = by_shape(rows)
+    shapes = {shape: (members, summarise(members)) for shape, members in by_shape(rows).items()}
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # the picture must not depend on whose machine it is drawn on
-        figure = Figure(figsize=(1.4 + 5.2 * len(shapes), 9.6), dpi=150, layout="constrained", facecolor="white")
+        figure = Figure(figsize=(1.4 + 5.4 * len(shapes), 7.2), dpi=150, layout="constrained", facecolor="white")
         canvas = FigureCanvasAgg(figure)
-        panels = figure.subplots(len(MEASURES), len(shapes), sharex="col", sharey=True, squeeze=False)
-        for column, ((m, n), members) in enumerate(shapes.items()):
-            summary = summarise(members)
-            for axes, (measure, words) in zip(panels[:, column], MEASURES.items(), strict=True):
-                _panel(axes, summary, measure)
-                axes.axvline(m * n, color=FAINT, linewidth=0.9, linestyle=(0, (2, 3)), zorder=1)
-                axes.annotate("m n", (m * n, 0.01), (4, 0), ("data", "axes fraction"), "offset points", color=FAINT)
-                axes.set_title(words, loc="left", fontsize=9, color=FAINT)
-            title = f"m × n = {m} × {n}   ({matrices(members)})"
-            panels[0, column].annotate(
-                title, (0, 1), (0, 24), "axes fraction", "offset points", color=INK, fontsize=11, fontweight="bold"
-            )
-            panels[-1, column].set_xlabel("state: numbers held for one matrix", color=INK)
-        _error_axis(panels, min(float(row[measure]) for row in rows for measure in MEASURES))
-        handles, labels = panels[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, labelcolor=INK, fontsize=9)
+        panels = figure.subplots(1, len(shapes), sharey=True, squeeze=False)[0]
+        for axes, ((m, n), (members, summary)) in zip(panels, shapes.items(), strict=True):
+            _panel(axes, summary)
+            axes.axvline(m * n, color=FAINT, linewidth=0.9, linestyle=(0, (2, 3)), zorder=1)
+            axes.annotate("m n", (m * n, 0.01), (4, 0), ("data", "axes fraction"), "offset points", color=FAINT)
+            axes.set_title(f"{m} × {n}", loc="left", pad=12, color=INK, fontsize=12, fontweight="bold")
+            axes.set_title(matrices(members), loc="right", pad=12, color=FAINT, fontsize=10)
+            axes.set_xlabel("state: numbers held for one matrix", color=INK)
+        entries = [entry for _, summary in shapes.values() for entry in summary.values()]
+        errors = [error for entry in entries for measure in MEASURES for error in entry[measure]]
+        _error_axis(panels, min(errors), min(max(errors), WORST))
+        handles, labels = panels[0].get_legend_handles_labels()
+        legend = figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, labelcolor=INK)
+        legend.set_title("median, with quartiles;  — median on sequences that were not fitted to", {"size": 9})
+        legend.get_title().set_color(FAINT)
         figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
         png = io.BytesIO()
         canvas.print_png(png, metadata={"Software": None})
     return png.getvalue()
 
 
-def _panel(axes, summary: dict, measure: str) -> None:
-    """One point a structure at its median, a line from quartile to quartile; those with ranks as curves."""
+def _panel(axes, summary: dict) -> None:
     axes.set_xscale("log")
     for structure, (label, marker, size, colour) in STYLE.items():
         entries = {rank: entry for (name, rank), entry in summary.items() if name == structure}
         numbers = [entry["numbers"] for entry in entries.values()]
-        low, median, high = zip(*(entry[measure] for entry in entries.values()), strict=True)
-        axes.vlines(numbers, low, [min(error, WORST) for error in high], color=colour, alpha=0.4, linewidth=1.6)
-        ring = structure in RINGS
+        low, median, high = ([min(entry["error"][k], WORST) for entry in entries.values()] for k in range(3))
+        other = [min(entry["unseen_error"][1], WORST) for entry in entries.values()]
+        hollow = structure in RINGS
+        axes.vlines(numbers, low, high, color=colour, alpha=0.35, linewidth=1.6, zorder=2)
+        axes.plot(numbers, other, linestyle="", marker="_", markersize=15, markeredgewidth=1.2, color=colour, zorder=2)
         axes.plot(
             numbers,
-            [min(error, WORST) for error in median],
+            median,
             marker=marker,
             markersize=size,
-            markerfacecolor="white" if ring else colour,
-            markeredgecolor=colour if ring or marker == "_" else "white",
-            markeredgewidth=2.2 if marker == "_" else 1.3 if ring else 0.6,
+            markerfacecolor="white" if hollow else colour,
+            markeredgecolor=colour if hollow else "white",
+            markeredgewidth=1.3 if hollow else 0.6,
             color=colour,
             linewidth=1.1 if len(numbers) > 1 else 0,
             label=label,
             zorder=3,
         )
-        if structure == "alice":
-            for rank, entry in entries.items():
-                point = (entry["numbers"], min(entry[measure][1], WORST))
-                axes.annotate(
-                    f"{rank}", point, (0, -16), textcoords="offset points", ha="center", color=colour, fontsize=8
-                )
+        for k, (rank, entry) in enumerate(entries.items()) if structure == "alice" else ():
+            place = {"textcoords": "offset points", "ha": "right" if k == 0 else "center", "fontsize": 8}
+            shift = (5 if k == 0 else 0, -13)
+            axes.annotate(
+                f"r = {rank}" if k == 0 else str(rank), (entry["numbers"], low[k]), shift, **place, color=colour
+            )
     axes.grid(color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, which="both", length=0)
@@ -133,7 +135,7 @@ def _panel(axes, summary: dict, measure: str) -> None:
         side.set_visible(False)
 
 
-def _error_axis(panels, lowest: float) -> None:
+def _error_axis(panels, lowest: float, highest: float) -> None:
     """The common axis of errors, and at its right end the share of ||F||^2 explained at the same heights."""
     import numpy as np
 
@@ -144,19 +146,20 @@ def _error_axis(panels, lowest: float) -> None:
     def error(height):
         return 1 / np.sqrt(1 + np.exp(-np.asarray(height)))
 
-    above = sum(math.sqrt(1 - share) > lowest for share in SHARES)
-    shares = SHARES[: above + 1]  # and one below the lowest point
-    ticks = [math.sqrt(1 - share) for share in shares]
-    for axes in panels.flat:
+    ticks = [math.sqrt(1 - share) for share in SHARES]
+    first, last = sum(tick > highest for tick in ticks), sum(tick >= lowest for tick in ticks)
+    shares, ticks = SHARES[max(first - 1, 0) : last + 1], ticks[max(first - 1, 0) : last + 1]
+    for axes in panels:
         axes.set_yscale("function", functions=(height, error))
         axes.set_yticks(ticks, [f"{tick:.4f}" if tick > 0.998 else f"{tick:.3f}" for tick in ticks])
-        axes.set_ylim(min(ticks[-1], lowest), WORST)
-    for left, *_, right in ([row[0], *row] for row in panels):
-        left.set_ylabel("relative error   ‖F − A‖ / ‖F‖", color=INK)
-        for share, tick in zip(shares, ticks, strict=True):
-            place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
-            right.annotate(f"{100 * share:g} %", (1, tick), (6, 0), **place, color=FAINT)
-        right.annotate("explained", (1, 1), (6, 6), "axes fraction", "offset points", color=FAINT, fontsize=9)
+        axes.set_ylim(min(ticks[-1], lowest), max(ticks[0], highest))
+    panels[0].set_ylabel("relative error   ‖F − A‖ / ‖F‖", color=INK)
+    for share, tick in zip(shares, ticks, strict=True):
+        place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
+        panels[-1].annotate(f"{100 * share:g} %", (1, tick), (8, 0), **place, color=FAINT)
+    words = "share of ‖F‖² explained"
+    place = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "center", "rotation": 90}
+    panels[-1].annotate(words, (1, 0.5), (54, 0), **place, color=FAINT)
 
 
 def describe(rows: list[dict]) -> str:
