@@ -3,7 +3,7 @@
 import queue
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -94,16 +94,26 @@ class TrainingData:
         return self
 
     def __next__(self) -> Batch:
+        batch = self.take(lambda: False)
+        if batch is None:
+            raise StopIteration
+        return batch
+
+    def take(self, interrupted: Callable[[], object]) -> Batch | None:
+        """The next batch; None after close(), or once `interrupted()` holds while there is none to take yet: a
+        source that is being retried can keep a batch for minutes."""
         while not self._closing.is_set():
             try:
                 batch = self._batches.get(timeout=0.2)  # in steps, so that a close() from a signal handler is noticed
             except queue.Empty:
+                if interrupted():
+                    return None
                 continue
             if isinstance(batch, Exception):
                 self.close()
                 raise batch
             return batch
-        raise StopIteration
+        return None
 
     def close(self) -> None:
         """End the thread. Safe to call twice and from a signal handler; `next` raises StopIteration afterwards."""

@@ -4,7 +4,7 @@
     python scripts/prepare_data.py --verify STORE                            read everything, compare SHA-256
 
     python scripts/prepare_data.py c4_small data=c4 \
-        data.path='https://huggingface.co/datasets/allenai/c4/resolve/main/en/c4-train.{00000..00015}-of-01024.json.gz'
+        data.path='https://HOST/c4/en/c4-train.{00000..00015}-of-01024.json.gz'
 
 Only `data.source`, `data.path`, `data.eval_path` and `data.tokenizer` matter: order, packing and row length are chosen
 when the store is read, and the rows are those that the source itself would give.

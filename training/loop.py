@@ -164,8 +164,8 @@ class Trainer:
         failure: Exception | None = None
         batch, targets = None, 0
         try:
-            batch = next(data)
-            targets = int((batch.labels[:, 1:] != -100).sum())
+            batch = data.take(lambda: self.world.signals.noted)
+            targets = 0 if batch is None else int((batch.labels[:, 1:] != -100).sum())
         except (ValueError, OSError) as error:  # of the data's thread: a bad line, a source that gave up
             failure = error
         waited = time.perf_counter() - started

@@ -154,6 +154,7 @@ def test_close_does_not_wait_for_a_retry(mirror, tokenizer, monkeypatch):
     data = TrainingData(make_section(source="c4", path=mirror.url), tokenizer, vocab_size=VOCABULARY, batch_size=8)
     while not mirror.requests or "train" not in mirror.requests[-1]:
         time.sleep(0.01)
+    assert data.take(interrupted=lambda: True) is None  # nor does a signal
     data.close()
     assert not any(thread.name == "data" and thread.is_alive() for thread in threading.enumerate())
 
