@@ -12,11 +12,12 @@ set -m
     --dynamo_backend no train.py "$@" < /dev/null &
 group=$!
 interrupted=
-trap 'interrupted=130; kill -INT -- "-$group" 2>/dev/null || true' INT
-trap 'interrupted=143; kill -TERM -- "-$group" 2>/dev/null || true' TERM HUP
+# The launcher would answer SIGINT with a traceback.
+trap 'interrupted=130; kill -TERM -- "-$group"' INT
+trap 'interrupted=143; kill -TERM -- "-$group"' TERM HUP
 code=
-while kill -0 -- "-$group" 2>/dev/null; do
+while kill -0 -- "-$group"; do
     if [ -z "$code" ] && wait "$group"; then code=0; else code=${code:-$?}; fi
     sleep 0.2
-done
+done 2> /dev/null
 exit "${interrupted:-$code}"
