@@ -74,6 +74,8 @@ def run(config: Config, world: distributed.World) -> int:
                     print(f"this run is finished: {final_line(start.summary, folder)}")
                 world.close()
                 return 0
+            if world.is_main:
+                folder.require_space(estimate.plan(config)["checkpoint_bytes"])
 
             tokenizer = load_tokenizer(config.data)
             check_vocabulary(tokenizer, config.model.vocab_size)

@@ -11,6 +11,7 @@ import yaml
 import train
 from scripts import evaluate as evaluate_script
 from tests import tiny
+from training import records
 
 TRAIN_KEYS = "kind step tokens loss lr adam_lr grad_norm tokens_per_second optimizer_seconds data_seconds train_seconds"
 EVAL_KEYS = "kind step tokens loss perplexity galore_perplexity eval_tokens train_seconds"
@@ -161,3 +162,10 @@ def test_evaluate_a_finished_run(whole_run, text, tmp_path, capsys):
     assert capsys.readouterr().out != ours
     assert evaluate_script.main([str(tmp_path)]) == 2
     assert "finished run" in capsys.readouterr().err
+
+
+def test_a_disk_too_small_for_a_checkpoint_is_refused_at_the_start(text, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(records, "free_bytes", lambda folder: 1000)
+    assert train.main(tiny.command(text, tmp_path / "run")) == 2
+    assert "run.dir: a checkpoint takes" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
