@@ -162,6 +162,10 @@ class BaseOptimizer(torch.optim.Optimizer):
         for p in together:
             p.grad = None
 
+    def stepped_together(self, device_type: str) -> list[list[Tensor]]:
+        """The trainable parameters, in the lists that `step_parameter` steps in one call on such a device."""
+        return [[parameter] for parameter in self._parameters() if parameter.requires_grad]
+
     def _companions(self, parameter: Tensor, group: dict) -> list[Tensor]:
         """The parameters that must be stepped in one call with `parameter`, itself among them."""
         return [parameter]
@@ -385,22 +389,35 @@ class MatrixOptimizer(BaseOptimizer):
             for key, tensor in holder.items()
         )
 
-    def _plan(self, group: dict, parameters: list[Tensor]) -> list[Chunk]:
-        position = {parameter: i for i, parameter in enumerate(self._parameters())}
+    def stepped_together(self, device_type: str) -> list[list[Tensor]]:
+        lists = []
+        for group in self.param_groups:
+            trainable = [p for p in group["params"] if p.requires_grad]
+            adam = group["algorithm"] == "adam"
+            lists += [[p] for p in trainable] if adam else self._stacks(group, trainable, device_type)
+        return lists
+
+    def _stacks(self, group: dict, parameters: list[Tensor], device_type: str) -> list[list[Tensor]]:
+        """`parameters`, in order, in lists to be stacked on such a device."""
         alike: dict[tuple, list[Tensor]] = {}
         for p in parameters:
             factor = self.lr_factor(*p.shape, group)
             alike.setdefault((*sorted(p.shape), factor, p.dtype, p.device, self._age(p)), []).append(p)
-        chunks = []
-        for (_, _, factor, *_), members in alike.items():
+        stacks = []
+        for members in alike.values():
             size = members[0].numel() * members[0].element_size()
-            stackable = size <= STACK_UP_TO.get(members[0].device.type, 0)
+            stackable = size <= STACK_UP_TO.get(device_type, 0)
             step = max(1, STACK_BYTES // size) if stackable else 1
             step *= sharded.processes(members[0])
-            chunks += [self._chunk(members[i : i + step], factor, position) for i in range(0, len(members), step)]
-        return chunks
+            stacks += [members[i : i + step] for i in range(0, len(members), step)]
+        return stacks
 
-    def _chunk(self, parameters: list[Tensor], lr_factor: float, position: dict[Tensor, int]) -> Chunk:
+    def _plan(self, group: dict, parameters: list[Tensor]) -> list[Chunk]:
+        position = {parameter: i for i, parameter in enumerate(self._parameters())}
+        stacks = self._stacks(group, parameters, parameters[0].device.type)
+        return [self._chunk(stack, group, position) for stack in stacks]
+
+    def _chunk(self, parameters: list[Tensor], group: dict, position: dict[Tensor, int]) -> Chunk:
         owned = [parameter for parameter in parameters if self.owns(parameter)]
         holders = [self.state[parameter] for parameter in owned]
         keys = [key for key, value in holders[0].items() if isinstance(value, Tensor)] if owned else []
@@ -418,7 +435,7 @@ class MatrixOptimizer(BaseOptimizer):
                 p.shape[0] > p.shape[1] or (self.transpose_square and p.shape[0] == p.shape[1]) for p in owned
             ],
             "indices": [position[parameter] for parameter in owned],
-            "lr_factor": lr_factor,
+            "lr_factor": self.lr_factor(*parameters[0].shape, group),
             "state": state,
             "holders": [{key: holder[key] for key in keys} for holder in holders],
         }
