@@ -174,7 +174,8 @@ class World:
         self.signals = signals
         self.index: int = accelerator.process_index
         self.count: int = accelerator.num_processes
-        self.device: torch.device = accelerator.device
+        # accelerate numbers CPUs, safetensors knows only one.
+        self.device = accelerator.device if accelerator.device.type != "cpu" else torch.device("cpu")
         self.mixed_precision: str = accelerator.mixed_precision
         self.is_main: bool = accelerator.is_main_process
         self._watch, self._host = None, None

@@ -103,7 +103,8 @@ class Shards:
 
     def load(self, weights: dict[str, Tensor]) -> None:
         """As `Replicas.load`."""
-        set_model_state_dict(self.model, weights, options=StateDictOptions(full_state_dict=True))
+        # Of a copy, because it puts shards in the place of what it is given.
+        set_model_state_dict(self.model, dict(weights), options=StateDictOptions(full_state_dict=True))
 
 
 def lay_out(model: LlamaForCausalLM, world: World, *, parallel: str) -> Replicas | Shards:
