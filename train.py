@@ -106,7 +106,7 @@ def run(config: Config, world: distributed.World) -> int:
             held_out = world.broadcast(held_out)
             recorder = None
             if world.is_main:
-                recorder = opened.enter_context(Recorder(folder, config, start.step))
+                recorder = opened.enter_context(Recorder(folder, config, start.step, optimizer))
             trainer = Trainer(config, world, layout, optimizer, folder=folder.checkpoints, recorder=recorder)
             data = TrainingData(
                 config.data,

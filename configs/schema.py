@@ -38,6 +38,7 @@ class Run:
     seed: int = setting(0, "of the initial weights", least=0)
     reference: str | None = setting(None, "run folder or summary.json that effective throughput is measured against")
     allow_config_change: bool = setting(False, "resume although settings that change the result differ")
+    record_basis_cosines: bool = setting(False, "write how far each basis column turns at a refresh (Fig. 6); slow")
     deterministic: bool = setting(False, "deterministic CUDA kernels: exact resume there, slower")
 
 
@@ -302,6 +303,11 @@ def _check(config: Config, sources: Sources) -> None:
         data.path is not None or data.source not in ("files", "prepared"),
         "data.path",
         f"is required with data.source={data.source}",
+    )
+    require(
+        not run.record_basis_cosines or (config.train.parallel == "ddp" and not config.train.layerwise),
+        "run.record_basis_cosines",
+        "needs train.parallel=ddp and train.layerwise=false, where the main process sees every basis turn",
     )
     check_layout(config, processes=1)
 

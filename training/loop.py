@@ -197,7 +197,8 @@ class Trainer:
             raise MachineError(
                 f"step {step} {applied}: its loss is {loss}, its gradient norm {norm} ({saved} in {self._folder})"
             )
-        with self._optimizer_clock:
+        watching = self._recorder.watching(step) if self._recorder is not None else contextlib.nullcontext()
+        with watching, self._optimizer_clock:
             self.optimizer.step()
         self.optimizer.zero_grad()
 

@@ -1,5 +1,6 @@
 """Where a run's numbers go, and what it leaves behind when it is finished."""
 
+import contextlib
 import resource
 import shutil
 import sys
@@ -12,7 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.schema import Config, to_dict
+from optimizers import BaseOptimizer
 from training import curve
+from training.cosines import BasisCosines
 from training.errors import SaveError
 from training.records import MetricsLog, Reference, RunFolder, effective_tokens_per_second
 from training.tracking import Tracker
@@ -22,13 +25,17 @@ class Recorder:
     """Sends rows to metrics.jsonl and wandb. One of these exists in a run, on its main process.
 
     `resumed_step` is the step of the checkpoint that the run goes on from, None at its beginning.
-    Raises ValueError naming `run.reference` when no finished run is there.
+    Raises ValueError naming `run.reference` when no finished run is there, or `run.record_basis_cosines` when
+    `optimizer` has no bases to record.
     """
 
-    def __init__(self, folder: RunFolder, config: Config, resumed_step: int | None):
+    def __init__(self, folder: RunFolder, config: Config, resumed_step: int | None, optimizer: BaseOptimizer):
         self._folder = folder
         self._reference = Reference.read(Path(config.run.reference)) if config.run.reference else None
         self._metrics = MetricsLog(folder.metrics, resumed_step)
+        self._cosines = None
+        if config.run.record_basis_cosines:
+            self._cosines = BasisCosines(folder.path / "basis_cosines.jsonl", optimizer, resumed_step)
         self._tracker = Tracker(config.wandb, folder.path, name=config.run.name, config=to_dict(config))
         self._finished = False
 
@@ -45,9 +52,15 @@ class Recorder:
         self._metrics.write(row)
         self._tracker.log(row)
 
+    def watching(self, step: int) -> contextlib.AbstractContextManager:
+        """Around the optimizer's part of `step`: records how far bases turn, if that is asked for."""
+        return self._cosines.watching(step) if self._cosines is not None else contextlib.nullcontext()
+
     def sync(self) -> None:
         """Return when every row is on the disk. Raises SaveError."""
         self._metrics.sync()
+        if self._cosines is not None:
+            self._cosines.sync()
 
     def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Draw the curve and declare the run finished; returns the summary as written. Raises SaveError."""
