@@ -1,0 +1,32 @@
+"""A run goes on, exactly, on another number of processes and another layout."""
+
+import subprocess
+import sys
+
+import pytest
+
+import train
+from configs.schema import SettingsError, check_layout, load
+from tests import tiny
+from tests.faults.test_many_processes import ROOT, assert_nearly_same_end, launch_faulty
+
+
+def test_one_process_then_replicas_then_shards_then_one(text, whole_run, tmp_path):
+    """Every row of metrics, also those of earlier layouts: same rows of data, tokens, losses and learning rates."""
+    run = tmp_path / "run"
+    argv = tiny.command(text, run)
+    step = "term:training.loop.Trainer._gradients"
+    subprocess.run([sys.executable, "tests/faults/faulty.py", f"{step}:4", *argv], cwd=ROOT, check=False, timeout=90)
+    assert tiny.saved_steps(run)[-1] == 4
+    launch_faulty(f"{step}:4:1", argv)
+    assert tiny.saved_steps(run)[-1] == 8
+    launch_faulty(f"{step}:2:0", [*argv, "train.parallel=fsdp2"])
+    assert tiny.saved_steps(run)[-1] == 10
+    assert train.main(argv) == 0
+    assert_nearly_same_end(run, whole_run)
+
+
+def test_processes_that_do_not_divide_the_streams_are_refused(text, tmp_path):
+    config = load(tiny.command(text, tmp_path)).config
+    with pytest.raises(SettingsError, match=r"data\.streams must be divisible by the number of processes 3, got 4"):
+        check_layout(config, processes=3)

@@ -1,0 +1,80 @@
+"""DDP and FSDP2 on two processes (gloo), for every optimizer."""
+
+import json
+
+import pytest
+
+from optimizers import registry
+from optimizers.base import MatrixOptimizer
+from tests.faults.test_many_processes import TWO, launch
+from tests.optimizers.harness import options_of, parameters, train
+
+NAMES = registry.names()
+# These turn differences of rounding in the first gradients into other eigenvectors of nearly equal eigenvalues.
+AMPLIFY = {"eigen_adam": 1e-2, "soap": 1e-2, "shampoo": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What tests/distributed/worker.py found."""
+    out = tmp_path_factory.mktemp("worker") / "found.json"
+    process = launch(TWO, "tests/distributed/worker.py", str(out))
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_replicas_stay_equal_and_train_as_one_process_does(found, name):
+    row = next(row for row in found["rows"] if row["optimizer"] == name)
+    assert row["ddp_weights_equal"]
+    assert row["ddp_loss_difference"] < AMPLIFY.get(name, 1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shards_train_as_replicas_do_and_share_the_state(found, name):
+    row = next(row for row in found["rows"] if row["optimizer"] == name)
+    done, total = row["sharded_parameters"].split("/")
+    assert done == total
+    assert row["fsdp2_loss_difference"] < 1e-5
+    held = [int(part) for part in row["bytes_fsdp2"].split()]
+    assert row["bytes_alone"] <= sum(held) < row["bytes_alone"] + 200  # both count Adam's steps
+    assert max(held) < 0.6 * row["bytes_alone"]
+
+
+def test_full_state_fits_every_layout_exactly(found):
+    for losses in found["resumed"].values():
+        assert losses["Shards kept it"] and losses["Replicas kept it"]
+        assert losses["Shards"] == losses["on"]
+        for layout in ("Replicas", "alone"):
+            assert losses[layout] == pytest.approx(losses["on"], abs=1e-5)
+
+
+def test_micro_batches_are_reduced_once_and_clipped_by_the_whole_norm(found):
+    replicas, shards = found["accumulated"]["Replicas"], found["accumulated"]["Shards"]
+    assert shards["norm"] == pytest.approx(replicas["norm"], rel=1e-5)
+    assert shards["norm"] > 1.0
+    assert shards["clipped"] == pytest.approx(1.0, rel=1e-4) == replicas["clipped"]
+    assert shards["waiting"] == replicas["waiting"] == 0
+    assert shards["reducing"] == 3  # two layers, and the rest
+
+
+def test_bfloat16_shards_are_computed_in_bfloat16(found):
+    assert found["dtypes"] == ["torch.bfloat16"]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if issubclass(registry.get(name)[0], MatrixOptimizer)])
+def test_a_refresh_writes_what_it_says(name, monkeypatch):
+    """Replicas exchange nothing else after a shared refresh."""
+    cls = registry.get(name)[0]
+    original, written = cls.refresh, set()
+
+    def watched(self, gradient, state, group, t, sources):
+        before = {key: tensor._version for key, tensor in state.items()}
+        original(self, gradient, state, group, t, sources)
+        written.update(key for key, tensor in state.items() if tensor._version != before[key])
+
+    monkeypatch.setattr(cls, "refresh", watched)
+    optimizer = cls(parameters(), lr=0.01, **options_of(name))
+    train(optimizer, range(1, 8))
+    assert written <= set(cls.refreshed)
