@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Kill a nano run at random moments, start it again by the same command, and compare what it leaves with a run that
+# nothing disturbed: every row of metrics but its clocks, and every byte of the final weights. Over and over.
+#
+#   scripts/soak.sh [MINUTES] [FOLDER]        default: 60 minutes in runs/soak
+#
+# Ends with the number of runs and kills, and exit code 1 at the first difference (its run folder is kept).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+minutes=${1:-60} folder=${2:-runs/soak}
+python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)}
+settings=(configs/experiment/nano/builtin/alice.yaml train.steps=150 train.eval_every=30 train.checkpoint_every=7
+    data.sequence_length=64 data.eval_tokens=5000 optimizer.update_interval=10)
+
+digest() { # of a finished run, but for what a clock measured
+    "$python" - "$1" <<'PYTHON'
+import hashlib, json, sys
+from pathlib import Path
+
+run, clocks = Path(sys.argv[1]), ("tokens_per_second", "optimizer_seconds", "data_seconds", "train_seconds")
+rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+rows = [{key: value for key, value in row.items() if key not in clocks} for row in rows]
+print(len(rows), hashlib.sha256(json.dumps(rows).encode() + (run / "model/model.safetensors").read_bytes()).hexdigest())
+PYTHON
+}
+
+mkdir -p "$folder"
+"$python" train.py "${settings[@]}" run.dir="$folder/undisturbed" > "$folder/undisturbed.log" 2>&1
+expected=$(digest "$folder/undisturbed")
+echo "undisturbed: $expected"
+
+end=$((SECONDS + minutes * 60)) runs=0 kills=0
+while [ "$SECONDS" -lt "$end" ]; do
+    rm -rf "$folder/killed"
+    here=0
+    while [ ! -f "$folder/killed/summary.json" ]; do
+        "$python" train.py "${settings[@]}" run.dir="$folder/killed" >> "$folder/killed.log" 2>&1 &
+        process=$!
+        # From the first imports to well past several checkpoints.
+        sleep "$((RANDOM % 25)).$((RANDOM % 10))"
+        if kill -9 "$process" 2>/dev/null; then here=$((here + 1)); fi
+        wait "$process" 2>/dev/null || true
+    done
+    runs=$((runs + 1)) kills=$((kills + here))
+    found=$(digest "$folder/killed")
+    echo "run $runs: $here kills, $((SECONDS / 60)) minutes: $found"
+    if [ "$found" != "$expected" ]; then
+        echo "run $runs differs from the undisturbed one; it is kept in $folder/killed" >&2
+        exit 1
+    fi
+done
+echo "$runs runs, $kills kills, no difference"
