@@ -264,8 +264,14 @@ def start(*, seed: int, threads: int | None, deterministic: bool, dtype: str) ->
     """Start this process under accelerate (or alone), with its threads and random states set.
 
     Raises SettingsError when the launcher and accelerate disagree about the number of processes, or when the
-    launcher's mixed precision does not go with weights of `dtype`.
+    launcher's mixed precision does not go with weights of `dtype`, or when accelerate would shard the model itself.
     """
+    for plugin in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{plugin}", "false") == "true":
+            raise SettingsError(
+                f"accelerate is configured for {plugin}: launch with a file of configs/accelerate; "
+                "train.parallel=fsdp2 shards the model"
+            )
     signals = Signals()
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts

@@ -9,6 +9,7 @@ import train
 from configs.schema import SettingsError, check_layout, load
 from tests import tiny
 from tests.faults.test_many_processes import ROOT, assert_nearly_same_end, launch_faulty
+from training import distributed
 
 
 def test_one_process_then_replicas_then_shards_then_one(text, whole_run, tmp_path):
@@ -24,6 +25,12 @@ def test_one_process_then_replicas_then_shards_then_one(text, whole_run, tmp_pat
     assert tiny.saved_steps(run)[-1] == 10
     assert train.main(argv) == 0
     assert_nearly_same_end(run, whole_run)
+
+
+def test_accelerates_own_sharding_is_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(SettingsError, match=r"configured for FSDP: .*train\.parallel=fsdp2"):
+        distributed.start(seed=0, threads=None, deterministic=False, dtype="float32")
 
 
 def test_processes_that_do_not_divide_the_streams_are_refused(text, tmp_path):
