@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from . import subspace
-from .base import MatrixOptimizer
 from .checks import check_betas, check_choice, check_range, check_whole, options_of
 from .chunk import Direction, average, working_dtype
 from .limiter import limit_growth, reference_limit
+from .matrix import MatrixOptimizer
 from .racs import fixed_point, reciprocal, reference_fixed_point
 from .registry import register
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from . import subspace
-from .base import MatrixOptimizer
 from .checks import check_betas, check_range, check_whole, options_of
 from .chunk import Direction, average, working_dtype
+from .matrix import MatrixOptimizer
 from .registry import register
 
 

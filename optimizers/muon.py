@@ -14,9 +14,9 @@ import math
 import torch
 from torch import Tensor
 
-from .base import MatrixOptimizer
 from .checks import check_choice, check_decay, check_range, check_whole, options_of
 from .chunk import Direction, average
+from .matrix import MatrixOptimizer
 from .newton_schulz import newton_schulz
 from .registry import register
 

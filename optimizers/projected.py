@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from . import subspace
-from .base import MatrixOptimizer
 from .checks import check_betas, check_range, check_whole
 from .chunk import average
+from .matrix import MatrixOptimizer
 
 RATIO_EPS = 1e-8  # added to the norms that Fira and APOLLO divide by, as in their packages
 

@@ -16,10 +16,10 @@ A zero row or column gets a zero update, a zero gradient leaves weights and stat
 import torch
 from torch import Tensor
 
-from .base import MatrixOptimizer
 from .checks import check_decay, check_range, check_whole, options_of
 from .chunk import Direction, working_dtype
 from .limiter import limit_growth, reference_limit
+from .matrix import MatrixOptimizer
 from .registry import register
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from . import subspace
-from .base import MatrixOptimizer
 from .checks import check_range, check_whole, options_of
 from .chunk import Direction, working_dtype
+from .matrix import MatrixOptimizer
 from .registry import register
 from .subspace import ROUNDING
 

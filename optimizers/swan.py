@@ -14,9 +14,9 @@ centring). The trajectory is the same for G and c G.
 import torch
 from torch import Tensor
 
-from .base import MatrixOptimizer
 from .checks import check_whole, options_of
 from .chunk import Direction
+from .matrix import MatrixOptimizer
 from .newton_schulz import CUBIC, newton_schulz
 from .racs import reciprocal
 from .registry import register

@@ -230,7 +230,7 @@ def test_bad_options_are_refused_by_name(name):
 def test_shapes_it_cannot_hold_are_refused(name):
     vector = torch.nn.Parameter(torch.ones(5))
     cls = registry.get(name)[0]
-    if issubclass(cls, optimizers.base.MatrixOptimizer):
+    if issubclass(cls, optimizers.matrix.MatrixOptimizer):
         with pytest.raises(ValueError, match=r"\(5,\)"):
             make(name, [vector])
     else:
