@@ -1,0 +1,35 @@
+"""What the benchmarks measure the machine by."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def seconds(call: Callable) -> float:
+    """Wall time of `call`, the device's work included."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def rates(device: torch.device | str, dtype: torch.dtype) -> Callable[[], tuple[float, float]]:
+    """A function that measures bytes/s of a copy (read and written) and FLOP/s of a square product in `dtype`."""
+    device = torch.device(device)
+    source = torch.ones(1 << 24, device=device)
+    target, size = torch.empty_like(source), 4096 if device.type == "cuda" else 1024
+    a = torch.randn(size, size, device=device).to(dtype)
+    b, c = a.mT.contiguous(), torch.empty_like(a)
+
+    def measure() -> tuple[float, float]:
+        copied = statistics.median(seconds(lambda: target.copy_(source)) for _ in range(3))
+        multiplied = statistics.median(seconds(lambda: torch.mm(a, b, out=c)) for _ in range(3))
+        return 2 * source.nbytes / copied, 2 * size**3 / multiplied
+
+    measure()  # the first use of memory and of a kernel is not a rate
+    return measure

@@ -1,0 +1,50 @@
+"""The benchmarks run and count right; what they measure is not for tests."""
+
+import csv
+import sys
+
+import pytest
+import torch
+
+from optimizers import registry
+from scripts import benchmark_optimizers, optimizer_peers
+from scripts.optimizer_bounds import BOUNDS
+
+SMALL = ["model=llama_nano", "model.hidden_size=32", "model.intermediate_size=48", "model.num_hidden_layers=1"]
+
+
+def test_every_optimizer_has_a_bound():
+    assert sorted(BOUNDS) == registry.names()
+    adam, racs, alice = (BOUNDS[name](8, 16, 4, 2) for name in ("adam", "racs", "alice"))
+    assert (adam.bytes, racs.bytes) == (14 * 8 * 16, 8 * 8 * 16)
+    assert alice.flops == 4 * 8 * 16 * 4 + 2 * 4 * 4 * 16 + 6 * 8 * 16
+    assert alice.bytes == 2 * (4 * 8 * 16 + 9 * 4 * 16 + 2 * 8 * 4)
+
+
+def test_optimizers_are_measured_beside_their_peers(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("galore_torch")
+    options = ["--optimizers=adam,galore,alice,soap", "--rank=4", "--leading=2", "--rounds=1", "--refreshes=1"]
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(sys, "argv", ["benchmark", *SMALL, *options, "--results", str(tmp_path)])
+    benchmark_optimizers.main()
+    torch.set_num_threads(threads)
+    path = tmp_path / "optimizers_llama_nano_cpu_float32.csv"
+    assert path.with_suffix(".png").stat().st_size > 0 and "7 matrices, rank 4" in capsys.readouterr().out
+    rows = {row["optimizer"]: row for row in csv.DictReader(path.read_text().splitlines()[1:])}
+    elements = 4 * 32 * 32 + 3 * 32 * 48
+    assert int(rows["adam"]["state_bytes"]) == 8 * elements + 7 * 4  # two moments, and a step count for each matrix
+    assert int(rows["torch AdamW, fused"]["state_bytes"]) == int(rows["adam"]["state_bytes"])
+    assert int(rows["galore-torch"]["state_bytes"]) == int(rows["galore"]["state_bytes"])
+    assert rows["alice"]["interval"] == "200" and rows["adam"]["interval"] == ""
+    assert int(rows["galore"]["peak_bytes"]) > 0
+
+
+def test_intervals_are_set_wherever_a_package_keeps_them():
+    weight = torch.nn.Parameter(torch.ones(8, 8))
+    optimizer = registry.get("galore")[0]([weight])
+    optimizer.state[weight] = {"precondition_frequency": 10, "projector": type("P", (), {"update_proj_gap": 200})()}
+    assert optimizer_peers.interval(optimizer) == 200
+    optimizer_peers.set_interval(optimizer, 7)
+    state = optimizer.state[weight]
+    assert optimizer_peers.interval(optimizer) == state["precondition_frequency"] == 7
+    assert state["projector"].update_proj_gap == 7
