@@ -21,7 +21,7 @@ from configs.schema import Config, check_layout, load, optimizer_options
 from data import EvaluationData, TrainingData, check_vocabulary, load_tokenizer
 from models import estimate
 from models.llama import build_model
-from training import distributed, failures
+from training import compiler, distributed, failures
 from training.loop import Trainer
 from training.parallel import lay_out
 from training.progress import set_up_logging
@@ -85,7 +85,7 @@ def run(config: Config, world: distributed.World) -> int:
                 seed=config.run.seed,
                 activation_checkpointing=config.train.activation_checkpointing,
             )
-            if config.train.compile:
+            if compiler.wanted(model, config.train, config.data.sequence_length, world.device):
                 model.compile(dynamic=False)
             layout = lay_out(model, world, parallel=config.train.parallel)  # before its parameters are handed out
             chosen = config.optimizer

@@ -103,7 +103,7 @@ class Train:
     threads: int | None = setting(None, "CPU threads of torch; null: torch's choice", least=1)
     dtype: Literal["float32", "bfloat16"] = setting("float32", "of weights and matrix states")
     stochastic_rounding: bool = setting(False, "bfloat16 weights: round up or down at random, right on average")
-    compile: bool = setting(False, "compile the model's layers")
+    compile: Literal["auto", True, False] = setting("auto", "compile the layers; auto: when the run is long enough")
     parallel: Literal["ddp", "fsdp2"] = setting("ddp", "on each process: ddp, the whole model; fsdp2, its rows of it")
     layerwise: bool = setting(False, "step each matrix and free its gradient during backward: less memory, same result")
     activation_checkpointing: bool = setting(False, "recompute the layers in backward: less memory, a third more work")
@@ -248,7 +248,7 @@ def _expected(hint: Any) -> str:
         return names[hint]
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
-        return f"one of {', '.join(map(str, arguments))}"
+        return f"one of {', '.join(str(a).lower() if isinstance(a, bool) else str(a) for a in arguments)}"
     if origin is list:
         return "a list"
     if origin is tuple:

@@ -4,6 +4,7 @@ The architecture is Table 10 of arXiv 2502.07752 (GaLore's LLaMA family): RMSNor
 embeddings, no bias, every matrix and embedding drawn from N(0, 0.02).
 """
 
+import contextlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +36,8 @@ class Loss(NamedTuple):
 class LlamaForCausalLM(transformers.LlamaForCausalLM):
     """A causal LM whose forward returns the summed loss and never holds all logits."""
 
+    _compiled = False
+
     def hidden_states(self, input_ids: Tensor) -> Tensor:
         """Final normed hidden states [rows, length, hidden] of `input_ids` [rows, length].
 
@@ -58,7 +61,10 @@ class LlamaForCausalLM(transformers.LlamaForCausalLM):
             labels: int64 [rows, length], not shifted: position i is predicted from positions before i. -100 is no
                 target. The number of targets is `(labels[:, 1:] != -100).sum()`.
         """
-        hidden = self.hidden_states(input_ids)
+        # Evaluations have a mode and shapes of their own: to compile for them takes longer than they do.
+        eager = self._compiled and not torch.is_grad_enabled()
+        with torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext():
+            hidden = self.hidden_states(input_ids)
         # Shifting the labels instead of the hidden states leaves the large tensor a view.
         targets = F.pad(labels[:, 1:], (0, 1), value=-100)
         # A bfloat16 sum comes back in bfloat16 (2,873 of it as 2,864 or 2,880), so low precision sums the single
@@ -74,6 +80,7 @@ class LlamaForCausalLM(transformers.LlamaForCausalLM):
 
     def compile(self, **options: Any) -> None:
         """Compile each decoder layer. One graph serves them all; the chunked loss does not compile."""
+        self._compiled = True
         for layer in self.model.layers:
             layer.compile(**options)
 

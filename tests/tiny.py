@@ -4,6 +4,9 @@ import json
 import random
 from pathlib import Path
 
+from training.errors import MachineError
+from training.loop import Trainer
+
 CLOCKED = ("tokens_per_second", "optimizer_seconds", "data_seconds", "train_seconds")
 WORDS = ("the", "people", "of", "this", "nation", "have", "seen", "work", "and", "hope", "in", "every", "state")
 
@@ -37,3 +40,14 @@ def weights(run: Path) -> bytes:
 def saved_steps(run: Path) -> list[int]:
     """The steps of the run's checkpoints that have their marker."""
     return sorted(int(path.parent.name[5:]) for path in run.glob("checkpoints/step_*/complete.json"))
+
+
+def unplugged_after(step: int):
+    """What to put in the place of `Trainer._gradients` for a run that ends after `step` steps without saving."""
+
+    def gradients(self, *arguments, original=Trainer._gradients):
+        if self.counters.step == step:
+            raise MachineError("the plug was pulled")
+        return original(self, *arguments)
+
+    return gradients

@@ -116,7 +116,7 @@ def test_plan_flags():
         ("train=3", "train is a section"),
         ("train.steps=many", "train.steps must be an integer, got 'many'"),
         ("train.steps=1.5", "train.steps must be an integer, got 1.5"),
-        ("train.compile=maybe", "train.compile must be true or false"),
+        ("train.compile=maybe", "train.compile must be one of auto, true, false"),
         ("train.clip_grad_norm=x", "train.clip_grad_norm must be a number or null"),
         ("optimizer.betas=[0.9]", "optimizer.betas must be a list of 3 numbers"),
         ("train.dtype=float16", "train.dtype must be one of float32, bfloat16"),

@@ -5,8 +5,6 @@ import pytest
 import train
 from configs.schema import SettingsError, load
 from tests import tiny
-from training.errors import MachineError
-from training.loop import Trainer
 
 SETTINGS = ("train.dtype=bfloat16", "train.stochastic_rounding=true", "train.steps=4", "train.checkpoint_every=2")
 
@@ -17,21 +15,12 @@ def test_resumes_and_releases_gradients_to_the_same_bits(text, tmp_path, monkeyp
     assert train.main(tiny.command(text, runs["layerwise"], *SETTINGS, "train.layerwise=true")) == 0
     assert train.main(tiny.command(text, runs["nearest"], *SETTINGS, "train.stochastic_rounding=false")) == 0
     with monkeypatch.context() as patch:
-        patch.setattr("training.loop.Trainer._gradients", failing_after(2, Trainer._gradients))
+        patch.setattr("training.loop.Trainer._gradients", tiny.unplugged_after(2))
         assert train.main(tiny.command(text, runs["resumed"], *SETTINGS)) == 1
     assert tiny.saved_steps(runs["resumed"]) == [2]
     assert train.main(tiny.command(text, runs["resumed"], *SETTINGS)) == 0
     assert tiny.weights(runs["resumed"]) == tiny.weights(runs["layerwise"]) == tiny.weights(runs["whole"])
     assert tiny.weights(runs["nearest"]) != tiny.weights(runs["whole"])
-
-
-def failing_after(calls, original):
-    def failing(self, *arguments):
-        if self.counters.step == calls:
-            raise MachineError("pulled the plug")
-        return original(self, *arguments)
-
-    return failing
 
 
 def test_refused_for_float32_and_where_weights_are_written_elsewhere(text, tmp_path, capfd):

@@ -1,0 +1,49 @@
+"""Compiled layers: when, and that a resumed run repeats them."""
+
+import shutil
+
+import pytest
+import torch
+
+import train
+from configs.schema import SettingsError, load
+from models.llama import build_model
+from tests import tiny
+from training import compiler
+
+CPU = torch.device("cpu")
+needs_compiler = pytest.mark.skipif(compiler.missing_compiler(CPU) is not None, reason="no C++ compiler")
+
+
+def wanted(*settings):
+    config = load(list(settings)).config
+    model = build_model(config.model, dtype=torch.float32, seed=0, device="meta")
+    return compiler.wanted(model, config.train, config.data.sequence_length, CPU)
+
+
+@needs_compiler
+def test_auto_compiles_long_runs_and_nothing_else():
+    assert not wanted()  # the quick start
+    long = "configs/experiment/table2/60m/adam.yaml"
+    assert wanted(long) and not wanted(long, "train.compile=false") and not wanted(long, "train.steps=1")
+    assert wanted("train.compile=true")
+
+
+def test_without_a_compiler(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert not wanted("configs/experiment/table2/60m/adam.yaml")
+    with pytest.raises(SettingsError, match=r"train\.compile=true needs a C\+\+ compiler"):
+        wanted("train.compile=true")
+
+
+@needs_compiler
+def test_a_compiled_run_resumes_to_the_same_bits(text, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
+    settings = ("train.compile=true", "train.steps=4", "train.eval_every=2", "train.checkpoint_every=2")
+    assert train.main(tiny.command(text, tmp_path / "whole", *settings)) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("training.loop.Trainer._gradients", tiny.unplugged_after(2))
+        assert train.main(tiny.command(text, tmp_path / "resumed", *settings)) == 1
+    assert train.main(tiny.command(text, tmp_path / "resumed", *settings)) == 0
+    assert tiny.weights(tmp_path / "resumed") == tiny.weights(tmp_path / "whole")
+    assert tiny.metrics(tmp_path / "resumed") == tiny.metrics(tmp_path / "whole")
