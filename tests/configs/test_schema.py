@@ -122,7 +122,7 @@ def test_plan_flags():
         ("train.dtype=float16", "train.dtype must be one of float32, bfloat16"),
         ("optimizer.last_layer=both", "optimizer.last_layer must be one of method, adam"),
         ("optimizer=alicee", "optimizer=alicee is no file of configs/optimizer; did you mean alice?"),
-        ("optimizer.name=alicee", "optimizer.name must be one of adam, alice"),
+        ("optimizer.name=alicee", "optimizer.name must be one of adam, adam_8bit, alice"),
         ("optimizer.rank=0", "optimizer.rank must be"),
         ("optimizer.rank=8 optimizer.leading=9", "optimizer.leading must not exceed rank 8"),
         ("optimizer.lr=nan", "optimizer.lr must be a finite number"),
