@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # accelerate's launcher dies at ctrl-C and at SIGTERM before its child has saved. In a process group of their own
 # (set -m) both are signalled together, and waited for until both are gone.
 set -m
-.venv/bin/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no \
+.venv/bin/accelerate launch --quiet --num_processes 1 --num_machines 1 --num_cpu_threads_per_process "$(getconf _NPROCESSORS_ONLN)" --mixed_precision no \
     --dynamo_backend no train.py "$@" < /dev/null &
 group=$!
 interrupted=
