@@ -10,4 +10,4 @@ scripts/sweep.sh -j "$jobs" runs/builtin_tuned $folder/adam.yaml optimizer.lr=0.
 scripts/sweep.sh -j "$jobs" runs/builtin_tuned $folder/racs.yaml optimizer.lr=0.01,0.02,0.04
 scripts/sweep.sh -j "$jobs" runs/builtin_tuned $folder/alice.yaml optimizer.lr=0.01,0.02,0.04
 "$python" scripts/collect_results.py results/builtin_tuned --runs runs/builtin_tuned --title \
-    "Adam, RACS and Alice at their best of three learning rates: llama_nano, 300 steps of 2,048 tokens of the builtin text (scripts/tune.sh)"
+    "Adam, RACS and Alice at their best of three learning rates: llama_nano, 300 steps of 1,024 tokens of the builtin text (scripts/tune.sh)"
