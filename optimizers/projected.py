@@ -66,8 +66,12 @@ def bias_correction(t: int, betas: tuple[float, float]) -> float:
 
 def norm_ratio(normalized: Tensor, sigma: Tensor, dim: int | tuple[int, int]) -> Tensor:
     """||N|| / (||R|| + 1e-8) over `dim`, which is kept: how much Adam would stretch the projected gradient."""
-    norm = torch.linalg.vector_norm
-    return norm(normalized, dim=dim, keepdim=True) / norm(sigma, dim=dim, keepdim=True).add_(RATIO_EPS)
+
+    def norm(x: Tensor) -> Tensor:
+        # Down the columns, vector_norm takes ten times as long as this on a CPU.
+        return (x * x).sum(dim, keepdim=True).sqrt_()
+
+    return norm(normalized) / norm(sigma).add_(RATIO_EPS)
 
 
 # ---- what the plain forms share
