@@ -237,7 +237,7 @@ def test_an_optimizer_file_is_called_as_its_optimizer(name):
     assert config(f"optimizer={name}").optimizer.name == name
 
 
-EXPERIMENTS = sorted(path for path in (FOLDER / "experiment").rglob("*.yaml") if "base:" in path.read_text())
+EXPERIMENTS = sorted(path for path in (FOLDER / "experiment").rglob("*.yaml") if path.read_text().startswith("base:"))
 
 
 def test_experiments_load_and_no_two_share_a_run_folder():
