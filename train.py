@@ -40,7 +40,8 @@ def main(argv: list[str]) -> int:
         invocation = load(argv)
         config = invocation.config
         if invocation.plan is not None:
-            plan = estimate.plan(config)
+            with failures.of_settings():
+                plan = estimate.plan(config)
             print(json.dumps(plan) if invocation.plan == "json" else estimate.describe(plan))
             return 0
         check_layout(config, int(os.environ.get("WORLD_SIZE", 1)))

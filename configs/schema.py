@@ -25,6 +25,9 @@ from omegaconf.errors import OmegaConfBaseException
 from configs.sources import GROUPS, SettingsError, Sources, nearest
 from optimizers import registry
 
+# Table 8 of arXiv 2502.07752: Adam's learning rate, where it is not 0.001.
+ADAM_LR = {"llama_1_3b": 0.0007}
+
 
 def setting(default: Any, meaning: str, **bounds: float) -> Any:
     """A field with its meaning and, for numbers, bounds: `least` and `most` (inclusive), `above` (exclusive)."""
@@ -60,7 +63,7 @@ class Model:
 @dataclass
 class Data:
     source: Literal["c4", "files", "builtin", "prepared"] = setting(MISSING, "where the text comes from")
-    path: str | None = setting(None, "training text: file, folder or glob; for c4 null is the hub")
+    path: str | None = setting(None, "training text: file, glob or C4-shaped folder; for c4 null is the hub")
     eval_path: str | None = setting(None, "the same for the evaluation text")
     tokenizer: str | None = setting(None, "hub name or folder; null: the tokenizer that comes with builtin")
     packing: bool = setting(MISSING, "true: documents joined and cut; false: one document a row, truncated or padded")
@@ -79,7 +82,9 @@ class Optimizer:
 
     name: str = setting(MISSING, "name in optimizers.registry")
     lr: float = setting(MISSING, "learning rate of the method", above=0)
-    adam_lr: float = setting(0.001, "learning rate of the parameters stepped by Adam", above=0)
+    adam_lr: float | None = setting(
+        None, "learning rate of the parameters stepped by Adam; null: Table 8's for the model's size", above=0
+    )
     last_layer: Literal["method", "adam"] | None = setting(None, "who steps lm_head; null: the class's default")
 
 
@@ -174,6 +179,8 @@ def build(sources: Sources) -> Config:
         pick = f"; pick {section}={'|'.join(sources.choices(section))}" if unset else ""
         raise SettingsError(f"{missing[0]} is required and not set{pick}")
     _check(config, sources)
+    if config.optimizer.adam_lr is None:
+        config.optimizer.adam_lr = ADAM_LR.get(config.model.name, 0.001)
     config.run.name = config.run.name or f"{config.model.name}_{config.optimizer.name}_s{config.run.seed}"
     config.run.dir = config.run.dir or f"runs/{config.run.name}"
     return config
@@ -277,6 +284,12 @@ def _check(config: Config, sources: Sources) -> None:
     except ValueError as error:
         option = str(error).split(" ")[0].split("=")[0]
         raise SettingsError(f"{sources.where(f'optimizer.{option}')}optimizer.{error}") from error
+    refusal = registry.get(config.optimizer.name)[0].last_layer_refusal
+    require(
+        refusal is None or config.optimizer.last_layer != "method",
+        "optimizer.last_layer",
+        f"must be adam for {config.optimizer.name}: {refusal}",
+    )
 
     run, model, data = config.run, config.model, config.data
     for key, name in (("run.name", run.name), ("model.name", model.name)):

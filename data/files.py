@@ -122,7 +122,9 @@ def _parquet_rows(name: str, start: int, every: int, offset: int, closing: threa
                             raise DataError(f'{name}, row {position + 1}: "text" is null, not a string')
                         yield position + 1, "" if text.isspace() else text
                     row += len(texts)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's fault; of a page's codec it has none
+            raise
         raise DataError(f"{name}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
 
 

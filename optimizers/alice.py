@@ -277,7 +277,11 @@ def _switch(leading: Tensor, kept: int, switching: str, sources: list[torch.Gene
     """[B, m, r]: the first `kept` columns of `leading`, the others drawn from each matrix's own source."""
     m, r = leading.shape[-2:]
     drawn = r - kept
-    if switching == "none" or drawn == 0 or r == m:
+    if switching == "complement":
+        # Where the complement is too small to draw from, the next leading columns fill up.
+        kept = max(kept, 2 * r - m)
+        drawn = r - kept
+    if switching == "none" or drawn == 0:
         return leading
     if switching == "gaussian_mix":
         others = torch.stack([subspace.unit_gaussian_columns(m, drawn, source) for source in sources])
@@ -288,9 +292,7 @@ def _switch(leading: Tensor, kept: int, switching: str, sources: list[torch.Gene
         chosen = _draw(m - kept, drawn, sources)
         others = candidates.gather(-1, chosen.unsqueeze(-2).expand(-1, m, -1).to(leading.device))
     else:
-        # Where the complement is too small to draw from, the next leading columns fill up.
-        kept = max(kept, 2 * r - m)
-        others = subspace.complement_columns(leading, _draw(m - r, r - kept, sources))
+        others = subspace.complement_columns(leading, _draw(m - r, drawn, sources))
     return torch.cat([leading[..., :kept], others], -1)
 
 

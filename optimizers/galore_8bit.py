@@ -17,6 +17,7 @@ from .registry import register
 class GaLore8bit(GaLore):
     """`GaLore` with 8-bit moments: the same options. Raises ImportError without bitsandbytes."""
 
+    last_layer = "adam"
     reference_tolerance = eight_bit.REFERENCE_TOLERANCE
 
     def add_param_group(self, param_group: dict) -> None:

@@ -160,13 +160,6 @@ class SOAP(MatrixOptimizer):
         return W.T if tall else W
 
 
-def _average_products(gradient: Tensor, state: dict[str, Tensor], group: dict) -> None:
-    """L <- ema(G G^T, b2);   R <- ema(G^T G, b2)."""
-    for side, rows in (("left", gradient), ("right", gradient.mT)):
-        if side in state:
-            average(state[side], rows @ rows.mT, group["betas"][1])
-
-
 def _average_sides(gradient: Tensor, state: dict[str, Tensor], decay: float) -> None:
     """L <- ema(G G^T), R <- ema(G^T G) where they are held."""
     for side, rows in (("left", gradient), ("right", gradient.mT)):

@@ -120,6 +120,7 @@ def broken_line(folder, text):
 BAD = {
     "unknown key": ("train.step=3", "train.steps"),
     "rank": ("optimizer.rank=0", "optimizer.rank"),
+    "last layer": ("optimizer={base: shampoo, last_layer: method}", "optimizer.last_layer"),
     "streams": ("train.batch_size=6", "data.streams"),
     "micro-batch": ("train.micro_batch_size=3", "train.micro_batch_size"),
     "no file": ("data.path=/nowhere/text.jsonl", "/nowhere/text.jsonl"),
@@ -169,3 +170,9 @@ def test_a_disk_too_small_for_a_checkpoint_is_refused_at_the_start(text, tmp_pat
     assert train.main(tiny.command(text, tmp_path / "run")) == 2
     assert "run.dir: a checkpoint takes" in capsys.readouterr().err
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_plan_that_cannot_be_made_is_one_sentence(text, tmp_path, capsys):
+    assert train.main(tiny.command(text, tmp_path / "run", "model.init_from=/nowhere", "--plan=json")) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1 and "model.init_from" in captured.err

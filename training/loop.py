@@ -138,6 +138,8 @@ class Trainer:
         return {
             "name": config.run.name,
             "optimizer": config.optimizer.name,
+            "lr": config.optimizer.lr,
+            "adam_lr": config.optimizer.adam_lr,
             "model": config.model.name,
             "steps": counters.step,
             "tokens": counters.tokens,
@@ -256,8 +258,8 @@ class Trainer:
         if self._recorder is None:
             return
         groups = self.optimizer.param_groups
-        adam = [group["lr"] for group in groups if group["algorithm"] == "adam"]
-        method = [group["lr"] for group in groups if group["algorithm"] != "adam"]
+        adam = [group["lr"] for group in groups if group["label"] == "adam"]
+        method = [group["lr"] for group in groups if group["label"] == "method"]
         self._recorder.write(
             {
                 "kind": "train",

@@ -25,6 +25,15 @@ def test_every_switch_equals_its_plain_form(switching, compensation, tracking):
     assert largest_difference(train(Alice(weights, lr=0.02, **options), range(1, 10)), expected) < 1e-9
 
 
+@pytest.mark.parametrize("switching", SWITCHING)
+@pytest.mark.parametrize("rank", [8, 20])
+def test_a_full_rank_follows_its_plain_form_whatever_is_switched(switching, rank):
+    options = options_of("alice", switching=switching, compensation="none", rank=rank, leading=3)
+    weights = parameters([(8, 12), (12, 8), (8, 8)])
+    expected = reference(Alice, weights, options, range(1, 8), lr=0.02)
+    assert largest_difference(train(Alice(weights, lr=0.02, **options), range(1, 8)), expected) < 1e-9
+
+
 @pytest.mark.parametrize("scale", [1e-12, 1e-5, 1e6])
 @pytest.mark.parametrize("compensation", ["optimal", "fira", "fira_plus", "two_sided"])
 def test_trajectory_does_not_depend_on_the_gradients_scale(scale, compensation):
