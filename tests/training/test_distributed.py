@@ -61,7 +61,7 @@ def test_a_launched_process_stops_when_its_launcher_is_gone(monkeypatch, launche
     signals = distributed.Signals()
     try:
         assert signals.noted == 0
-        monkeypatch.setattr(os, "getppid", lambda: 1)
+        monkeypatch.setattr(os, "getppid", lambda: -1)  # no process has it, whoever started this one
         assert signals.noted == (signal.SIGTERM if launched else 0)
     finally:
         signals.release()
