@@ -1,12 +1,14 @@
 """Perplexity of a finished run, on its own evaluation text or on other text.
 
-    python scripts/evaluate.py RUN [key=value ...]
+    python scripts/evaluate.py RUN [key=value ...] [--save NAME]
     python scripts/evaluate.py runs/my_run data=files data.eval_path=book.txt data.eval_tokens=20000
 
 RUN is a run folder. The settings are the run's, changed by the arguments; the tokenizer is the run's. Starts under
-`accelerate launch` as well, and then shares the rows out. Exit codes as for train.py.
+`accelerate launch` as well, and then shares the rows out. --save keeps the result as NAME in RUN/evaluations.json.
+Exit codes as for train.py.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -20,6 +22,7 @@ from data import EvaluationData, load_tokenizer
 from models.llama import build_model
 from training import distributed, failures
 from training.evaluation import Evaluation, evaluate
+from training.files import write_atomically
 from training.progress import perplexity, set_up_logging
 
 
@@ -54,11 +57,23 @@ def evaluate_run(config: Config, world: distributed.World) -> Evaluation | None:
     )
 
 
+def save(found: Evaluation, path: Path, name: str) -> None:
+    """Put the evaluation as `name` among those in the JSON file `path`."""
+    saved = json.loads(path.read_text()) if path.is_file() else {}
+    saved[name] = {"loss": found.loss, "perplexity": perplexity(found.loss), "eval_tokens": found.targets}
+    write_atomically(path, (json.dumps(saved, indent=2) + "\n").encode())
+
+
 def main(arguments: list[str]) -> int:
     """Print the perplexity; returns the exit code."""
     set_up_logging(int(os.environ.get("RANK", 0)))
-    world = None
+    world = name = None
     try:
+        if "--save" in arguments:
+            at = arguments.index("--save")
+            if at + 1 == len(arguments):
+                raise SettingsError("--save needs a name for the result")
+            name, arguments = arguments[at + 1], [*arguments[:at], *arguments[at + 2 :]]
         config = settings(arguments)
         world = distributed.start(
             seed=config.run.seed,
@@ -74,6 +89,8 @@ def main(arguments: list[str]) -> int:
         if world is not None:
             world.signals.release()
     if world.is_main:
+        if name is not None:
+            save(found, Path(arguments[0], "evaluations.json"), name)
         galore = "" if found.galore_perplexity is None else f", GaLore's {found.galore_perplexity:.4f}"
         print(f"perplexity {perplexity(found.loss):.4f}{galore} (loss {found.loss:.6f} over {found.targets:,} targets)")
     return 0

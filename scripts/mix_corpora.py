@@ -1,0 +1,50 @@
+"""Shuffle the training documents of several corpora into one, so that any part of it is a sample of them all.
+
+    python scripts/mix_corpora.py OUT CORPUS [CORPUS ...] [--shards 8] [--seed 0]
+
+A corpus is a folder with C4's shards (en/c4-train.*.json.gz), a file or a glob, as for data.path; OUT becomes such a
+folder. The same corpora and seed give the same files, byte for byte. All documents are held in memory.
+"""
+
+import argparse
+import gzip
+import json
+import random
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from data.errors import DataError
+from data.sources import training_source
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("corpora", nargs="+", metavar="CORPUS")
+    parser.add_argument("--shards", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    try:
+        source = training_source(SimpleNamespace(source="files", path=arguments.corpora))
+        texts = [text for file in range(len(source.files)) for _, text in source.read(file, 0)]
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return 2
+    random.Random(arguments.seed).shuffle(texts)
+    folder = arguments.out / "en"
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard in range(arguments.shards):
+        name = f"c4-train.{shard:05}-of-{arguments.shards:05}.json.gz"
+        # Without a time stamp and the file's name in its header, gzip is a function of the text.
+        with (folder / name).open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
+            for text in texts[shard :: arguments.shards]:
+                file.write((json.dumps({"text": text}, ensure_ascii=False) + "\n").encode())
+    print(f"{len(texts):,} documents, {sum(map(len, texts)):,} characters in {arguments.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

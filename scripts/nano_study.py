@@ -1,0 +1,174 @@
+"""The paper's comparison at nano size, on real text, one CPU core a run: tuned learning rates, then three seeds.
+
+    python scripts/nano_study.py CORPORA [-j JOBS] [--until STAGE]
+
+CORPORA is a folder with C4-shaped corpora c4, books and modern. Their training documents, shuffled into one, are what
+is trained on, with a tokenizer trained on them; a run is evaluated on c4's validation documents and at its end on the
+books' as well. The stages, each of which needs the ones before:
+
+    text         the mixed corpus and the tokenizer, in runs/nano
+    lr           every method of configs/experiment/nano/study at its rate there times 1/4, 1/2 and 1, for 0.5M tokens
+    adam_lr      at the best of these, two other rates of the parameters that Adam steps
+    final        with the best of all, 2M tokens; seeds 0, 1 and 2, each for all methods before the next
+    ablations    configs/experiment/nano/ablations at the rates of the method they change, the same
+
+Records of finished runs go to results/nano/tuning and results/nano/runs. A run that has one counts as finished, on any
+machine; interrupted runs go on when the same command is given again.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from configs.schema import load  # noqa: E402
+from scripts import records  # noqa: E402
+from scripts.jobs import Job, run_all, training  # noqa: E402
+
+CONFIGS = Path("configs/experiment/nano")
+RUNS, RESULTS = Path("runs/nano"), Path("results/nano")
+STAGES = ("text", "lr", "adam_lr", "final", "ablations")
+FACTORS = (0.25, 0.5, 1.0)  # of the learning rate in a method's file
+ADAM_LRS = (0.003, 0.001, 0.01)  # the first is the one that `lr` is tuned with
+TUNING_STEPS = 250
+SEEDS = (0, 1, 2)
+HELD_OUT_TOKENS = 100_000
+
+
+def methods() -> list[str]:
+    return sorted(path.stem for path in (CONFIGS / "study").glob("*.yaml"))
+
+
+def tuning_name(method: str, lr: float, adam_lr: float) -> str:
+    return f"{method}_lr={lr:g}_adam_lr={adam_lr:g}"
+
+
+def lr_jobs() -> list[Job]:
+    return [_tuning_job(method, factor * _file_lr(method), ADAM_LRS[0]) for method in methods() for factor in FACTORS]
+
+
+def adam_lr_jobs() -> list[Job]:
+    tried = records.read(RESULTS / "tuning")
+    jobs = []
+    for method in methods():
+        names = [tuning_name(method, factor * _file_lr(method), ADAM_LRS[0]) for factor in FACTORS]
+        best = min((tried[name] for name in names), key=_loss)
+        jobs += [_tuning_job(method, best["summary"]["lr"], adam_lr) for adam_lr in ADAM_LRS[1:]]
+    return jobs
+
+
+def final_jobs() -> list[Job]:
+    return [
+        _final_job(f"{method}_s{seed}", CONFIGS / "study" / f"{method}.yaml", method, seed)
+        for seed in SEEDS
+        for method in methods()
+    ]
+
+
+def ablation_jobs() -> list[Job]:
+    jobs = []
+    for seed in SEEDS:
+        for file in sorted((CONFIGS / "ablations").glob("*.yaml")):
+            method = load([str(file)]).config.optimizer.name
+            jobs.append(_final_job(f"ablation_{file.stem}_s{seed}", file, method, seed))
+    return jobs
+
+
+def tuned(method: str) -> tuple[float, float]:
+    """(lr, adam_lr) of the best tuning run of a method."""
+    tried = records.read(RESULTS / "tuning").items()
+    best = min((kept for name, kept in tried if name.startswith(f"{method}_lr=")), key=_loss)
+    return best["summary"]["lr"], best["summary"]["adam_lr"]
+
+
+def _loss(kept: records.Record) -> float:
+    return kept["summary"]["final_loss"]
+
+
+def _file_lr(method: str) -> float:
+    return load([str(CONFIGS / "study" / f"{method}.yaml")]).config.optimizer.lr
+
+
+def _tuning_job(method: str, lr: float, adam_lr: float) -> Job:
+    file = CONFIGS / "study" / f"{method}.yaml"
+    arguments = [str(file), f"train.steps={TUNING_STEPS}", "train.eval_every=0"]
+    if load([str(file)]).config.optimizer.__dict__.get("rank"):  # a basis's life is a share of the run's
+        arguments.append(f"optimizer.update_interval={TUNING_STEPS // 20}")
+    name = tuning_name(method, lr, adam_lr)
+    arguments += [f"optimizer.lr={lr:g}", f"optimizer.adam_lr={adam_lr:g}"]
+    return _recorded(training(name, arguments, RUNS / "tuning"), "tuning")
+
+
+def _final_job(name: str, file: Path, method: str, seed: int) -> Job:
+    lr, adam_lr = tuned(method)
+    arguments = [str(file), f"optimizer.lr={lr:g}", f"optimizer.adam_lr={adam_lr:g}", f"run.seed={seed}"]
+    return _recorded(training(name, arguments, RUNS / "runs"), "runs")
+
+
+def _recorded(job: Job, kind: str) -> Job:
+    return Job(job.name, job.command, RESULTS / kind / f"{job.name}.json", job.log)
+
+
+def make_text(corpora: Path) -> int:
+    """The mixed corpus, a link to the validation texts, and the tokenizer."""
+    RUNS.mkdir(parents=True, exist_ok=True)
+    link = RUNS / "text"
+    if not link.exists():
+        link.unlink(missing_ok=True)
+        link.symlink_to(corpora.resolve())
+    corpus, tokenizer = RUNS / "corpus", RUNS / "tokenizer"
+    sources = [str(link / name) for name in ("books", "modern", "c4")]
+    last = corpus / "en" / "c4-train.00007-of-00008.json.gz"
+    options = ("--data", str(corpus), "--vocab-size", "4096", "--out", str(tokenizer))
+    jobs = [
+        _script("corpus", "mix_corpora.py", str(corpus), *sources, proof=last),
+        _script("tokenizer", "train_tokenizer.py", *options, proof=tokenizer / "tokenizer.json"),
+    ]
+    return run_all(jobs)
+
+
+def evaluation_jobs() -> list[Job]:
+    """Evaluations on the held-out books of the runs that lack one."""
+    books = ("data=files", f"data.eval_path={RUNS / 'text' / 'books'}", f"data.eval_tokens={HELD_OUT_TOKENS}")
+    finished = sorted(path.parent for path in (RUNS / "runs").glob("*/summary.json"))
+    return [
+        _script(f"books_{run.name}", "evaluate.py", str(run), "--save", "books", *books, proof=run / "evaluations.json")
+        for run in finished
+    ]
+
+
+def _script(name: str, script: str, *arguments: str, proof: Path) -> Job:
+    return Job(name, (sys.executable, f"scripts/{script}", *arguments), proof, RUNS / f"{name}.log")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpora", type=Path, metavar="CORPORA")
+    parser.add_argument("-j", dest="jobs", type=int, default=1, help="runs at a time, one thread each")
+    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage to run")
+    arguments = parser.parse_args()
+    stages = {"lr": lr_jobs, "adam_lr": adam_lr_jobs, "final": final_jobs, "ablations": ablation_jobs}
+    for stage in STAGES[: STAGES.index(arguments.until) + 1]:
+        if stage == "text":
+            code = make_text(arguments.corpora)
+        else:
+            keep()
+            print(f"stage {stage}", flush=True)
+            code = run_all(stages[stage](), at_once=arguments.jobs)
+            code = code or run_all(evaluation_jobs(), at_once=arguments.jobs)
+            keep()
+        if code:
+            return code
+    return 0
+
+
+def keep() -> None:
+    """Write the records of what is finished."""
+    for kind in ("tuning", "runs"):
+        records.gather(RUNS / kind, RESULTS / kind)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

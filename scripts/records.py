@@ -1,0 +1,89 @@
+"""Records of finished runs: what tables and figures are made from, small enough to be committed.
+
+A record is results/<study>/<kind>/<name>.json: `summary` (summary.json), `settings` (config.yaml, without where the run
+lay), `evaluations` (rows of metrics.jsonl), `training` (at most TRAIN_ROWS rows, as columns), and where the run has
+them `held_out` (evaluations.json: other texts by name) and `basis_cosines` (medians over the matrices).
+"""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from training.records import read_metrics
+
+TRAIN_ROWS = 200
+COLUMNS = ("step", "tokens", "loss", "grad_norm", "tokens_per_second", "optimizer_seconds", "data_seconds",
+           "train_seconds")  # fmt: skip
+EIGENVECTORS = (1, 2, 4, 8)  # of Fig. 6
+
+Record = dict[str, Any]
+
+
+def record(folder: Path) -> Record | None:
+    """The record of the run in `folder`; None for an unfinished one."""
+    if not (folder / "summary.json").is_file():
+        return None
+    rows = read_metrics(folder / "metrics.jsonl")
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    settings["run"]["dir"] = None  # the name says the settings; where the run lay says nothing to a reader
+    kept = {
+        "summary": json.loads((folder / "summary.json").read_text()),
+        "settings": settings,
+        "evaluations": [row for row in rows if row["kind"] == "eval"],
+        "training": _columns([row for row in rows if row["kind"] == "train"]),
+    }
+    if (folder / "evaluations.json").is_file():
+        kept["held_out"] = json.loads((folder / "evaluations.json").read_text())
+    if (folder / "basis_cosines.jsonl").is_file():
+        kept["basis_cosines"] = _cosines(read_metrics(folder / "basis_cosines.jsonl"))
+    return kept
+
+
+def write(kept: Record, path: Path) -> None:
+    """Write a record, a line for each of its parts and each evaluation."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for key, value in kept.items():
+        text = json.dumps(value, sort_keys=True)
+        if key == "evaluations":
+            text = "[\n" + ",\n".join(json.dumps(row) for row in value) + "\n]"
+        parts.append(f"{json.dumps(key)}: {text}")
+    path.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+
+
+def gather(runs: Path, records: Path) -> int:
+    """Write the record of every finished run below `runs` into `records`; returns how many there were."""
+    found = {str(path.parent.relative_to(runs)): record(path.parent) for path in sorted(runs.rglob("summary.json"))}
+    for name, kept in found.items():
+        if kept is not None:
+            write(kept, records / f"{name.replace('/', '__')}.json")
+    return len(found)
+
+
+def read(records: Path) -> dict[str, Record]:
+    """Every record of a folder, by name."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(records.glob("*.json"))}
+
+
+def _columns(rows: list[dict]) -> dict[str, list]:
+    every = -(-len(rows) // TRAIN_ROWS)
+    kept = rows[every - 1 :: every] if rows else []
+    return {name: [_short(row[name]) for row in kept] for name in COLUMNS}
+
+
+def _short(number: float | None) -> float | None:
+    return float(f"{number:.6g}") if isinstance(number, float) else number
+
+
+def _cosines(rows: list[dict]) -> list[dict[str, float]]:
+    """For each refresh, the median over the matrices of |cosine| of each of EIGENVECTORS before and after it."""
+    by_step: dict[int, list[list[float]]] = {}
+    for row in rows:
+        by_step.setdefault(row["step"], []).append(row["cosines"])
+    return [
+        {"step": step, **{str(i): _short(statistics.median(c[i - 1] for c in cosines)) for i in EIGENVECTORS}}
+        for step, cosines in sorted(by_step.items())
+    ]
