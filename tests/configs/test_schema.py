@@ -1,7 +1,6 @@
 """The command line's contract: what merges over what, what is refused, and in which words."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 import yaml
@@ -235,34 +234,3 @@ def test_every_file_of_a_group_loads(group):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_file_is_called_as_its_optimizer(name):
     assert config(f"optimizer={name}").optimizer.name == name
-
-
-EXPERIMENTS = sorted(path for path in (FOLDER / "experiment").rglob("*.yaml") if path.read_text().startswith("base:"))
-
-
-def test_experiments_load_and_no_two_share_a_run_folder():
-    folders = [config(str(path)).run.dir for path in EXPERIMENTS]
-    assert len(folders) == len(set(folders)) >= 24
-
-
-@pytest.mark.parametrize(
-    ("size", "model", "steps", "adam_lr", "racs_alpha", "alice"),
-    [
-        ("60m", "llama_60m", 10_000, 0.001, 0.05, (0.02, 0.3, 0.4, 128, 40)),
-        ("130m", "llama_130m", 20_000, 0.001, 0.05, (0.02, 0.3, 0.4, 256, 40)),
-        ("350m", "llama_350m", 60_000, 0.001, 0.05, (0.02, 0.3, 0.4, 256, 40)),
-        ("1_3b", "llama_1_3b", 100_000, 0.0007, 0.02, (0.02, 0.25, 0.2, 512, 160)),
-    ],
-)
-def test_table_2_has_the_papers_settings(size, model, steps, adam_lr, racs_alpha, alice):
-    cells = {path.stem: config(str(path)) for path in sorted(Path(FOLDER, "experiment/table2", size).glob("*.yaml"))}
-    for cell in cells.values():
-        assert (cell.model.name, cell.train.steps, cell.train.batch_size) == (model, steps, 512)
-        assert (cell.train.dtype, cell.data.source, cell.data.packing) == ("bfloat16", "c4", False)
-        assert cell.optimizer.adam_lr == adam_lr
-    assert cells["adam"].optimizer.lr == adam_lr
-    assert (cells["racs"].optimizer.lr, cells["racs"].optimizer.alpha) == (0.02, racs_alpha)
-    for name in ("alice", "alice_0", "alice_last_layer_adam", "alice_0_last_layer_adam"):
-        o = cells[name].optimizer
-        assert (o.lr, o.alpha, o.alpha_c, o.rank, o.leading) == alice
-        assert o.last_layer == ("adam" if "last_layer" in name else None)

@@ -1,0 +1,174 @@
+"""The files of configs/experiment: all load, and the paper's cells carry the published settings."""
+
+import csv
+
+import pytest
+
+from configs.schema import Config, load, optimizer_options
+from configs.sources import FOLDER
+from models import estimate
+
+EXPERIMENTS = FOLDER / "experiment"
+# A file with a folder of the same name beside it is what the files there build on.
+CELLS = sorted(path for path in EXPERIMENTS.rglob("*.yaml") if not path.with_suffix("").is_dir())
+
+# Tables 7 to 11 and App. F of arXiv 2502.07752; APOLLO's values from its own scripts, its ranks from Table 3's memory.
+COLUMNS = ("60m", "130m", "350m", "1_3b")
+TABLE = {
+    "steps": (10_000, 20_000, 60_000, 100_000),
+    "positions": (1.3e9, 2.6e9, 7.8e9, 13.1e9),
+    "parameters": (58.07, 134.11, 367.97, 1339.08),  # millions
+    "attention and MLP": (25.30, 84.93, 302.38, 1207.91),
+    "galore batch": (256, 128, 128, 256),
+    "adam lr": (0.001, 0.001, 0.001, 0.0007),
+    "rank": (128, 256, 256, 512),
+    "leading": (40, 40, 40, 160),
+    "galore lr": (0.02, 0.02, 0.02, 0.01),
+    "galore scale": (0.3, 0.3, 0.3, 0.25),
+    "racs alpha": (0.05, 0.05, 0.05, 0.02),
+    "alice alpha": (0.3, 0.3, 0.3, 0.25),
+    "alice alpha_c": (0.4, 0.4, 0.4, 0.2),
+    "mini scale": (128, 192, 128, 128),
+    "mini front": (True, True, False, False),
+}
+PUBLISHED = {size: {row: values[i] for row, values in TABLE.items()} for i, size in enumerate(COLUMNS)}
+SIZES = list(PUBLISHED.items())
+
+
+def config(path) -> Config:
+    return load([str(path)]).config
+
+
+def options(path) -> dict:
+    """Learning rate and options of the file's optimizer."""
+    section = config(path).optimizer
+    return {"lr": section.lr, **optimizer_options(section)}
+
+
+def assert_has(path, **expected) -> None:
+    got = options(path)
+    got = {key: list(got[key]) if isinstance(got[key], tuple) else got[key] for key in expected}
+    assert got == expected, path
+
+
+@pytest.fixture(scope="module")
+def plans():
+    """`train.py FILE --plan=json` of every cell of the paper, by its path below configs/experiment."""
+    cells = [path for path in CELLS if "nano" not in path.relative_to(EXPERIMENTS).parts]
+    return {str(path.relative_to(EXPERIMENTS).with_suffix("")): estimate.plan(config(path)) for path in cells}
+
+
+def test_all_load_and_no_two_share_a_run_folder():
+    runs = {path.relative_to(EXPERIMENTS): config(path).run.dir for path in CELLS}
+    # scripts/nano_study.py names the folders of the study and its ablations.
+    runs = [run for path, run in runs.items() if path.parts[:2] not in (("nano", "study"), ("nano", "ablations"))]
+    assert len(runs) == len(set(runs)) >= 64
+
+
+@pytest.mark.parametrize(("size", "published"), SIZES)
+def test_table_2(size, published):
+    folder = EXPERIMENTS / "table2" / size
+    cells = {path.stem: path for path in folder.glob("*.yaml")}
+    low_rank = ["alice", "alice_0", "galore", "fira"]
+    last_layer_adam = [f"{name}_last_layer_adam" for name in low_rank]
+    assert set(cells) == {"adam", "racs", "apollo_mini", "apollo_svd", "muon", *low_rank, *last_layer_adam}
+    for name, path in cells.items():
+        cell = config(path)
+        assert (cell.model.name, cell.train.steps) == (f"llama_{size}", published["steps"])
+        assert (cell.train.batch_size, cell.train.galore_batch_size) == (512, published["galore batch"])
+        assert (cell.train.dtype, cell.train.clip_grad_norm, cell.run.seed) == ("bfloat16", None, 0)
+        assert (cell.data.source, cell.data.packing, cell.data.sequence_length) == ("c4", False, 256)
+        assert (cell.schedule.warmup_fraction, cell.schedule.final_fraction) == (0.1, 0.1)
+        assert cell.optimizer.adam_lr == published["adam lr"]
+        assert cell.optimizer.last_layer == ("adam" if "last_layer" in name else None)
+        assert options(path)["weight_decay"] == 0
+        assert options(path).get("gamma", 1.01) == 1.01
+
+    assert_has(cells["adam"], lr=published["adam lr"], betas=[0.9, 0.999])
+    assert_has(cells["racs"], lr=0.02, beta=0.9, alpha=published["racs alpha"], ema=True)
+    shared = {"rank": published["rank"], "update_interval": 200}
+    for last_layer in ("", "_last_layer_adam"):
+        for name in ("galore", "fira"):
+            scale = published["galore scale"]
+            assert_has(cells[name + last_layer], lr=published["galore lr"], scale=scale, betas=[0.9, 0.999], **shared)
+        alice = {"lr": 0.02, "alpha": published["alice alpha"], "alpha_c": published["alice alpha_c"], **shared}
+        alice |= {"leading": published["leading"], "switching": "complement", "compensation": "optimal"}
+        assert_has(cells["alice" + last_layer], **alice, betas=[0.9, 0.9, 0.999], tracking=True)
+        assert_has(cells["alice_0" + last_layer], **alice, tracking=False)
+        assert options(cells["alice_0" + last_layer])["betas"][:2] == (0.9, 0.9)
+    mini = {"scale": published["mini scale"], "scale_front": published["mini front"], "scaling": "tensor"}
+    assert_has(cells["apollo_mini"], lr=0.01, rank=1, update_interval=200, **mini)
+    svd = {"projection": "svd", "scaling": "channel", "scale_front": False}
+    assert_has(cells["apollo_svd"], lr=0.01, scale=1, **shared, **svd)
+    assert_has(cells["muon"], lr=published["adam lr"], momentum=0.95, nesterov=True, adjust_lr_fn="match_rms_adamw")
+
+
+@pytest.mark.parametrize(("size", "published"), SIZES)
+def test_sizes_of_table_10(size, published, plans):
+    cells = {name: plan for name, plan in plans.items() if name.startswith(f"table2/{size}/")}
+    for plan in cells.values():
+        assert plan["parameters"] / 1e6 == pytest.approx(published["parameters"], abs=0.005)
+        assert plan["positions"] == published["steps"] * 512 * 256
+        assert plan["positions"] == pytest.approx(published["positions"], rel=0.01)
+    for name in ("adam", "racs", "muon", "apollo_svd", "galore_last_layer_adam", "alice_last_layer_adam"):
+        matrices = cells[f"table2/{size}/{name}"]["matrix_parameters"]
+        assert matrices / 1e6 == pytest.approx(published["attention and MLP"], abs=0.005)
+    head = cells[f"table2/{size}/alice"]["matrix_parameters"] - matrices
+    assert head == 32_000 * config(EXPERIMENTS / "table2" / size / "adam.yaml").model.hidden_size
+
+
+def test_memory_of_table_3(plans):
+    with (FOLDER.parent / "results" / "paper" / "table3_memory.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    compared = 0
+    for row in rows:
+        name = row["method"] + ("_last_layer_adam" if row["last_layer"] == "adam" else "")
+        for size in COLUMNS:
+            plan = plans.get(f"table2/{size}/{name}") or plans.get(f"table2/{size}/{row['method']}")
+            if row[size]:
+                held = (plan["weight_bytes"] + plan["optimizer_state_bytes"]) / 2**30
+                assert held == pytest.approx(float(row[size]), abs=0.011), (name, size)
+                compared += 1
+    assert compared >= 40
+
+
+def test_table_4(plans):
+    folder = EXPERIMENTS / "table4"
+    assert {path.stem for path in folder.glob("*.yaml")} == {"racs", "alice"}
+    for name in ("racs", "alice"):
+        cell, plan = config(folder / f"{name}.yaml"), plans[f"table4/{name}"]
+        assert (cell.model.name, cell.train.steps, cell.train.batch_size) == ("llama_1_3b", 150_000, 512)
+        assert cell.train.batch_size // (8 * cell.train.micro_batch_size) == 4  # accumulations on 8 GPUs
+        assert {40_000, 80_000, 120_000, 150_000} <= set(plan["evaluation_steps"])
+        assert (cell.train.dtype, cell.data.source, cell.optimizer.adam_lr) == ("bfloat16", "c4", 0.0007)
+    assert options(folder / "racs.yaml") == options(EXPERIMENTS / "table2" / "1_3b" / "racs.yaml")
+    assert config(folder / "alice.yaml").optimizer.last_layer == "adam"
+    published = {"alpha": 0.3, "alpha_c": 0.2, "rank": 512, "leading": 160}
+    assert options(folder / "alice.yaml") == options(EXPERIMENTS / "table2" / "1_3b" / "alice.yaml") | published
+
+
+def test_ablations_change_what_they_say_in_the_130m_runs_and_nothing_else():
+    folder, size = EXPERIMENTS / "ablations", EXPERIMENTS / "table2" / "130m"
+    alice = {
+        "none": {"tracking": False, "switching": "none", "compensation": "none"},
+        "tracking": {"switching": "none", "compensation": "none"},
+        "switching": {"tracking": False, "compensation": "none"},
+        "tracking_switching": {"compensation": "none"},
+        "full_basis": {"switching": "full_basis", "compensation": "none"},
+        "gaussian_mix": {"switching": "gaussian_mix", "compensation": "none"},
+        "gaussian": {"switching": "gaussian", "compensation": "none"},
+        "compensation_fira": {"compensation": "fira"},
+        "compensation_fira_plus": {"compensation": "fira_plus"},
+    }
+    assert {path.stem for path in folder.glob("*.yaml")} == {*alice, "racs_no_ema"}
+    assert {path.stem for path in (EXPERIMENTS / "nano" / "ablations").glob("*.yaml")} == {*alice, "racs_no_ema"}
+    for name, changes in alice.items():
+        cell, base = config(folder / f"{name}.yaml"), config(size / "alice.yaml")
+        assert options(folder / f"{name}.yaml") == options(size / "alice.yaml") | changes
+        assert (cell.model, cell.data, cell.train, cell.schedule) == (base.model, base.data, base.train, base.schedule)
+        assert cell.optimizer.last_layer is None  # the method, for Alice
+        assert cell.run.record_basis_cosines == (name in ("none", "tracking"))
+    cell = config(folder / "racs_no_ema.yaml")
+    assert options(folder / "racs_no_ema.yaml") == options(size / "racs.yaml") | {"ema": False}
+    assert cell.optimizer.last_layer == "method"
+    assert cell.train == config(size / "racs.yaml").train
