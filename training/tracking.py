@@ -1,6 +1,7 @@
 """Weights & Biases beside the run folder: the same numbers, never a reason for a run to wait or to end."""
 
 import logging
+import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ class Tracker:
     Args:
         settings: mode ("disabled", "offline" or "online"; wandb is imported in the last two only), project,
             entity, group, tags.
-        folder: the run folder; wandb's files go to its wandb/, the id of the wandb run to wandb_id.
+        folder: the run folder; wandb's files go to its wandb/, the id of the wandb run to wandb_id. Under an agent of
+            a sweep it is the id that the agent has chosen, also for a resume without one.
         name: the run's name.
         config: the resolved config, plain values.
     """
@@ -81,7 +83,9 @@ class Tracker:
             )
 
         id_file = folder / "wandb_id"
-        if not id_file.exists():
+        if "WANDB_SWEEP_ID" in os.environ:  # wandb takes its agent's id, whatever init is given
+            write_atomically(id_file, os.environ["WANDB_RUN_ID"].encode())
+        elif not id_file.exists():
             write_atomically(id_file, secrets.token_hex(8).encode())
         run_id = id_file.read_text()
         try:

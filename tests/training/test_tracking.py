@@ -116,6 +116,28 @@ def test_an_offline_run_and_its_resume(tmp_path, quiet_wandb, caplog):
         assert not file.is_file() or SECRET.encode() not in file.read_bytes(), file
 
 
+def test_a_run_of_a_sweep_is_the_agents_and_stays_it(tmp_path, quiet_wandb, caplog):
+    chosen = tmp_path / "chosen.yaml"
+    chosen.write_text("wandb_version: 1\n\nonly:\n  value: racs_lr=0.01\n")
+    environment = {"SWEEP_ID": "sweep1", "RUN_ID": "agents1", "SWEEP_PARAM_PATH": str(chosen), "PROJECT": "theirs"}
+    for name, value in environment.items():
+        quiet_wandb.setenv(f"WANDB_{name}", value)
+    Tracker(settings("offline"), tmp_path, name="a", config=CONFIG).finish(exit_code=143)
+    wandb.teardown()
+    (first,) = tmp_path.glob("wandb/offline-run-*")
+    (run,) = [r.run for r in stored(first) if r.WhichOneof("record_type") == "run"]
+    assert (run.run_id, run.sweep_id, run.project) == ("agents1", "sweep1", "theirs")
+    assert {item.key for item in run.config.update} >= {"model", "optimizer", "only"}
+
+    for name in environment:
+        quiet_wandb.delenv(f"WANDB_{name}")
+    Tracker(settings("offline"), tmp_path, name="a", config=CONFIG).finish()
+    wandb.teardown()
+    (second,) = set(tmp_path.glob("wandb/offline-run-*")) - {first}
+    assert [r.run.run_id for r in stored(second) if r.WhichOneof("record_type") == "run"] == ["agents1"]
+    assert said(caplog) == []
+
+
 def test_an_unreachable_server_makes_the_run_offline(tmp_path, quiet_wandb, caplog):
     quiet_wandb.setenv("WANDB_API_KEY", "0" * 40)
     quiet_wandb.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
