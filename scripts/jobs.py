@@ -1,5 +1,6 @@
 """Run many commands, several at a time: what is done is skipped, and an interrupt reaches and waits for them all."""
 
+import contextlib
 import os
 import shlex
 import signal
@@ -10,12 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A command for a process of its own. It is done when the file `proof` exists; what it prints goes to `log`."""
+    """A command for a process of its own. It is done when the file `proof` exists; what it prints goes to `log`. Both
+    are relative to the project's folder, where the command runs."""
 
     name: str
     command: tuple[str, ...]
@@ -31,12 +35,14 @@ def training(name: str, arguments: Sequence[str], out: Path, launcher: Sequence[
 
 
 def run_all(jobs: Sequence[Job], *, at_once: int = 1, devices: Sequence[str] = (), dry: bool = False) -> int:
-    """Run what is not done, `at_once` at a time, in order; returns an exit code: 0, 1 if any failed, 130 or 143 after
-    a signal, when all have saved and ended.
+    """Run what is not done, `at_once` at a time, in order; a job that fails does not keep the others from running.
+
+    Returns an exit code: 0, 1 if any failed, 128 + the signal after SIGINT, SIGTERM or SIGHUP, when all have saved and
+    ended.
 
     With `devices` a job gets the CUDA device that the fewest others are on. `dry` prints the commands instead.
     """
-    waiting = [job for job in jobs if not job.proof.exists()]
+    waiting = [job for job in jobs if not (ROOT / job.proof).exists()]
     if dry:
         for number, job in enumerate(waiting):
             device = f"CUDA_VISIBLE_DEVICES={devices[number % len(devices)]} " if devices else ""
@@ -44,45 +50,84 @@ def run_all(jobs: Sequence[Job], *, at_once: int = 1, devices: Sequence[str] = (
         return 0
     if len(waiting) < len(jobs):
         print(f"{len(jobs) - len(waiting)} of {len(jobs)} are finished", flush=True)
-    caught: list[int] = []
-    before = {
-        signum: signal.signal(signum, lambda s, _: caught.append(s)) for signum in (signal.SIGINT, signal.SIGTERM)
-    }
     running: dict[subprocess.Popen, tuple[Job, str | None]] = {}
     failed = False
-    try:
+    with _caught_signals() as caught:
+        passed_on = 0
         while running or (waiting and not caught):
             while waiting and not caught and len(running) < at_once:
                 job = waiting.pop(0)
                 used = [device for _, device in running.values()]
                 device = min(devices, key=used.count) if devices else None
-                running[_start(job, device)] = job, device
+                try:
+                    running[_start(job, device)] = job, device
+                    print(f"{job.name}: started, log in {job.log}", flush=True)
+                except OSError as error:
+                    failed = True
+                    print(f"{job.name}: FAILED to start: {error}", flush=True)
             time.sleep(0.2)
-            if caught:
-                for process in running:  # the processes of a launcher too
-                    os.killpg(process.pid, signal.SIGTERM)
+            if len(caught) > passed_on:
+                passed_on = len(caught)
+                print(f"interrupted; waiting for {len(running)} to save and end", flush=True)
                 for process in running:
-                    process.wait()
+                    _interrupt(process.pid)
             for process in [process for process in running if process.poll() is not None]:
                 job, _ = running.pop(process)
-                failed |= process.returncode != 0
-                verdict = "" if process.returncode == 0 else f"FAILED, exit code {process.returncode}: "
-                print(f"{job.name}: {verdict}{_last_line(job.log)}", flush=True)
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+                verdict = ""
+                if process.returncode != 0 and not caught:
+                    failed = True
+                    verdict = f"FAILED with exit code {process.returncode}, see {job.log}: "
+                print(f"{job.name}: {verdict}{_last_line(ROOT / job.log)}", flush=True)
     return 128 + caught[0] if caught else int(failed)
 
 
+@contextlib.contextmanager
+def _caught_signals():
+    """Inside, the signals that ask for an end are only noted in the list this gives."""
+    caught: list[int] = []
+    before = {}
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup
+            before[signum] = signal.signal(signum, lambda received, _: caught.append(received))
+    try:
+        yield caught
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
 def _start(job: Job, device: str | None) -> subprocess.Popen:
-    job.log.parent.mkdir(parents=True, exist_ok=True)
+    log = ROOT / job.log
+    log.parent.mkdir(parents=True, exist_ok=True)
     environment = os.environ | ({"CUDA_VISIBLE_DEVICES": device} if device is not None else {})
-    with job.log.open("ab") as log:
+    with log.open("ab") as output:
         # A session of its own: a terminal's ctrl-C comes here, and from here once to each of them.
         return subprocess.Popen(
-            job.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, cwd=ROOT,
+            job.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, cwd=ROOT,
             start_new_session=True,
         )  # fmt: skip
+
+
+def _interrupt(pid: int) -> None:
+    """SIGTERM to the Python scripts that the process `pid` is or has started, or else to itself.
+
+    A launcher gets none: accelerate's leaves a single process alone, and kills several that need more than 30 seconds.
+    """
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for script in _scripts(process) or [process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                script.terminate()
+
+
+def _scripts(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        program = next((argument for argument in process.cmdline()[1:] if not argument.startswith("-")), "")
+        if program.endswith(".py"):
+            return [process]
+        return [script for child in process.children() for script in _scripts(child)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _last_line(log: Path) -> str:

@@ -2,4 +2,5 @@
 # Train every combination of lists of settings: scripts/sweep.sh --help says how.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-exec "${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)}" scripts/sweep.py "$@"
+[ -x .venv/bin/python ] && PATH=$PWD/.venv/bin:$PATH # for -l 'accelerate launch ...' too
+exec "${PYTHON:-python}" scripts/sweep.py "$@"

@@ -1,0 +1,268 @@
+"""scripts/sweep.sh: names, refusals, and real runs that are cut and gone on with; the scripts of the tables on top."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+
+import pytest
+import yaml
+from wandb.sdk.launch.sweeps import utils as agent
+
+from configs.schema import load, to_dict
+from scripts.jobs import ROOT
+from scripts.sweep import combinations, main
+from tests import tiny
+from tests.scripts.test_jobs import wait_for
+
+QUICKSTART = "configs/quickstart.yaml"
+
+
+@pytest.fixture
+def sweep(monkeypatch, capfd):
+    """Does what scripts/sweep.sh does with these arguments; returns (exit code, stdout, stderr)."""
+
+    def sweep(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(sys, "argv", ["sweep.py", *arguments])
+        try:
+            code = main()
+        except SystemExit as end:
+            code = end.code
+        return code, *capfd.readouterr()
+
+    return sweep
+
+
+def planned(shown: str) -> list[list[str]]:
+    """The arguments of train.py in what -n has printed."""
+    return [shlex.split(line.split(" train.py ")[1]) for line in shown.splitlines()]
+
+
+# ---- names
+
+
+def test_names_hold_what_varies():
+    runs = combinations(["a/alice.yaml"], ["optimizer.lr=0.01,0.02", "train.steps=7", "run.seed=0,1"])
+    assert list(runs) == [
+        "alice_lr=0.01_seed=0",
+        "alice_lr=0.01_seed=1",
+        "alice_lr=0.02_seed=0",
+        "alice_lr=0.02_seed=1",
+    ]
+    assert runs["alice_lr=0.02_seed=0"] == ["a/alice.yaml", "optimizer.lr=0.02", "train.steps=7", "run.seed=0"]
+    assert list(combinations(["alice.yaml"], ["data.path=x/a,x/b"])) == ["alice_data.path=x-a", "alice_data.path=x-b"]
+
+
+def test_brackets_hold_a_value_together():
+    betas = "optimizer.betas=[0.9,0.99],[0.8,0.99]"
+    assert list(combinations(["a.yaml"], [betas])) == ["a_betas=[0.9,0.99]", "a_betas=[0.8,0.99]"]
+    one = "optimizer={base: alice, rank: 64}"
+    assert combinations(["a.yaml"], [one, "wandb.tags=[x,y]"]) == {"a": ["a.yaml", one, "wandb.tags=[x,y]"]}
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders():
+    assert list(combinations(["60m/alice.yaml", "130m/alice.yaml", "60m/racs.yaml"], [])) == [
+        "60m_alice", "130m_alice", "60m_racs",
+    ]  # fmt: skip
+    assert list(combinations(["x/a/alice.yaml", "y/a/alice.yaml"], [])) == ["x_a_alice", "y_a_alice"]
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("nothing.yaml", "settings file nothing.yaml does not exist"),
+        (f"{QUICKSTART},./{QUICKSTART}", "a settings file is given twice"),
+        (f"{QUICKSTART} optimizer.rnak=3,4", "unknown key optimizer.rnak; did you mean optimizer.rank?"),
+        (f"{QUICKSTART} optimizer.rank=16,x", "quickstart_rank=x: optimizer.rank must be an integer, got 'x'"),
+        (f"{QUICKSTART} optimizer.rank=8,8", "two runs would be called quickstart_rank=8"),
+        (f"{QUICKSTART} seed", "argument 'seed' is not of the form key=value"),
+        (f"{QUICKSTART} run.dir=x", "run.dir is OUT and the run's name"),
+        (f"{QUICKSTART} -j 0", "argument -j: must be at least 1, got 0"),
+        (f"{QUICKSTART} -g 0,99", "-g: there is no CUDA device"),
+        (f"{QUICKSTART} -l no-such-launcher", "-l: there is no program no-such-launcher"),
+        (f"{QUICKSTART} run.seed=0,1 --job-index 2", "--job-index must be from 0 to 1, got 2"),
+        (f"{QUICKSTART} run.seed=0,1 --only x", "no run is called x; there are quickstart_seed=0, quickstart_seed=1"),
+        (f"{QUICKSTART} --every", "unrecognized arguments: --every"),
+        ("", "the following arguments are required"),
+    ],
+)
+def test_refusals_are_one_sentence(sweep, tmp_path, arguments, words):
+    code, out, said = sweep(str(tmp_path), *arguments.split())
+    assert (code, out) == (2, "")
+    assert said.startswith("sweep.sh: error: ") and words in said and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_device_is_one_that_is_visible(sweep, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert "no CUDA device 0; there are 2, 5\n" in sweep(str(tmp_path), QUICKSTART, "-g", "5,0")[2]
+
+
+def test_the_run_that_refuses_a_setting_is_named(sweep):
+    files = f"{QUICKSTART},configs/experiment/nano/builtin/racs.yaml"
+    assert sweep("runs/x", files, "optimizer.rank=16")[2].startswith(
+        "sweep.sh: error: racs: unknown key optimizer.rank"
+    )
+
+
+# ---- real runs
+
+
+@pytest.fixture
+def tiny_sweep(text, tmp_path):
+    """Arguments of a sweep of two tiny runs, long enough to be interrupted."""
+    data = (f"data.path={text}/train.jsonl", f"data.eval_path={text}/eval.jsonl")
+    length = ("train.steps=300", "train.eval_every=0", "train.checkpoint_every=0", "optimizer.update_interval=100")
+    return [str(tmp_path / "out"), "tests/tiny.yaml", *data, *length, "run.seed=0,1"]
+
+
+def test_a_cut_sweep_goes_on_and_a_finished_one_is_skipped(sweep, tiny_sweep, tmp_path):
+    first, second = tmp_path / "out" / "tiny_seed=0", tmp_path / "out" / "tiny_seed=1"
+    driver = subprocess.Popen(["scripts/sweep.sh", *tiny_sweep], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    wait_for(first / "metrics.jsonl")
+    driver.send_signal(signal.SIGINT)
+    said, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 130
+    (saved,) = tiny.saved_steps(first)
+    assert f"tiny_seed=0: interrupted; step {saved} is saved" in said
+    assert not second.exists()
+
+    code, said, _ = sweep(*tiny_sweep, "-j", "2")
+    assert code == 0, said
+    steps = [row["step"] for row in tiny.metrics(first) if row["kind"] == "train"]
+    assert steps == list(range(1, 301)) and 0 < saved < 300
+    assert tiny.weights(first) != tiny.weights(second)
+
+    assert sweep(*tiny_sweep)[:2] == (0, "2 of 2 are finished\n")
+    assert sweep(*tiny_sweep, "--only", "tiny_seed=1")[:2] == (0, "1 of 1 are finished\n")
+    code, _, said = sweep(*tiny_sweep, "optimizer.lr=0.01")
+    assert code == 2 and f"{first} holds a run with other settings (optimizer.lr): choose another OUT\n" in said
+
+
+def test_a_run_of_another_seed_is_not_gone_on_with(sweep, tiny_sweep, tmp_path):
+    *others, _ = tiny_sweep
+    (tmp_path / "out" / "tiny").mkdir(parents=True)
+    before = to_dict(load([*others[1:], "run.seed=0"]).config)
+    (tmp_path / "out" / "tiny" / "config.yaml").write_text(yaml.safe_dump(before))
+    assert sweep(*others, "run.seed=0", "-n")[0] == 0
+    assert "holds a run with other settings (run.seed)" in sweep(*others, "run.seed=1", "-n")[2]
+    assert sweep(*others, "run.seed=1", "run.allow_config_change=true", "-n")[0] == 0
+
+
+def test_one_run_is_picked_by_its_place_among_all(sweep, tiny_sweep, tmp_path):
+    (tmp_path / "out" / "tiny_seed=0").mkdir(parents=True)
+    (tmp_path / "out" / "tiny_seed=0" / "summary.json").write_text("{}")
+    for choice in (["--job-index", "1"], ["--only", "tiny_seed=1"], []):
+        (arguments,) = planned(sweep(*tiny_sweep, "-n", *choice)[1])
+        assert arguments[-2:] == ["run.seed=1", f"run.dir={tmp_path}/out/tiny_seed=1"]
+    assert sweep(*tiny_sweep, "-n", "--job-index", "0")[:2] == (0, "")
+
+
+# ---- wandb
+
+
+def agents_command(config: dict, name: str) -> list[str]:
+    """What wandb's agent executes for one value of the parameter, by its own functions (Agent._command_run)."""
+    found = agent.create_sweep_command_args({"args": {"only": {"value": name}}})
+    found["program"] = [config["program"]]
+    command = []
+    for part in agent.create_sweep_command(config["command"]):
+        command += found[part[2:-1]] if part.startswith("${") and part.endswith("}") else [part]
+    return command
+
+
+def test_an_agent_makes_the_runs_of_the_sweep(sweep, tiny_sweep, tmp_path):
+    settings = ["wandb.project=llama", "wandb.tags=[a,b]"]
+    _, printed, _ = sweep(*tiny_sweep, *settings, "-l", f"{sys.executable} -u", "--wandb")
+    (tmp_path / "sweep.yaml").write_text(printed)
+    config = agent.load_sweep_config(str(tmp_path / "sweep.yaml"))
+    assert (config["method"], config["project"]) == ("grid", "llama")
+    assert config["metric"] == {"name": "eval/perplexity", "goal": "minimize"}
+    names = config["parameters"]["only"]["values"]
+    assert names == ["tiny_seed=0", "tiny_seed=1"]
+    command = agents_command(config, names[1])
+    assert command[:2] == ["bash", "scripts/sweep.sh"]
+    _, shown, _ = sweep(*command[2:], "-n")
+    assert shown.startswith(f"{sys.executable} -u train.py tests/tiny.yaml ")
+    (arguments,) = planned(shown)
+    run = load(arguments).config
+    assert (run.run.dir, run.run.seed) == (str(tmp_path / "out" / "tiny_seed=1"), 1)
+    assert (run.wandb.mode, run.wandb.project, run.wandb.tags) == ("online", "llama", ["a", "b"])
+
+
+# ---- the tables
+
+
+@pytest.fixture
+def shell(tmp_path):
+    """Runs a script with a Python that only prints its arguments, a line each."""
+    shown = tmp_path / "python"
+    shown.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    shown.chmod(0o755)
+
+    def shell(*command: str) -> subprocess.CompletedProcess:
+        environment = os.environ | {"PYTHON": str(shown)}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    return shell
+
+
+@pytest.mark.parametrize(
+    ("words", "folder", "count"),
+    [(("table2.sh", size), f"table2/{size}", 13) for size in ("60m", "130m", "350m", "1_3b")]
+    + [(("table4.sh",), "table4", 2), (("ablations.sh",), "ablations", 10)],
+)
+def test_a_table_is_a_sweep_over_the_files_of_its_folder(shell, words, folder, count):
+    script, *size = words
+    ended = shell(str(ROOT / "scripts" / script), *size, "run.seed=0,1", "-l", "accelerate launch")
+    program, out, files, *rest = ended.stdout.splitlines()
+    assert (program, out, rest) == ("scripts/sweep.py", f"runs/{folder}", ["run.seed=0,1", "-l", "accelerate launch"])
+    assert files.split(",") == sorted(f"configs/experiment/{folder}/{stem}.yaml" for stem in stems(folder))
+    assert len(files.split(",")) == count
+
+
+def stems(folder: str) -> set[str]:
+    return {path.stem for path in (ROOT / "configs" / "experiment" / folder).glob("*.yaml")}
+
+
+@pytest.mark.parametrize("words", [(), ("7b",), ("-n",)], ids=str)
+def test_a_wrong_size_is_refused(shell, words):
+    ended = shell(str(ROOT / "scripts" / "table2.sh"), *words)
+    got = words[0] if words else ""
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"table2.sh: error: the size must be one of 60m, 130m, 350m, 1_3b, got '{got}'\n"
+
+
+def test_an_array_task_requeues_itself_before_the_limit(tmp_path):
+    scripts = {
+        "scontrol": 'echo "$@" > requeued',
+        "table": 'trap "sleep 0.3; touch saved; exit 143" TERM; echo "$@" > arguments; while :; do sleep 0.1; done',
+        "finished": "exit 0",
+        "failing": "exit 2",
+    }
+    for name, text in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environment |= {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "40", "SLURM_JOB_ID": "40"}
+
+    def start(*command: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            ["bash", str(ROOT / "scripts/slurm/array.sbatch"), *command], cwd=tmp_path, env=environment
+        )
+
+    assert start("finished").wait(60) == 0
+    assert start("failing").wait(60) == 2
+    assert not (tmp_path / "requeued").exists()
+    task = start("table", "60m", "run.seed=0,1")
+    wait_for(tmp_path / "arguments")
+    task.send_signal(signal.SIGTERM)
+    assert task.wait(60) == 0
+    assert (tmp_path / "arguments").read_text() == "60m run.seed=0,1 --job-index 1\n"
+    assert (tmp_path / "requeued").read_text() == "requeue 40_1\n"
+    assert (tmp_path / "saved").exists()
