@@ -5,5 +5,5 @@
 #   scripts/ablations.sh [options and key=value lists of scripts/sweep.sh]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-files=$(ls configs/experiment/ablations/*.yaml | paste -sd,)
+files=$(ls configs/experiment/ablations/*.yaml | paste -sd, -)
 exec scripts/sweep.sh runs/ablations "$files" "$@"

@@ -11,5 +11,5 @@ case ${1:-} in
     exit 2
     ;;
 esac
-files=$(ls configs/experiment/table2/"$1"/*.yaml | paste -sd,)
+files=$(ls configs/experiment/table2/"$1"/*.yaml | paste -sd, -)
 exec scripts/sweep.sh "runs/table2/$1" "$files" "${@:2}"

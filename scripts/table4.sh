@@ -4,5 +4,5 @@
 #   scripts/table4.sh [options and key=value lists of scripts/sweep.sh]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-files=$(ls configs/experiment/table4/*.yaml | paste -sd,)
+files=$(ls configs/experiment/table4/*.yaml | paste -sd, -)
 exec scripts/sweep.sh runs/table4 "$files" "$@"

@@ -117,13 +117,15 @@ def test_the_run_that_refuses_a_setting_is_named(sweep):
 def tiny_sweep(text, tmp_path):
     """Arguments of a sweep of two tiny runs, long enough to be interrupted."""
     data = (f"data.path={text}/train.jsonl", f"data.eval_path={text}/eval.jsonl")
-    length = ("train.steps=300", "train.eval_every=0", "train.checkpoint_every=0", "optimizer.update_interval=100")
+    length = ("train.steps=150", "train.eval_every=0", "train.checkpoint_every=0", "optimizer.update_interval=100")
     return [str(tmp_path / "out"), "tests/tiny.yaml", *data, *length, "run.seed=0,1"]
 
 
 def test_a_cut_sweep_goes_on_and_a_finished_one_is_skipped(sweep, tiny_sweep, tmp_path):
     first, second = tmp_path / "out" / "tiny_seed=0", tmp_path / "out" / "tiny_seed=1"
-    driver = subprocess.Popen(["scripts/sweep.sh", *tiny_sweep], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    environment = os.environ | {"PYTHON": sys.executable}
+    command = ["scripts/sweep.sh", *tiny_sweep]
+    driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     wait_for(first / "metrics.jsonl")
     driver.send_signal(signal.SIGINT)
     said, _ = driver.communicate(timeout=60)
@@ -135,7 +137,7 @@ def test_a_cut_sweep_goes_on_and_a_finished_one_is_skipped(sweep, tiny_sweep, tm
     code, said, _ = sweep(*tiny_sweep, "-j", "2")
     assert code == 0, said
     steps = [row["step"] for row in tiny.metrics(first) if row["kind"] == "train"]
-    assert steps == list(range(1, 301)) and 0 < saved < 300
+    assert steps == list(range(1, 151)) and 0 < saved < 150
     assert tiny.weights(first) != tiny.weights(second)
 
     assert sweep(*tiny_sweep)[:2] == (0, "2 of 2 are finished\n")
