@@ -26,7 +26,7 @@ from .checks import check_betas, check_choice, check_range, check_whole, options
 from .chunk import Direction, average, working_dtype
 from .limiter import limit_growth, reference_limit
 from .matrix import MatrixOptimizer
-from .racs import fixed_point, reciprocal, reference_fixed_point
+from .racs import fixed_point, products, reciprocal, reference_fixed_point
 from .registry import register
 
 SWITCHING = ("complement", "none", "gaussian", "gaussian_mix", "full_basis")
@@ -207,12 +207,15 @@ class Alice(MatrixOptimizer):
         power = residual.square()
         columns, rows = fixed_point(power, iterations=5)
         weight = 1 - group["betas"][0]
-        columns = reciprocal(state["column_power"].lerp_(columns, weight)).unsqueeze(-2)
-        rows = reciprocal(state["row_power"].lerp_(rows, weight)).unsqueeze(-1)
-        norm = (rows.mT @ power @ columns.mT).flatten().sqrt()
+        columns = reciprocal(state["column_power"].lerp_(columns, weight))
+        rows = reciprocal(state["row_power"].lerp_(rows, weight))
+        weighted = torch.empty_like(rows)
+        products(power)(columns, weighted)
+        norm = torch.linalg.vecdot(rows, weighted).sqrt_()
         eta, limited = limit_growth(norm, state["phi"], group["gamma"])
         state["phi"].copy_(limited)
-        return residual * ((group["alpha_c"] * eta).view(-1, 1, 1) * rows.sqrt()) * columns.sqrt()
+        rows = rows.sqrt_().mul_((group["alpha_c"] * eta).unsqueeze(-1)).unsqueeze(-1)
+        return residual.mul_(rows).mul_(columns.sqrt_().unsqueeze(-2))
 
     # ---- the plain form
 

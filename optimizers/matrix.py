@@ -14,13 +14,16 @@ from torch import Tensor
 
 from . import sharded, subspace
 from .base import BaseOptimizer
-from .chunk import Chunk, Direction
+from .chunk import Chunk, Direction, working_dtype
 
 # Matrices up to this size are stacked into one batched call of at most STACK_BYTES; larger ones are stepped
 # one by one, in place. Stacking copies the gradients: it pays where a launch (CUDA) or a call (CPU) costs
 # more than the copy, and the cap bounds the extra memory.
 STACK_UP_TO = {"cpu": 1 << 18, "cuda": 1 << 24}
 STACK_BYTES = 1 << 25
+# Squares of gradients are read over and over: as many are stacked as a cache holds, for one matrix is not copied
+# either (an A100 has 40 MB, a core's share of a server's cache is some 4 MB).
+CACHE_BYTES = {"cpu": 1 << 22, "cuda": 1 << 25}
 
 
 class MatrixOptimizer(BaseOptimizer):
@@ -32,6 +35,7 @@ class MatrixOptimizer(BaseOptimizer):
 
     sharding = "owner"
     rounds_stochastically = True
+    takes_squares = False  # `update` is given G^2, and what it subtracts only scales rows and columns of G
     transpose_square = False  # GaLore's packages put the basis of a square matrix on its right side
     counts_steps = True  # whether the update or the refresh depends on t
     decay_first = False  # whether weights decay before the update, not after it
@@ -39,11 +43,12 @@ class MatrixOptimizer(BaseOptimizer):
 
     def __init__(self, params: Iterable, options: dict[str, Any]):
         self._plans: dict[int, list[Chunk]] = {}
+        self._memory: Tensor | None = None
         super().__init__(params, options)
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
-        self._plans = {}
+        self._plans, self._memory = {}, None
 
     # ---- what a method says of itself
 
@@ -63,7 +68,10 @@ class MatrixOptimizer(BaseOptimizer):
         """Renew the bases in `state` in place; `sources` are the matrices' private generators of this step."""
 
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
-        """Advance `state` in place by gradient [B, m, n] (float32 or float64) at step t; say what to subtract."""
+        """Advance `state` in place by gradient [B, m, n] (float32 or float64) at step t; say what to subtract.
+
+        With `takes_squares` it is the gradient's square that is given, and may be written over.
+        """
         raise AssertionError(f"{type(self).__name__} does not say how it steps")
 
     def lr_factor(self, rows: int, columns: int, group: dict) -> float:
@@ -91,17 +99,29 @@ class MatrixOptimizer(BaseOptimizer):
         shared = self._refresh_shared(chunks, group) if self._sharers is not None else set()
         for index, chunk in enumerate(chunks):
             t = self._age(chunk.parameters[0]) + 1
-            gradient, direction = chunk.gradients(), None
-            if gradient is not None:
+            gradients, direction = chunk.gradients(), None
+            if gradients:
+                given = self.squares(chunk, gradients) if self.takes_squares else chunk.stacked(gradients)
                 if index not in shared:
-                    self.accumulate(gradient, chunk.state, group)
-                    self._refresh(chunk, gradient, group, t, self._due(chunk, group, t))
-                direction = self.update(gradient, chunk.state, group, t)
+                    self.accumulate(given, chunk.state, group)
+                    self._refresh(chunk, given, group, t, self._due(chunk, group, t))
+                direction = self.update(given, chunk.state, group, t)
+                gradients = gradients if self.takes_squares else given
             noise = self.rounding_noise(chunk.parameters)
-            chunk.descend(group["lr"], group["weight_decay"], self.decay_first, gradient, direction, noise)
+            chunk.descend(group["lr"], group["weight_decay"], self.decay_first, gradients, direction, noise)
             if self.counts_steps:
                 for parameter in chunk.parameters:
                     self.state[parameter]["step"] = t
+        self._memory = None
+
+    def squares(self, chunk: Chunk, gradients: list[Tensor]) -> Tensor:
+        """G^2 [B, m, n], until the next call: all chunks of a step share the memory. The system zeroes memory that is
+        new, which on a CPU takes longer than to square."""
+        size, dtype = sum(gradient.numel() for gradient in gradients), working_dtype(gradients[0].dtype)
+        memory = self._memory
+        if memory is None or memory.numel() < size or memory.dtype != dtype or memory.device != gradients[0].device:
+            memory = self._memory = torch.empty(size, dtype=dtype, device=gradients[0].device)
+        return chunk.squared(gradients, memory)
 
     def _due(self, chunk: Chunk, group: dict, t: int) -> list[int]:
         """The places in the chunk of the matrices that get a new basis at step t."""
@@ -126,7 +146,7 @@ class MatrixOptimizer(BaseOptimizer):
             if not places:
                 continue
             due.add(index)
-            gradient = chunk.gradients()
+            gradient = chunk.stacked(chunk.gradients())
             self.accumulate(gradient, chunk.state, group)
             shares = [places[(process - dealt) % count :: count] for process in range(count)]
             self._refresh(chunk, gradient, group, t, shares[me])
@@ -183,15 +203,19 @@ class MatrixOptimizer(BaseOptimizer):
         alike: dict[tuple, list[Tensor]] = {}
         for p in parameters:
             factor = self.lr_factor(*p.shape, group)
-            alike.setdefault((*sorted(p.shape), factor, p.dtype, p.device, self._age(p)), []).append(p)
+            alike.setdefault((p.shape, factor, p.dtype, p.device, self._age(p)), []).append(p)
         stacks = []
         for members in alike.values():
-            size = members[0].numel() * members[0].element_size()
-            stackable = size <= STACK_UP_TO.get(device_type, 0)
-            step = max(1, STACK_BYTES // size) if stackable else 1
-            step *= sharded.processes(members[0])
-            stacks += [members[i : i + step] for i in range(0, len(members), step)]
+            count = self._stackable(members[0], device_type) * sharded.processes(members[0])
+            stacks += [members[i : i + count] for i in range(0, len(members), count)]
         return stacks
+
+    def _stackable(self, parameter: Tensor, device_type: str) -> int:
+        """How many matrices like `parameter` are stacked at the most."""
+        size = parameter.numel() * parameter.element_size()
+        if self.takes_squares:
+            return max(1, CACHE_BYTES.get(device_type, 0) // size)
+        return max(1, STACK_BYTES // size) if size <= STACK_UP_TO.get(device_type, 0) else 1
 
     def _plan(self, group: dict, parameters: list[Tensor]) -> list[Chunk]:
         position = {parameter: i for i, parameter in enumerate(self._parameters())}
@@ -209,12 +233,11 @@ class MatrixOptimizer(BaseOptimizer):
             for key in keys:
                 for holder, view in zip(holders, state[key].unbind(0), strict=True):
                     holder[key] = view
+        rows, columns = parameters[0].shape
         fields = {
             "parameters": parameters,
             "owned": owned,
-            "transposed": [
-                p.shape[0] > p.shape[1] or (self.transpose_square and p.shape[0] == p.shape[1]) for p in owned
-            ],
+            "transposed": rows > columns or (self.transpose_square and rows == columns),
             "indices": [position[parameter] for parameter in owned],
             "lr_factor": self.lr_factor(*parameters[0].shape, group),
             "state": state,

@@ -13,14 +13,21 @@ State per matrix: m + n + 1 numbers. The trajectory is the same for G and c G: t
 A zero row or column gets a zero update, a zero gradient leaves weights and state as they are.
 """
 
+import ctypes
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from torch import Tensor
 
+from . import native
 from .checks import check_decay, check_range, check_whole, options_of
 from .chunk import Direction, working_dtype
 from .limiter import limit_growth, reference_limit
 from .matrix import MatrixOptimizer
 from .registry import register
+
+NATIVE_STEPS = {torch.float32: "racs_step_float32", torch.float64: "racs_step_float64"}
 
 
 @register("racs")
@@ -39,6 +46,7 @@ class RACS(MatrixOptimizer):
     """
 
     counts_steps = False
+    takes_squares = True
 
     def __init__(
         self,
@@ -67,20 +75,65 @@ class RACS(MatrixOptimizer):
         vectors = {"column_scale": ((n,), dtype), "row_scale": ((m,), dtype)} if group["ema"] else {}
         return {**vectors, "phi": ((), dtype)}
 
-    def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
-        power = gradient * gradient
+    def step_group(self, group: dict, parameters: list[Tensor]) -> None:
+        alone = [parameter for parameter in parameters if self._is_native(parameter)]
+        if alone:
+            with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # the calls do not hold the interpreter's lock
+                list(pool.map(lambda parameter: self._native_step(parameter, group), alone))
+            torch.autograd.graph.increment_version(alone)
+            if group["weight_decay"]:
+                torch._foreach_mul_(alone, 1 - group["lr"] * group["weight_decay"])
+        rest = [parameter for parameter in parameters if not self._is_native(parameter)]
+        if rest:
+            super().step_group(group, rest)
+
+    def _companions(self, parameter: Tensor, group: dict) -> list[Tensor]:
+        return [parameter] if self._is_native(parameter) else super()._companions(parameter, group)
+
+    def _is_native(self, parameter: Tensor) -> bool:
+        """Whether racs.cpp steps it: a whole float32 or float64 matrix in the memory of a CPU."""
+        return (
+            parameter.device.type == "cpu"
+            and parameter.dtype in NATIVE_STEPS
+            and type(parameter.grad) is Tensor
+            and parameter.grad.dtype == parameter.dtype
+            and parameter.is_contiguous()
+            and parameter.grad.is_contiguous()
+            and native.library("racs.cpp") is not None
+        )
+
+    def _native_step(self, parameter: Tensor, group: dict) -> None:
+        state, (rows, columns) = self.state[parameter], parameter.shape
+        scales = (state.get("row_scale"), state.get("column_scale"))
+        scales = [None if scale is None else scale.data_ptr() for scale in scales]
+        if rows > columns:  # the vectors of the transpose
+            scales.reverse()
+        step = getattr(native.library("racs.cpp"), NATIVE_STEPS[parameter.dtype])
+        step(
+            *map(ctypes.c_void_p, (parameter.data_ptr(), parameter.grad.data_ptr())),
+            *map(ctypes.c_long, (rows, columns)),
+            *map(ctypes.c_void_p, (*scales, state["phi"].data_ptr())),
+            *map(ctypes.c_double, (group["beta"], group["gamma"])),
+            ctypes.c_int(group["iterations"]),
+            ctypes.c_double(group["lr"] * group["alpha"]),
+        )
+
+    def update(self, power: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
         columns, rows = fixed_point(power, group["iterations"])
         live = columns.amax(-1, keepdim=True) > 0
         if group["ema"]:
             weight = (1 - group["beta"]) * live.to(columns.dtype)  # a zero gradient must not decay the averages
             columns = state["column_scale"].lerp_(columns, weight)
             rows = state["row_scale"].lerp_(rows, weight)
-        columns, rows = reciprocal(columns).unsqueeze(-1), reciprocal(rows).unsqueeze(-1)
+        columns, rows = reciprocal(columns), reciprocal(rows)
         # ||X||^2 = (1/Q)^T P (1/S): X itself is never formed.
-        norm = torch.bmm(rows.mT, torch.bmm(power, columns)).flatten().sqrt_()
+        weighted = torch.empty_like(rows)
+        products(power)(columns, weighted)
+        norm = torch.linalg.vecdot(rows, weighted).sqrt_()
         eta, limited = limit_growth(norm, state["phi"], group["gamma"])
         state["phi"].copy_(torch.where(live.squeeze(-1), limited, state["phi"]))
-        return Direction(rows=eta.view(-1, 1, 1) * rows.sqrt(), columns=columns.sqrt().mT, scale=group["alpha"])
+        rows = rows.sqrt_().mul_(eta.unsqueeze(-1)).unsqueeze(-1)
+        return Direction(rows=rows, columns=columns.sqrt_().unsqueeze(-2), scale=group["alpha"], scratch=power)
 
     @staticmethod
     def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, lr: float, alpha: float, beta: float,
@@ -104,29 +157,47 @@ class RACS(MatrixOptimizer):
 def fixed_point(power: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """Eq. 16 on a stack: power = G^2 [B, m, n] -> (s [B, n], q [B, m]), power ~ q s^T; both 0 where power is 0.
 
-    Whatever the gradient's scale, nothing may underflow or overflow, so the two vectors are iterated at unit
-    norm, each product divided by mean(power), and the norms are put back at the end: with a = |P^T q| for
-    a unit q and b = |P s| for a unit s, Eq. 16 gives |s_k| = a_k / |q_k-1| and |q_k| = b_k / |s_k|.
+    Whatever the gradient's scale, nothing may underflow or overflow, so both vectors are iterated at unit sum,
+    s_k = x_k a_k and q_k = y_k b_k, and Eq. 16's lengths are found at the end: with P^T b_k-1 = alpha_k a_k and
+    P a_k = beta_k b_k they are x_k = alpha_k / (y_k-1 |b_k-1|^2) and y_k = beta_k / (x_k |a_k|^2).
     """
-    m = power.shape[-2]
-    s = power.sum(-2).unsqueeze(-1)  # P^T 1, to be the first product for the unit vector 1 / sqrt(m)
-    mean = s.mean(-2, keepdim=True) / m
-    inverse_mean = 1 / mean
-    s.mul_(inverse_mean * m**-0.5)
-    q_norm = m**0.5
-    for remaining in reversed(range(iterations)):
-        a = s.norm(dim=-2, keepdim=True)
-        q = torch.bmm(power, s.div_(a)).mul_(inverse_mean)
-        b = q.norm(dim=-2, keepdim=True)
-        q.div_(b)
-        s_norm = a / q_norm
-        q_norm = b / s_norm
-        if remaining:
-            s = torch.bmm(power.mT, q).mul_(inverse_mean)
-    # A zero gradient has gone through as 0 / 0.
-    s, q = s.mul_(s_norm).mul_(mean).squeeze(-1), q.mul_(q_norm).squeeze(-1)
-    live = mean.squeeze(-1) > 0
-    return torch.where(live, s, 0.0), torch.where(live, q, 0.0)
+    batch, m, n = power.shape
+    a, b = power.new_empty(iterations, batch, n), power.new_empty(iterations + 1, batch, m)
+    alpha, beta = power.new_empty(iterations, batch, 1), power.new_empty(iterations, batch, 1)
+    times, transposed_times = products(power), products(power.mT)
+    a_, b_, alpha_, beta_ = a.unbind(), b.unbind(), alpha.unbind(), beta.unbind()
+    b_[0].fill_(1 / m)
+    for k in range(iterations):
+        if k == 0:
+            torch.mul(power.sum(-2), 1 / m, out=a_[0])
+        else:
+            transposed_times(b_[k], a_[k])
+        a_[k].div_(torch.sum(a_[k], -1, keepdim=True, out=alpha_[k]))
+        times(a_[k], b_[k + 1])
+        b_[k + 1].div_(torch.sum(b_[k + 1], -1, keepdim=True, out=beta_[k]))
+    a_square = torch.linalg.vector_norm(a, dim=-1, keepdim=True).square_()
+    b_square = torch.linalg.vector_norm(b[:-1], dim=-1, keepdim=True).square_()
+    y = (beta / alpha * (b_square / a_square)).prod(0).mul_(m)
+    x = beta[-1] / (y * a_square[-1])
+    live = alpha[0] > 0  # a zero gradient has gone through as 0 / 0
+    return torch.where(live, a[-1].mul_(x), 0.0), torch.where(live, b[-1].mul_(y), 0.0)
+
+
+def products(matrices: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """For a stack [B, m, n], the function of vectors [B, n] and out [B, m] that puts each product into out."""
+    if matrices.device.type != "cpu":
+        return lambda vectors, out: torch.bmm(matrices, vectors.unsqueeze(-1), out=out.unsqueeze(-1))
+    if len(matrices) == 1:
+        (only,) = matrices.unbind()
+        return lambda vectors, out: torch.mv(only, vectors.view(-1), out=out.view(-1))
+    parts = matrices.unbind()
+
+    def one_by_one(vectors: Tensor, out: Tensor) -> None:
+        # A CPU's batched product takes ten times as long as one product after the other.
+        for matrix, vector, result in zip(parts, vectors.unbind(), out.unbind(), strict=True):
+            torch.mv(matrix, vector, out=result)
+
+    return one_by_one
 
 
 def reference_fixed_point(P: Tensor, iterations: int) -> tuple[Tensor, Tensor]:

@@ -130,16 +130,16 @@ class ShardedChunk(Chunk):
 
     exchange: Exchange
 
-    def gradients(self) -> Tensor | None:
-        wholes = self.exchange.gather([parameter.grad.to_local() for parameter in self.parameters])
-        return self.stacked(wholes) if wholes else None
+    def gradients(self) -> list[Tensor]:
+        return self.exchange.gather([parameter.grad.to_local() for parameter in self.parameters])
 
-    def descend(self, lr: float, weight_decay: float, decay_first: bool, gradient: Tensor | None,
+    def descend(self, lr: float, weight_decay: float, decay_first: bool, gradients: Tensor | list[Tensor],
                 direction: Direction | None, noise: None) -> None:  # fmt: skip
         weights, changes = [parameter.to_local() for parameter in self.parameters], []
         if direction is not None:
-            formed = direction.formed(gradient).mul(lr * self.lr_factor * direction.scale)
-            changes = self.oriented(list(formed.unbind(0)))
+            stack = gradients if isinstance(gradients, Tensor) else self.stacked(gradients)
+            formed = direction.formed(stack).mul(lr * self.lr_factor * direction.scale)
+            changes = list(self.oriented(formed).unbind(0))
         changes = self.exchange.scatter(changes, working_dtype(weights[0].dtype))
         if weight_decay and decay_first:
             torch._foreach_mul_(weights, 1 - lr * weight_decay)

@@ -5,10 +5,47 @@ import itertools
 import pytest
 import torch
 
-from optimizers import RACS
+from optimizers import RACS, native
 from optimizers.racs import fixed_point
 
-from .harness import gradient, parameters, train
+from .harness import gradient, largest_difference, options_of, parameters, reference, train
+
+compile_anew = native.library.__wrapped__
+
+
+@pytest.fixture(autouse=True, params=["C++", "torch"])
+def form(request, monkeypatch):
+    """Every test is of both fast forms; without a compiler the first is the second."""
+    if request.param == "torch":
+        monkeypatch.setattr(native, "library", lambda source: None)
+    return request.param
+
+
+@pytest.mark.parametrize("ema", [True, False])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_equals_its_plain_form(ema, weight_decay):
+    shapes = [(3, 200), (200, 3), (130, 70), (70, 130), (64, 64), (1, 5)]
+    options = options_of("racs", ema=ema, weight_decay=weight_decay)
+    weights = parameters(shapes)
+    expected = reference(RACS, weights, options, range(1, 10), lr=0.1)
+    assert largest_difference(train(RACS(weights, lr=0.1, **options), range(1, 10)), expected) < 1e-12
+
+
+def test_a_gradient_of_one_element_is_no_overflow():
+    weight = torch.nn.Parameter(torch.zeros(512, 700))
+    weight.grad = torch.zeros_like(weight)
+    weight.grad[3, 5] = 1e4
+    RACS([weight], lr=1.0, alpha=1.0).step()
+    assert weight[3, 5].isfinite() and weight[3, 5] < 0
+    assert weight.count_nonzero() == 1
+
+
+def test_what_is_not_finite_reaches_the_weights():
+    weight = parameters([(8, 12)], torch.float32)[0]
+    weight.grad = torch.ones_like(weight)
+    weight.grad[1, 2] = torch.nan
+    RACS([weight]).step()
+    assert weight.isnan().any()
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e-2, 1e6])
@@ -100,3 +137,13 @@ def test_state_is_m_plus_n_plus_one_numbers():
     state = optimizer.state[weight]
     assert sum(value.numel() for value in state.values()) == 24 + 16 + 1
     assert all(value.dtype == torch.float32 for value in state.values())
+
+
+def test_without_a_compiler_or_with_one_that_fails_torch_does_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(native.shutil, "which", lambda name: None)
+    assert compile_anew("racs.cpp") is None
+    monkeypatch.setattr(native.shutil, "which", lambda name: "/bin/false")
+    with pytest.warns(UserWarning, match="racs.cpp was not compiled"):
+        assert compile_anew("racs.cpp") is None
+    assert not list(tmp_path.rglob("*.so"))

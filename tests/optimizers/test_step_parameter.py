@@ -46,9 +46,9 @@ def test_equals_step_to_the_bit_and_holds_no_gradient(name, dtype):
 
 
 def test_a_stack_waits_for_its_last_gradient():
-    first, second, alone = weights = parameters([(8, 12), (12, 8), (8, 8)])
+    first, second, alone = weights = parameters([(8, 12), (8, 12), (12, 8)])
     before = [weight.detach().clone() for weight in weights]
-    optimizer = make("racs", weights)
+    optimizer = make("galore", weights)
     for index, weight in enumerate((second, alone)):
         weight.grad = gradient(tuple(weight.shape), 1, index)
         optimizer.step_parameter(weight)
@@ -62,12 +62,12 @@ def test_a_stack_waits_for_its_last_gradient():
 
 def test_step_takes_what_is_left():
     weights = parameters([(8, 12), (8, 12)])
-    optimizer = make("racs", weights)
+    optimizer = make("galore", weights)
     weights[1].grad = gradient((8, 12), 1, 1)
     optimizer.step_parameter(weights[1])  # the other one gets no gradient in this step
     alone = parameters([(8, 12), (8, 12)])[1]
     alone.grad = weights[1].grad
-    make("racs", [alone]).step()
+    make("galore", [alone]).step()
     optimizer.step()
     assert torch.allclose(weights[1], alone, rtol=0, atol=1e-12)
     assert torch.equal(weights[0], parameters([(8, 12), (8, 12)])[0])
