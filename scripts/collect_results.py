@@ -1,59 +1,31 @@
-"""Tables from run folders.
+"""Tables from the records of runs; records from run folders.
 
-    python scripts/collect_results.py results/builtin [--runs runs/builtin] [--title TEXT]
+    python scripts/collect_results.py [--runs FOLDER ...]
+    python scripts/collect_results.py STUDY [--runs FOLDER ...] [--title TEXT]
 
---runs copies what a table needs of every finished run below that folder (summary, settings, evaluations) into
-results/.../runs/<name>.json. The tables then come from those files alone, so they can be made again, byte for byte,
-without the run folders: table.md and table.csv, a row for each optimizer with its best learning rate.
+The first writes every table of the paper, its numbers beside ours, into results/full and results/nano, as CSV and
+Markdown. The second writes STUDY/table.md and table.csv, a row for each optimizer with its best learning rate.
+--runs takes the records of the finished runs below these folders first, into results/full/runs or STUDY/runs. Tables
+come from records alone, so they can be made again, byte for byte, without the run folders.
 """
 
 import argparse
 import csv
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
+from scripts import comparison, records  # noqa: E402
+from scripts.tables import tables  # noqa: E402
+
+RESULTS = ROOT / "results"
 TARGET = "adam"  # whose best final loss the others are timed against
 
 
-def record(folder: Path) -> dict[str, Any] | None:
-    """What is kept of a finished run: its summary, settings and evaluation rows; None for an unfinished one."""
-    if not (folder / "summary.json").is_file():
-        return None
-    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return {
-        "summary": json.loads((folder / "summary.json").read_text()),
-        "settings": yaml.safe_load((folder / "config.yaml").read_text()),
-        "evaluations": [row for row in rows if row["kind"] == "eval"],
-    }
-
-
-def gather(runs: Path, results: Path) -> int:
-    """Write the record of every finished run below `runs`; returns how many there were."""
-    (results / "runs").mkdir(parents=True, exist_ok=True)
-    count = 0
-    for folder in sorted(path.parent for path in runs.rglob("config.yaml")):
-        kept = record(folder)
-        if kept is None:
-            print(f"{folder} is not finished", file=sys.stderr)
-            continue
-        # The name says the settings; where the run lay and how it was reached says nothing to a reader.
-        kept["settings"]["run"].update(dir=None)
-        name = str(folder.relative_to(runs)).replace("/", "__")
-        (results / "runs" / f"{name}.json").write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
-        count += 1
-    return count
-
-
-def steps_to(evaluations: list[dict[str, Any]], loss: float) -> int | None:
-    """Step of the first evaluation at or below `loss`."""
-    return next((row["step"] for row in evaluations if row["loss"] <= loss), None)
-
-
-def table(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def arena_table(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A row for each optimizer and last layer: its best run by final loss, among those that differ from it only in
     settings of the optimizer; sorted by perplexity."""
     groups: dict[tuple, list[dict[str, Any]]] = {}
@@ -66,7 +38,7 @@ def table(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for (optimizer, last_layer), kept in best.items():
         summary, section = kept["summary"], kept["settings"]["optimizer"]
-        reached = adam and steps_to(kept["evaluations"], adam["summary"]["final_loss"])
+        reached = adam and comparison.reached(kept, adam["summary"]["final_loss"])
         rows.append(
             {
                 "optimizer": optimizer + (f", last layer {last_layer}" if last_layer else ""),
@@ -91,36 +63,52 @@ def table(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: float(row["perplexity"]))
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
+def write(heading: str, note: str, rows: list[dict[str, Any]], path: Path) -> None:
+    """`path`.md and `path`.csv."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])] if rows else []
     lines += ["| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
+    parts = (heading, "\n".join(lines), note)
+    path.with_suffix(".md").write_text("\n\n".join(part for part in parts if part) + "\n")
+    if rows:
+        with path.with_suffix(".csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def write_paper_tables() -> None:
+    for table in tables():
+        rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+        path = RESULTS / table.scale / table.name
+        write(f"# {table.title}", table.note, rows, path)
+        print(path.with_suffix(".md"))
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("results", type=Path, help="folder of the tables and the records behind them")
-    parser.add_argument("--runs", type=Path, help="folder of run folders to take records from first")
-    parser.add_argument("--title", help="heading of table.md, kept in title.txt")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, nargs="?", metavar="STUDY")
+    parser.add_argument("--runs", type=Path, nargs="+", default=[], metavar="FOLDER")
+    parser.add_argument("--title", help="heading of STUDY/table.md, kept in title.txt")
     arguments = parser.parse_args()
-    if arguments.runs is not None and not gather(arguments.runs, arguments.results):
-        print(f"{arguments.runs} holds no finished run", file=sys.stderr)
+    into = (arguments.study or RESULTS / "full") / "runs"
+    for runs in arguments.runs:
+        if not records.gather(runs, into):
+            print(f"{runs} holds no finished run", file=sys.stderr)
+            return 2
+    if arguments.study is None:
+        write_paper_tables()
+        return 0
+    found = records.read(into)
+    if not found:
+        print(f"{into} holds no records; take them from run folders with --runs", file=sys.stderr)
         return 2
+    title = arguments.study / "title.txt"
     if arguments.title is not None:
-        (arguments.results / "title.txt").write_text(arguments.title + "\n")
-    files = sorted((arguments.results / "runs").glob("*.json"))
-    if not files:
-        print(f"{arguments.results}/runs holds no records; take them from run folders with --runs", file=sys.stderr)
-        return 2
-    rows = table([json.loads(file.read_text()) for file in files])
-    title = arguments.results / "title.txt"
-    heading = title.read_text() + "\n" if title.is_file() else ""
-    (arguments.results / "table.md").write_text(heading + markdown(rows))
-    with (arguments.results / "table.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    print(heading + markdown(rows), end="")
+        title.write_text(arguments.title + "\n")
+    heading = title.read_text().strip() if title.is_file() else ""
+    write(heading, "", arena_table(list(found.values())), arguments.study / "table")
+    print((arguments.study / "table.md").read_text(), end="")
     return 0
 
 

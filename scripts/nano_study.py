@@ -7,7 +7,7 @@ is trained on, with a tokenizer trained on them; a run is evaluated on c4's vali
 books' as well. The stages, each of which needs the ones before:
 
     text         the mixed corpus and the tokenizer, in runs/nano
-    lr           every method of configs/experiment/nano/study at its rate there times 1/4, 1/2 and 1, for 0.5M tokens
+    lr           every method of configs/experiment/nano/study at its rate there times 1/8, 1/4, 1/2, 1; 0.5M tokens
     adam_lr      at the best of these, two other rates of the parameters that Adam steps
     final        with the best of all, 2M tokens; seeds 0, 1 and 2, each for all methods before the next
     ablations    configs/experiment/nano/ablations at the rates of the method they change, the same
@@ -30,7 +30,7 @@ from scripts.jobs import Job, run_all, training  # noqa: E402
 CONFIGS = Path("configs/experiment/nano")
 RUNS, RESULTS = Path("runs/nano"), Path("results/nano")
 STAGES = ("text", "lr", "adam_lr", "final", "ablations")
-FACTORS = (0.25, 0.5, 1.0)  # of the learning rate in a method's file
+FACTORS = (0.125, 0.25, 0.5, 1.0)  # of the learning rate in a method's file
 ADAM_LRS = (0.003, 0.001, 0.01)  # the first is the one that `lr` is tuned with
 TUNING_STEPS = 250
 SEEDS = (0, 1, 2)
