@@ -1,11 +1,14 @@
 """How fast is each optimizer's step, against the least it could cost and against other implementations?
 
     python scripts/benchmark_optimizers.py [FILE.yaml ...] [key=value ...] [--optimizers alice,racs,...] [--no-peers]
-        [--rank R] [--leading L] [--rounds 15] [--refreshes 3] [--threads 1] [--results results/benchmarks]
+        [--rank R] [--leading L] [--rounds 15] [--refreshes 3] [--patience 20] [--threads 1]
+        [--results results/benchmarks]
 
 The settings are those of train.py; model=llama_60m in float32 if there are none. Every optimizer of the registry, and
 every peer that is installed, steps the attention and MLP matrices of that model, with the paper's rank for it, on the
-same gradients. They take turns, each round measures a copy and a matrix product too, and medians of rounds are shown:
+same gradients. They take turns, each round measures a copy and a matrix product too, and medians of rounds are shown
+(who has taken more than --patience seconds in three rounds or more sits out the rest; the same for refreshes, after
+one):
 
     step      ms, no refresh       x adam     step time over that of torch's fused AdamW in the same round
     refresh   ms more in a step that renews the bases       mean   ms, step + refresh / update_interval
@@ -55,7 +58,7 @@ class Candidate:
     algorithm: str
     optimizer: torch.optim.Optimizer
     interval: int | None
-    seconds: list[float] = field(default_factory=list)  # of steps without refresh, one a round
+    seconds: dict[int, float] = field(default_factory=dict)  # of steps without refresh, by round
     refresh_seconds: list[float] = field(default_factory=list)  # of steps with one
     peak_bytes: int = 0
 
@@ -77,6 +80,7 @@ def main() -> None:
     parser.add_argument("--leading", type=int, help="default: the paper's for the model")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--refreshes", type=int, default=3)
+    parser.add_argument("--patience", type=float, default=20.0, help="seconds of steps for each, and of refreshes")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "benchmarks")
     arguments = parser.parse_intermixed_args()
@@ -95,7 +99,9 @@ def main() -> None:
     parameters, gradients = matrices(config)
     candidates = race(parameters, names, rank, leading, with_peers=arguments.peers)
     machine = Machine()
-    measure(candidates, parameters, gradients, machine, arguments.rounds, arguments.refreshes)
+    measure(
+        candidates, parameters, gradients, machine, arguments.rounds, arguments.refreshes, patience=arguments.patience
+    )
     rows = evaluate(candidates, parameters, machine, config, rank)
 
     device, dtype = parameters[0].device.type, config.train.dtype
@@ -156,7 +162,7 @@ def race(parameters: list, names: list[str], rank: int, leading: int, *, with_pe
 
 
 def measure(candidates: list[Candidate], parameters: list, gradients: list, machine: Machine, rounds: int,
-            refreshes: int) -> None:  # fmt: skip
+            refreshes: int, *, patience: float) -> None:  # fmt: skip
     """Fill in the seconds of all candidates and of the machine, round by round."""
 
     def step(candidate: Candidate) -> float:
@@ -170,13 +176,14 @@ def measure(candidates: list[Candidate], parameters: list, gradients: list, mach
         set_interval(candidate.optimizer, NEVER)
         step(candidate), step(candidate)
     measure_rates = rates(parameters[0].device, working_dtype(parameters[0].dtype))
-    for _ in range(rounds):
+    for number in range(rounds):
         bandwidth, gemm = measure_rates()
         machine.bandwidth.append(bandwidth), machine.gemm.append(gemm)
         for candidate in candidates:
-            candidate.seconds.append(step(candidate))
+            if len(candidate.seconds) < 3 or sum(candidate.seconds.values()) < patience:
+                candidate.seconds[number] = step(candidate)
     for candidate in itertools.chain.from_iterable([candidates] * refreshes):
-        if candidate.interval:
+        if candidate.interval and sum(candidate.refresh_seconds) < patience:
             set_interval(candidate.optimizer, 1)
             candidate.refresh_seconds.append(step(candidate))
             set_interval(candidate.optimizer, NEVER)
@@ -209,24 +216,28 @@ def evaluate(candidates: list[Candidate], parameters: list, machine: Machine, co
         work = [BOUNDS[candidate.algorithm](m, n, min(rank, m), width) for m, n in shapes]
         flops, moved = sum(w.flops for w in work), sum(w.bytes for w in work)
         bounds = [flops / gemm + moved / rate for gemm, rate in zip(machine.gemm, machine.bandwidth, strict=True)]
-        step = median(candidate.seconds)
+        step = median(candidate.seconds.values())
+
+        def times(others: dict[int, float], candidate: Candidate = candidate) -> float:
+            """Median ratio of its time to another's, over the rounds that it took part in."""
+            return median(seconds / others[number] for number, seconds in candidate.seconds.items() if number in others)
+
         refresh = max(0.0, median(candidate.refresh_seconds) - step) if candidate.refresh_seconds else 0.0
         mean = step + refresh / (candidate.interval or 1)
         same = next((c for c in candidates if c.name == candidate.algorithm and c is not candidate), None)
-        ours = [theirs / mine for theirs, mine in zip(candidate.seconds, same.seconds, strict=True)] if same else None
         counted = isinstance(candidate.optimizer, optimizers.BaseOptimizer)
         rows.append(
             {
                 "optimizer": candidate.name,
                 "algorithm": candidate.algorithm,
                 "step_ms": 1e3 * step,
-                "times_adam": median(s / a for s, a in zip(candidate.seconds, fused.seconds, strict=True)),
+                "times_adam": times(fused.seconds),
                 "refresh_ms": 1e3 * refresh,
                 "interval": candidate.interval,
                 "mean_ms": 1e3 * mean,
                 "bound_ms": 1e3 * median(bounds),
-                "times_bound": median(s / bound for s, bound in zip(candidate.seconds, bounds, strict=True)),
-                "times_ours": median(ours) if ours else None,
+                "times_bound": times(dict(enumerate(bounds))),
+                "times_ours": times(same.seconds) if same else None,
                 "share_percent": 100 * mean / (mean + flops_of_training / median(machine.gemm)),
                 "state_bytes": (optimizers.state_bytes if counted else state_bytes)(candidate.optimizer),
                 "peak_bytes": candidate.peak_bytes,
