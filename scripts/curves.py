@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from optimizers import registry
+from scripts.comparison import best_settings
 from scripts.records import Record
-from training.records import Reference, effective_tokens_per_second
 
 PAPER = Path(__file__).resolve().parents[1] / "results" / "paper"
 PAPER_POSITIONS = 512 * 256  # of one step, in all of the paper's runs
@@ -47,6 +47,9 @@ METHODS = {
     "natural_galore": Style("Natural GaLore", "#00a3ad", OTHER),
     "eigen_adam": Style("Eigen-Adam", "#9c5a2d"),
     "soap": Style("SOAP", "#b03a48", OTHER),
+    "apollo": Style("APOLLO", "#b4639b"),
+    "adam_8bit": Style("8-bit Adam", "#8a9099", OTHER),
+    "galore_8bit": Style("8-bit GaLore", "#66b2e0", OTHER),
 }
 ABLATIONS = {
     "none": Style("no tracking, switching, compensation", "#8a8a2b"),
@@ -147,7 +150,7 @@ def _ablation(name: str, title: str, file: str, rows: dict[str, str], labels: di
 FIGURE_5 = (
     _ablation(
         "figure5a",
-        "(a) Tracking and switching",
+        "Tracking and switching",
         "fig5a_tracking",
         {
             "none": "no_switch_no_tracking",
@@ -159,7 +162,7 @@ FIGURE_5 = (
     ),
     _ablation(
         "figure5b",
-        "(b) What is switched to",
+        "What is switched to",
         "fig5b_switching",
         {
             "tracking_switching": "complement_basis",
@@ -176,7 +179,7 @@ FIGURE_5 = (
     ),
     _ablation(
         "figure5c",
-        "(c) Compensation",
+        "Compensation",
         "fig5c_compensation",
         {
             "tracking_switching": "no_compensation",
@@ -193,7 +196,7 @@ FIGURE_5 = (
     ),
     _ablation(
         "figure5d",
-        "(d) Last layer",
+        "Last layer",
         "fig5d_last_layer",
         {
             "galore": "GaLore",
@@ -203,7 +206,7 @@ FIGURE_5 = (
         },
         {},
     ),
-    _ablation("figure5e", "(e) RACS's averaging", "fig5e_racs_ema", {"racs": "RACS", "racs_no_ema": "RACS_no_EMA"}, {}),
+    _ablation("figure5e", "RACS's averaging", "fig5e_racs_ema", {"racs": "RACS", "racs_no_ema": "RACS_no_EMA"}, {}),
 )
 
 
@@ -241,8 +244,8 @@ def by_row(records: Iterable[Record], panel: Panel | None = None) -> dict[str, l
 
 
 def ours(rows: dict[str, list[Record]], panel: Panel) -> list[Curve]:
-    """The curve of each row that a panel shows, through the evaluations that all its seeds have."""
-    return [_mean(row, panel.label(row), seeds) for row, seeds in rows.items() if panel.shows(row)]
+    """The curve of each row that a panel shows: of its best settings, through the evaluations that all seeds have."""
+    return [_mean(row, panel.label(row), best_settings(runs)) for row, runs in rows.items() if panel.shows(row)]
 
 
 def _mean(row: str, label: str, seeds: list[Record]) -> Curve:
@@ -278,7 +281,7 @@ def published(panel: Panel) -> list[Curve]:
     curves = []
     for row, name in panel.rows.items():
         steps, perplexities = map(list, zip(*points[name], strict=True))
-        tokens = [step * PAPER_POSITIONS for step in steps]
+        tokens = [float(step * PAPER_POSITIONS) for step in steps]
         seconds = [count / rates[row] for count in tokens] if row in rates else []
         curves.append(
             Curve(row, panel.label(row), False, 1, steps, tokens, seconds, perplexities, perplexities, perplexities)
@@ -289,25 +292,6 @@ def published(panel: Panel) -> list[Curve]:
 def throughput() -> list[dict[str, str]]:
     """The rows of Table 2's throughput: method, model, tokens_per_second, effective_tokens_per_second."""
     return _read(PAPER / "table2_throughput.csv")
-
-
-def rates(rows: dict[str, list[Record]]) -> dict[str, tuple[list[float], list[float]]]:
-    """For each row, by seed: tokens per second, and effective ones against Adam's run of the same seed, if any."""
-    references = {record["summary"]["seed"]: _reference(record) for record in rows.get("adam", ())}
-    found = {}
-    for row, seeds in rows.items():
-        effective = [
-            effective_tokens_per_second(references[record["summary"]["seed"]], record["evaluations"])
-            for record in seeds
-            if record["summary"]["seed"] in references and row != "adam"
-        ]
-        found[row] = ([record["summary"]["tokens_per_second"] for record in seeds], effective)
-    return found
-
-
-def _reference(record: Record) -> Reference:
-    summary = record["summary"]
-    return Reference(summary["name"], summary["final_loss"], summary["tokens"])
 
 
 def _read(path: Path) -> list[dict[str, str]]:

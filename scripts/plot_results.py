@@ -1,8 +1,8 @@
-"""Figures from the paper's numbers and the records of our runs.
+"""Figures and report from the paper's numbers and the records of our runs.
 
     python scripts/plot_results.py
 
-Writes results/figures/*.svg, results/nano/figures/*.svg; equal records give equal bytes.
+Writes results/figures/*.svg, results/nano/figures/*.svg and results/report.html; equal records give equal bytes.
 Where a panel shows both, the paper's curves are thin, light and broken, ours strong: the mean over seeds, in a band
 from the lowest to the highest. A figure of ours alone is not drawn without records.
 """
@@ -21,13 +21,17 @@ sys.path.insert(0, str(ROOT))
 
 from configs.schema import load  # noqa: E402
 from models.estimate import plan  # noqa: E402
-from scripts import curves, records  # noqa: E402
-from scripts.curves import FIGURE_1, FIGURE_2, FIGURE_5, Curve, Panel, style  # noqa: E402
+from scripts import curves, records, report  # noqa: E402
+from scripts.comparison import best_settings, crossed, effective_throughput, reached, speed_ups  # noqa: E402
+from scripts.curves import ABLATIONS, FIGURE_1, FIGURE_2, FIGURE_5, Curve, Panel, style  # noqa: E402
+from scripts.nano_tables import step_seconds  # noqa: E402
+from scripts.tables import tables  # noqa: E402
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+RESULTS = ROOT / "results"
 INK, MUTED, GRID = "#1f2933", "#616e7c", "#e4e7eb"
 TABLE_2 = ("adam", "galore", "fira", "racs", "alice_0", "alice")  # whose throughput and memory the paper prints
 # Of Fig. 4: Table 9's ranks and leading columns; at 7B the rank of Table 4's GaLore, and leading in proportion.
@@ -55,7 +59,7 @@ def full_size(folder: Path, out: Path) -> None:
     """Figures 1 to 6 at the paper's sizes; `folder` holds our records and may be missing."""
     kept = list(records.read(folder).values())
     rows = {panel: curves.by_row(kept, panel) for panel in (*FIGURE_1, *FIGURE_2, *FIGURE_5)}
-    both = {panel: (panel.title, curves.published(panel) + curves.ours(rows[panel], panel)) for panel in rows}
+    both = {panel: (_title(panel), curves.published(panel) + curves.ours(rows[panel], panel)) for panel in rows}
     with _own_style():
         _write(_curves([both[panel] for panel in FIGURE_1], columns=1), out / "figure1.svg")
         _write(_curves([both[panel] for panel in FIGURE_2], columns=3), out / "figure2.svg")
@@ -66,8 +70,11 @@ def full_size(folder: Path, out: Path) -> None:
         _write_cosines(rows[FIGURE_5[0]], out / "figure6.svg")
 
 
-def nano_size(folder: Path, out: Path) -> None:
-    """Figures 2, 3, 5 and 6 from the records in `folder`, beside the paper's panels; nothing without records."""
+def nano_size(folder: Path, pace: dict[str, float], out: Path) -> None:
+    """Figures 2, 3, 5 and 6 from the records in `folder`, beside the paper's panels; nothing without records.
+
+    pace: seconds of a training step by row, for Fig. 3, which is not drawn without.
+    """
     rows = curves.by_row(records.read(folder).values())
     if not rows:
         return
@@ -75,14 +82,19 @@ def nano_size(folder: Path, out: Path) -> None:
         panels = [("nano", curves.ours(rows, FIGURE_2[0]))]
         panels += [(f"the paper's {panel.title}", curves.published(panel)) for panel in FIGURE_2[:2]]
         _write(_curves(panels, columns=3, widths=(1.8, 1, 1)), out / "figure2.svg")
-        bars = {"nano": _rates(rows), "the paper's 60M": _rates({}, FIGURE_2[0])}
-        _write(_throughput(bars), out / "figure3.svg")
+        bars = _nano_rates(rows, pace)
+        if bars:
+            _write(_throughput({"nano": bars, "the paper's 60M": _rates({}, FIGURE_2[0])}), out / "figure3.svg")
         panels = []
         for panel in FIGURE_5:
-            panels += [(f"{panel.title}, nano", curves.ours(rows, panel))]
+            panels += [(f"{_title(panel)}, nano", curves.ours(rows, panel))]
             panels += [("the paper's 130M", curves.published(panel))]
         _write(_curves(panels, columns=2), out / "figure5.svg")
         _write_cosines(rows, out / "figure6.svg")
+
+
+def _title(panel: Panel) -> str:
+    return f"({panel.name[-1]}) {panel.title}" if panel in FIGURE_5 else panel.title
 
 
 @contextlib.contextmanager
@@ -186,20 +198,33 @@ def _range(drawn: list[Curve]) -> tuple[float, float]:
     return low - 0.03 * (top - low), top
 
 
-def _rates(rows: Rows, panel: Panel | None = None) -> dict[str, list[Bar]]:
-    """Throughput and effective throughput of each method, the paper's of a panel's size, then ours."""
+def _rates(rows: Rows, panel: Panel) -> dict[str, list[Bar]]:
+    """Throughput and effective throughput of each method at a panel's size, the paper's, then ours."""
+    best = {row: best_settings(runs) for row, runs in rows.items() if row not in ABLATIONS}
     bars: dict[str, list[Bar]] = {}
-    measured = curves.rates({row: seeds for row, seeds in rows.items() if row not in curves.ABLATIONS})
-    for row in curves.throughput() if panel else ():
+    for row in curves.throughput():
         if row["model"] == panel.size:
             effective = row["effective_tokens_per_second"]
             bars[row["method"]] = [
-                Bar([float(row["tokens_per_second"])], light=bool(measured), outline=True),
-                Bar([float(effective)] if effective else [], light=bool(measured)),
+                Bar([float(row["tokens_per_second"])], light=bool(best), outline=True),
+                Bar([float(effective)] if effective else [], light=bool(best)),
             ]
-    for row, (rate, effective) in measured.items():
-        ours = [Bar(rate, light=False, outline=True), Bar(effective, light=False)]
-        bars.setdefault(row, []).extend(ours)
+    for row, runs in best.items():
+        rates = [run["summary"]["tokens_per_second"] for run in runs]
+        effective = [] if row == "adam" else effective_throughput(runs, best.get("adam", ()), reached)
+        bars.setdefault(row, []).extend([Bar(rates, light=False, outline=True), Bar(effective, light=False)])
+    return bars
+
+
+def _nano_rates(rows: Rows, pace: dict[str, float]) -> dict[str, list[Bar]]:
+    """The same of the nano study: by the pace of each row, and the steps to where it crosses Adam's final loss."""
+    bars = {}
+    for row in (row for row in rows if row in pace and row not in ABLATIONS):
+        settings = rows[row][0]["settings"]
+        rate = settings["train"]["batch_size"] * settings["data"]["sequence_length"] / pace[row]
+        ups = [] if row == "adam" else speed_ups(rows[row], rows.get("adam", ()), crossed)
+        effective = [rate * speed_up for speed_up in ups]
+        bars[row] = [Bar([rate], light=False, outline=True), Bar(effective, light=False)]
     return bars
 
 
@@ -322,9 +347,11 @@ def _write_cosines(rows: Rows, path: Path) -> None:
 
 
 def main() -> int:
-    results = ROOT / "results"
-    full_size(results / "full" / "runs", results / "figures")
-    nano_size(results / "nano" / "runs", results / "nano" / "figures")
+    full, nano = RESULTS / "full" / "runs", RESULTS / "nano" / "runs"
+    full_size(full, RESULTS / "figures")
+    nano_size(nano, step_seconds(), RESULTS / "nano" / "figures")
+    kept = (list(records.read(folder).values()) for folder in (full, nano))
+    (RESULTS / "report.html").write_text(report.page(*kept, tables()))
     return 0
 
 
