@@ -19,7 +19,7 @@ SCALES = {"full": "Tables at the paper's sizes", "nano": "Tables at nano size"}
 NUMBER = re.compile(r"([-−+]?\d.*)?")  # a cell that is set flush right
 CODE, CODE_ELEMENT = re.compile(r"`([^`]+)`"), r"<code>\1</code>"
 LONG = 40  # characters of a cell that may break into lines
-COLOURS = {look.label: look.colour for look in (curves.METHODS | curves.ABLATIONS).values()}
+COLOURS = {look.label: look.colour for look in curves.METHODS.values()}
 PAPER = (
     "Read off the paper's figures. Tokens are positions, 131,072 a step; seconds follow from the throughput of its "
     "Table 2 where that has the method."
@@ -121,9 +121,9 @@ def _table(table: Table) -> str:
 
 def _class(k: int, cells: Sequence[str]) -> str:
     """The class attribute of column k: numbers are set flush right, long texts may break into lines."""
-    if k > 0 and all(map(NUMBER.fullmatch, cells)):
-        return ' class="number"'
-    return ' class="long"' if max(map(len, cells)) > LONG else ""
+    if max(map(len, cells)) > LONG:
+        return ' class="long"'
+    return ' class="number"' if k > 0 and all(map(NUMBER.fullmatch, cells)) else ""
 
 
 def _cells(cells: Sequence[str], classes: Sequence[str]) -> str:
