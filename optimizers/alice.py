@@ -138,16 +138,23 @@ class Alice(MatrixOptimizer):
         if t == 1:
             leading = subspace.leading_eigenvectors(gradient @ gradient.mT, r)
         else:
-            leading = self._subspace_iteration(gradient, old, state.get("tracked"), group["betas"][2])
+            orthonormal = state["basis"].dtype == gradient.dtype and not group["switching"].startswith("gaussian")
+            leading = self._subspace_iteration(
+                gradient, old, state.get("tracked"), group["betas"][2], orthonormal=orthonormal
+            )
         leading = subspace.keep_signs(leading, old)
         state["basis"].copy_(_switch(leading, min(group["leading"], r), group["switching"], sources))
 
     @staticmethod
-    def _subspace_iteration(gradient: Tensor, old: Tensor, tracked: Tensor | None, decay: float) -> Tensor:
-        """Z eigenvectors(Z^T A Z) for Z = qr(A U), A = b3 U Qt U^T + (1 - b3) G G^T, without A (m x m)."""
+    def _subspace_iteration(
+        gradient: Tensor, old: Tensor, tracked: Tensor | None, decay: float, *, orthonormal: bool
+    ) -> Tensor:
+        """Z eigenvectors(Z^T A Z) for Z = qr(A U), A = b3 U Qt U^T + (1 - b3) G G^T, without A (m x m); `orthonormal`:
+        whether U^T U is the identity to the precision of the gradient."""
         moved = gradient @ (old.mT @ gradient).mT
         if tracked is not None:
-            moved = torch.lerp(old @ (tracked @ (old.mT @ old)), moved, 1 - decay)
+            turned = tracked if orthonormal else tracked @ (old.mT @ old)
+            moved = torch.lerp(old @ turned, moved, 1 - decay)
         frame = subspace.orthonormal(moved)
         sigma = frame.mT @ gradient
         inner = sigma @ sigma.mT
@@ -166,29 +173,30 @@ class Alice(MatrixOptimizer):
         if group["tracking"]:
             torch.baddbmm(state["tracked"], sigma, sigma.mT, beta=beta3, alpha=1 - beta3, out=state["tracked"])
         first = average(state["m1"], sigma, beta1)
-        second = average(state["v"], sigma.square(), beta2)
-        omega = second.clamp(min=torch.finfo(second.dtype).tiny).rsqrt_().mul_(first)  # 0 where v, and so m1, is 0
+        square = sigma.square()
+        second, inside = average(state["v"], square, beta2), square.sum(-2)
+        # 0 where v, and so m1, is 0
+        omega = torch.clamp(second, min=torch.finfo(second.dtype).tiny, out=square).rsqrt_().mul_(first)
         if r == m or group["compensation"] == "none":
             return Direction(left=basis, right=omega, scale=group["alpha"])
         if group["compensation"] == "two_sided":
-            residual = self._two_sided(gradient, state, group, basis, sigma)
+            residual = self._two_sided(gradient, state, group, basis, sigma, inside)
             return Direction(left=basis, right=omega, dense=residual, scale=group["alpha"])
         # U omega + D R with R = G - U sigma is G D + U (omega - sigma D): the residual is never formed.
-        columns = self._column_scales(gradient, state, group, basis, sigma, omega).unsqueeze(-2)
+        columns = self._column_scales(gradient, state, group, basis, sigma, inside, omega).unsqueeze(-2)
         right = omega.addcmul_(sigma, columns, value=-1)
         return Direction(columns=columns, left=basis, right=right, scale=group["alpha"])
 
-    @staticmethod
-    def _column_scales(gradient, state, group, basis, sigma, omega) -> Tensor:
+    def _column_scales(self, gradient, state, group, basis, sigma, inside, omega) -> Tensor:
         """[B, n]: what multiplies each column of the residual ("optimal", "fira", "fira_plus")."""
         m, r = basis.shape[-2:]
-        residual = subspace.residual_power(gradient, state["basis"], sigma)
+        residual = subspace.residual_power(self.column_power(gradient), state["basis"], sigma, inside)
         if group["compensation"] == "optimal":
             p = state["column_power"].lerp_(residual, 1 - group["betas"][0])
             square = torch.where(residual > 0, (m - r) * reciprocal(p), 0.0)
             strength = group["alpha_c"]
         else:
-            square = omega.square().sum(-2) * reciprocal(sigma.square().sum(-2))
+            square = omega.square().sum(-2) * reciprocal(inside)
             strength = 1.0
         norm = (residual * square).sum(-1).sqrt()
         if group["compensation"] == "fira_plus":
@@ -199,11 +207,10 @@ class Alice(MatrixOptimizer):
             state["phi"].copy_(limited)
         return (strength * eta).unsqueeze(-1) * square.sqrt()
 
-    @staticmethod
-    def _two_sided(gradient, state, group, basis, sigma) -> Tensor:
+    def _two_sided(self, gradient, state, group, basis, sigma, inside) -> Tensor:
         """[B, m, n]: alpha_c eta diag(Q)^(-1/2) R diag(S)^(-1/2), Q and S of the residual R as in RACS."""
-        kept = (subspace.residual_power(gradient, state["basis"], sigma) > 0).unsqueeze(-2)
-        residual = torch.where(kept, torch.baddbmm(gradient, basis, sigma, alpha=-1), 0.0)
+        left = subspace.residual_power(self.column_power(gradient), state["basis"], sigma, inside)
+        residual = torch.where((left > 0).unsqueeze(-2), torch.baddbmm(gradient, basis, sigma, alpha=-1), 0.0)
         power = residual.square()
         columns, rows = fixed_point(power, iterations=5)
         weight = 1 - group["betas"][0]

@@ -93,13 +93,14 @@ class Apollo(ProjectedOptimizer):
             renew_basis(state, torch.stack([_gaussian(m, r, source) for source in sources]).to(gradient))
 
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
-        sigma = state["basis"].to(gradient.dtype).mT @ gradient
-        normalized = normalized_moment(sigma, state, group)
+        sigma = subspace.project(state["basis"].to(gradient.dtype), gradient)
+        square = sigma * sigma
+        normalized = normalized_moment(sigma, square, state, group)
         if group["scaling"] == "channel":
-            ratio = norm_ratio(normalized, sigma, dim=-2)
-            norm = (ratio.squeeze(-2).square() * (gradient * gradient).sum(-2)).sum(-1).sqrt()
+            ratio = norm_ratio(normalized, square, dim=-2)
+            norm = (ratio.squeeze(-2).square() * self.column_power(gradient)).sum(-1).sqrt()
         else:
-            ratio = norm_ratio(normalized, sigma, dim=(-2, -1))
+            ratio = norm_ratio(normalized, square, dim=(-2, -1))
             norm = ratio.flatten() * torch.linalg.vector_norm(gradient, dim=(-2, -1))
         strength = group["scale"] ** 0.5
         seen = strength if group["scale_front"] else 1.0

@@ -80,10 +80,11 @@ class Fira(ProjectedOptimizer):
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
         basis = state["basis"].to(gradient.dtype)
         sigma = basis.mT @ gradient
-        normalized = normalized_moment(sigma, state, group)
+        square = sigma * sigma
+        normalized = normalized_moment(sigma, square, state, group)
         share = group["scale"] if group["residual"] == "official" else 1.0
-        ratio = norm_ratio(normalized, sigma, dim=-2)
-        power = subspace.residual_power(gradient, state["basis"], sigma, share)
+        power = subspace.residual_power(self.column_power(gradient), state["basis"], sigma, square.sum(-2), share)
+        ratio = norm_ratio(normalized, square, dim=-2)
         norm = (ratio.squeeze(-2).square() * power).sum(-1).sqrt()
         eta, limited = limit_growth(norm, state["phi"], group["gamma"], RATIO_EPS)
         state["phi"].copy_(limited)

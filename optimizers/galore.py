@@ -53,7 +53,8 @@ class GaLore(ProjectedOptimizer):
 
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
         basis = state["basis"].to(gradient.dtype)
-        normalized = normalized_moment(basis.mT @ gradient, state, group)
+        sigma = basis.mT @ gradient
+        normalized = normalized_moment(sigma, sigma * sigma, state, group)
         return Direction(left=basis, right=normalized, scale=group["scale"] * bias_correction(t, group["betas"]))
 
     @staticmethod

@@ -115,13 +115,24 @@ class MatrixOptimizer(BaseOptimizer):
         self._memory = None
 
     def squares(self, chunk: Chunk, gradients: list[Tensor]) -> Tensor:
-        """G^2 [B, m, n], until the next call: all chunks of a step share the memory. The system zeroes memory that is
-        new, which on a CPU takes longer than to square."""
-        size, dtype = sum(gradient.numel() for gradient in gradients), working_dtype(gradients[0].dtype)
+        """G^2 [B, m, n], in memory that is used again at the next call of this or of `column_power`."""
+        first = gradients[0]
+        return chunk.squared(gradients, self._shared(len(gradients) * first.numel(), working_dtype(first.dtype), first))
+
+    def column_power(self, gradient: Tensor) -> Tensor:
+        """[B, m, n] -> [B, n]: sums of squares down the columns, without a new m x n tensor."""
+        memory = self._shared(gradient.numel(), gradient.dtype, gradient)
+        lies_transposed = gradient.stride(-1) != 1  # as what is written does then
+        memory = memory.view_as(gradient.mT).mT if lies_transposed else memory.view_as(gradient)
+        return torch.mul(gradient, gradient, out=memory).sum(-2)
+
+    def _shared(self, size: int, dtype: torch.dtype, like: Tensor) -> Tensor:
+        """Memory of `size` elements for the matrices of a step in turn. The system zeroes memory that is new, which on
+        a CPU takes longer than to square a matrix."""
         memory = self._memory
-        if memory is None or memory.numel() < size or memory.dtype != dtype or memory.device != gradients[0].device:
-            memory = self._memory = torch.empty(size, dtype=dtype, device=gradients[0].device)
-        return chunk.squared(gradients, memory)
+        if memory is None or memory.numel() < size or memory.dtype != dtype or memory.device != like.device:
+            memory = self._memory = torch.empty(size, dtype=dtype, device=like.device)
+        return memory[:size]
 
     def _due(self, chunk: Chunk, group: dict, t: int) -> list[int]:
         """The places in the chunk of the matrices that get a new basis at step t."""

@@ -77,7 +77,7 @@ class NaturalGaLore(ProjectedOptimizer):
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
         basis = state["basis"].to(gradient.dtype)
         natural = self._natural(basis.mT @ gradient, state, group, t)
-        normalized = normalized_moment(natural, state, group)
+        normalized = normalized_moment(natural, natural * natural, state, group)
         return Direction(left=basis, right=normalized, scale=group["scale"] * bias_correction(t, group["betas"]))
 
     def refresh(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int, sources: list) -> None:

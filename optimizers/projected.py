@@ -50,12 +50,12 @@ def renew_basis(state: dict[str, Tensor], new: Tensor) -> None:
     state["basis"].copy_(subspace.keep_signs(new, state["basis"].to(new.dtype)))
 
 
-def normalized_moment(sigma: Tensor, state: dict[str, Tensor], group: dict) -> Tensor:
-    """N [B, r, n]: advance m1 and v by the projected gradient sigma [B, r, n]; m1 / (sqrt(v) + eps)."""
+def normalized_moment(sigma: Tensor, square: Tensor, state: dict[str, Tensor], group: dict) -> Tensor:
+    """N [B, r, n]: advance m1 and v by the projected gradient sigma [B, r, n] and its square; m1 / (sqrt(v) + eps)."""
     beta1, beta2 = group["betas"]
     first = average(state["m1"], sigma, beta1)
-    second = average(state["v"], sigma * sigma, beta2)
-    return first / second.sqrt().add_(group["eps"])
+    root = average(state["v"], square, beta2).sqrt().add_(group["eps"])
+    return torch.div(first, root, out=root)
 
 
 def bias_correction(t: int, betas: tuple[float, float]) -> float:
@@ -64,14 +64,12 @@ def bias_correction(t: int, betas: tuple[float, float]) -> float:
     return (1 - beta2**t) ** 0.5 / (1 - beta1**t)
 
 
-def norm_ratio(normalized: Tensor, sigma: Tensor, dim: int | tuple[int, int]) -> Tensor:
-    """||N|| / (||R|| + 1e-8) over `dim`, which is kept: how much Adam would stretch the projected gradient."""
-
-    def norm(x: Tensor) -> Tensor:
-        # Down the columns, vector_norm takes ten times as long as this on a CPU.
-        return (x * x).sum(dim, keepdim=True).sqrt_()
-
-    return norm(normalized) / norm(sigma).add_(RATIO_EPS)
+def norm_ratio(normalized: Tensor, square: Tensor, dim: int | tuple[int, int]) -> Tensor:
+    """||N|| / (||R|| + 1e-8) over `dim`, which is kept: how much Adam would stretch the projected gradient R, whose
+    square is given and written over."""
+    norm = square.sum(dim, keepdim=True).sqrt_().add_(RATIO_EPS)
+    # Down the columns, vector_norm takes ten times as long as this on a CPU.
+    return torch.mul(normalized, normalized, out=square).sum(dim, keepdim=True).sqrt_().div_(norm)
 
 
 # ---- what the plain forms share

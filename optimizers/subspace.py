@@ -47,6 +47,13 @@ def leading_left_singular_vectors(matrix: Tensor, rank: int) -> Tensor:
     return torch.linalg.svd(lower).U[..., :rank]
 
 
+def project(basis: Tensor, gradient: Tensor) -> Tensor:
+    """U^T G: [B, m, r], [B, m, n] -> [B, r, n]."""
+    if basis.shape[-1] == 1 and len(basis) == 1:  # for one column a CPU's matrix product takes twice as long as this
+        return torch.mv(gradient[0].mT, basis[0, :, 0]).view(1, 1, -1)
+    return basis.mT @ gradient
+
+
 def orthonormal(columns: Tensor) -> Tensor:
     """[B, m, r] -> [B, m, r]: an orthonormal basis of the span, by Householder QR."""
     return torch.linalg.qr(columns).Q
@@ -85,18 +92,18 @@ def unit_gaussian_columns(rows: int, columns: int, source: torch.Generator) -> T
 ROUNDING = 8
 
 
-def residual_power(gradient: Tensor, basis: Tensor, sigma: Tensor, share: float = 1.0) -> Tensor:
+def residual_power(total: Tensor, basis: Tensor, sigma: Tensor, inside: Tensor, share: float = 1.0) -> Tensor:
     """[B, n]: colsum((G - share U sigma)^2) for sigma = U^T G, 0 where it drowns in rounding.
 
-    gradient [B, m, n], sigma [B, r, n]; basis [B, m, r] in the dtype it is held in. No m x n matrix is formed:
+    total [B, n] = colsum(G^2), sigma [B, r, n], inside [B, n] = colsum(sigma^2); basis [B, m, r] in the dtype it is
+    held in. No m x n matrix is formed:
     ||g - k U s||^2 = ||g||^2 - s^T (2 k I - k^2 U^T U) s. U^T U is the identity to the basis's own rounding, and
     that of a basis held in bfloat16 is larger than many a residual.
     """
-    total = (gradient * gradient).sum(-2)
-    if basis.dtype == gradient.dtype:
-        inside = (2 * share - share**2) * (sigma * sigma).sum(-2)
+    if basis.dtype == sigma.dtype:
+        inside = (2 * share - share**2) * inside
     else:
-        basis = basis.to(gradient.dtype)
+        basis = basis.to(sigma.dtype)
         inside = (sigma * torch.baddbmm(sigma, basis.mT @ basis, sigma, beta=2 * share, alpha=-(share**2))).sum(-2)
     return above_rounding(total - inside, total)
 

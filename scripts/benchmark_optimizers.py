@@ -6,13 +6,13 @@
 
 The settings are those of train.py; model=llama_60m in float32 if there are none. Every optimizer of the registry, and
 every peer that is installed, steps the attention and MLP matrices of that model, with the paper's rank for it, on the
-same gradients. They take turns, each round measures a copy and a matrix product too, and medians of rounds are shown
+same gradients. They take turns, each round measures memory and a matrix product too, and medians of rounds are shown
 (who has taken more than --patience seconds in three rounds or more sits out the rest; the same for refreshes, after
 one):
 
     step      ms, no refresh       x adam     step time over that of torch's fused AdamW in the same round
     refresh   ms more in a step that renews the bases       mean   ms, step + refresh / update_interval
-    x bound   step time over bytes / copy bandwidth + FLOPs / GEMM rate (scripts/optimizer_bounds.py)
+    x bound   step time over bytes / memory bandwidth + FLOPs / GEMM rate (scripts/optimizer_bounds.py)
     x ours    a peer's step time over that of the registry's optimizer of the same algorithm
     share     of a training step of 131,072 positions at the GEMM rate, % (mean time; the paper's batch)
     state     MiB held             peak       MiB allocated at the most during a step, beyond what was held before
@@ -65,7 +65,7 @@ class Candidate:
 
 @dataclass
 class Machine:
-    """Rates of one round each: bytes/s of a copy (read and written), FLOP/s of a square product."""
+    """Rates of one round each: bytes/s of memory (read and written), FLOP/s of a square product."""
 
     bandwidth: list[float] = field(default_factory=list)
     gemm: list[float] = field(default_factory=list)
@@ -108,7 +108,7 @@ def main() -> None:
     conditions = (
         f"{config.model.name}, {len(parameters)} matrices, rank {rank}, {dtype}; {device} "
         f"({torch.cuda.get_device_name() if device == 'cuda' else platform.machine()}), {arguments.threads} thread(s), "
-        f"torch {torch.__version__}; copy {statistics.median(machine.bandwidth) / 1e9:.1f} GB/s, "
+        f"torch {torch.__version__}; memory {statistics.median(machine.bandwidth) / 1e9:.1f} GB/s, "
         f"GEMM {statistics.median(machine.gemm) / 1e9:.0f} GFLOP/s"
     )
     show(rows, conditions)
