@@ -110,7 +110,7 @@ def tuning_table(tuning: Runs) -> Table:
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
     """Spearman's. Values must differ from each other."""
-    return statistics.correlation(x, y, method="ranked")
+    return statistics.correlation(*([sorted(values).index(value) for value in values] for values in (x, y)))
 
 
 def claims(runs: Runs, pace: dict[str, float]) -> Table:

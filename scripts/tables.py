@@ -110,7 +110,8 @@ def table_2(runs: dict[str, list[Record]]) -> Table:
             mine = [] if cited else of_model(runs.get(name, []), f"llama_{size}")
             label = style(name).label + (", cited from APOLLO" if cited else "")
             cells = [size_name(size), label, paper["last_layer"], paper[size], *perplexity_cells(mine)]
-            rows.append([*cells, *_speed_cells(name, size, mine, adam), *provenance(mine)])
+            speed = _speed_cells("" if cited else name, size, mine, adam)
+            rows.append([*cells, *speed, *provenance(mine)])
     return Table(
         "table2",
         "Table 2: evaluation perplexity on C4, speed-up over Adam, throughput and effective throughput",
@@ -235,7 +236,7 @@ def table_5(runs: dict[str, list[Record]], model: str = "llama_130m", scale: str
         )  # fmt: skip
     return Table(
         "table5",
-        "Table 5 and Fig. 5: parts of Alice and RACS, evaluation perplexity",
+        f"Table 5 and Fig. 5{'' if scale == 'full' else f' at {scale} size'}: parts of Alice and RACS, perplexity",
         "Paper: 130M. lm_head by the method but where the row says otherwise, and for RACS.",
         ["where", "setting", "paper 130M", "ppl", "sd", "n", *PROVENANCE],
         rows,
