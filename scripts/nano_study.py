@@ -1,6 +1,6 @@
 """The paper's comparison at nano size, on real text, one CPU core a run: tuned learning rates, then three seeds.
 
-    python scripts/nano_study.py CORPORA [-j JOBS] [--until STAGE]
+    python scripts/nano_study.py CORPORA [-j JOBS] [--until STAGE] [--only METHOD,...]
 
 CORPORA is a folder with C4-shaped corpora c4, books and modern. Their training documents, shuffled into one, are what
 is trained on, with a tokenizer trained on them; a run is evaluated on c4's validation documents and at its end on the
@@ -38,6 +38,7 @@ HELD_OUT_TOKENS = 100_000
 
 
 def methods() -> list[str]:
+    """The rows of the study, each a file."""
     return sorted(path.stem for path in (CONFIGS / "study").glob("*.yaml"))
 
 
@@ -45,33 +46,35 @@ def tuning_name(method: str, lr: float, adam_lr: float) -> str:
     return f"{method}_lr={lr:g}_adam_lr={adam_lr:g}"
 
 
-def lr_jobs() -> list[Job]:
-    return [_tuning_job(method, factor * _file_lr(method), ADAM_LRS[0]) for method in methods() for factor in FACTORS]
+def lr_jobs(methods: list[str]) -> list[Job]:
+    return [_tuning_job(method, factor * _file_lr(method), ADAM_LRS[0]) for method in methods for factor in FACTORS]
 
 
-def adam_lr_jobs() -> list[Job]:
+def adam_lr_jobs(methods: list[str]) -> list[Job]:
     tried = records.read(RESULTS / "tuning")
     jobs = []
-    for method in methods():
+    for method in methods:
         names = [tuning_name(method, factor * _file_lr(method), ADAM_LRS[0]) for factor in FACTORS]
         best = min((tried[name] for name in names), key=_loss)
         jobs += [_tuning_job(method, best["summary"]["lr"], adam_lr) for adam_lr in ADAM_LRS[1:]]
     return jobs
 
 
-def final_jobs() -> list[Job]:
+def final_jobs(methods: list[str]) -> list[Job]:
     return [
         _final_job(f"{method}_s{seed}", CONFIGS / "study" / f"{method}.yaml", method, seed)
         for seed in SEEDS
-        for method in methods()
+        for method in methods
     ]
 
 
-def ablation_jobs() -> list[Job]:
+def ablation_jobs(methods: list[str]) -> list[Job]:
     jobs = []
     for seed in SEEDS:
         for file in sorted((CONFIGS / "ablations").glob("*.yaml")):
             method = load([str(file)]).config.optimizer.name
+            if method not in methods:
+                continue
             jobs.append(_final_job(f"ablation_{file.stem}_s{seed}", file, method, seed))
     return jobs
 
@@ -148,7 +151,11 @@ def main() -> int:
     parser.add_argument("corpora", type=Path, metavar="CORPORA")
     parser.add_argument("-j", dest="jobs", type=int, default=1, help="runs at a time, one thread each")
     parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage to run")
+    parser.add_argument("--only", default=",".join(methods()), metavar="METHOD,...", help="some methods alone")
     arguments = parser.parse_args()
+    chosen = arguments.only.split(",")
+    if unknown := set(chosen) - set(methods()):
+        parser.error(f"--only {unknown.pop()}: no file of {CONFIGS / 'study'}")
     stages = {"lr": lr_jobs, "adam_lr": adam_lr_jobs, "final": final_jobs, "ablations": ablation_jobs}
     for stage in STAGES[: STAGES.index(arguments.until) + 1]:
         if stage == "text":
@@ -156,7 +163,7 @@ def main() -> int:
         else:
             keep()
             print(f"stage {stage}", flush=True)
-            code = run_all(stages[stage](), at_once=arguments.jobs)
+            code = run_all(stages[stage](chosen), at_once=arguments.jobs)
             code = code or run_all(evaluation_jobs(), at_once=arguments.jobs)
             keep()
         if code:

@@ -167,7 +167,8 @@ def test_corpora_are_mixed_without_loss_and_the_same_every_time(tmp_path, monkey
 
 def test_the_study_tunes_every_method_on_as_many_rates_and_trains_with_the_best(tmp_path, monkeypatch):
     monkeypatch.setattr(nano_study, "RESULTS", tmp_path)
-    methods, first = nano_study.methods(), nano_study.lr_jobs()
+    methods = nano_study.methods()
+    first = nano_study.lr_jobs(methods)
     assert len(first) == len(methods) * len(nano_study.FACTORS)
     for job in first:  # the second rate is the best, and then the smallest of Adam's
         method, _, rate = job.name.partition("_lr=")
@@ -177,17 +178,17 @@ def test_the_study_tunes_every_method_on_as_many_rates_and_trains_with_the_best(
         records.write(
             {"summary": {"final_loss": loss, "lr": lr, "adam_lr": 0.003}}, tmp_path / "tuning" / f"{job.name}.json"
         )
-    second = nano_study.adam_lr_jobs()
+    second = nano_study.adam_lr_jobs(methods)
     assert len(second) == len(methods) * (len(nano_study.ADAM_LRS) - 1)
     for job in second:
         adam_lr = float(job.name.rpartition("=")[2])
         lr = float(job.name.partition("_lr=")[2].partition("_")[0])
         written = {"summary": {"final_loss": 0.5 + adam_lr, "lr": lr, "adam_lr": adam_lr}}
         records.write(written, tmp_path / "tuning" / f"{job.name}.json")
-    finals = {job.name: job for job in nano_study.final_jobs()}
+    finals = {job.name: job for job in nano_study.final_jobs(methods)}
     assert len(finals) == 3 * len(methods)
     alice = finals["alice_s2"].command
     assert {"optimizer.lr=0.005", "optimizer.adam_lr=0.001", "run.seed=2"} <= set(alice)
-    ablations = {job.name: job for job in nano_study.ablation_jobs()}
+    ablations = {job.name: job for job in nano_study.ablation_jobs(methods)}
     assert {"optimizer.lr=0.005", "run.seed=0"} <= set(ablations["ablation_gaussian_s0"].command)
     assert "optimizer.lr=0.02" not in ablations["ablation_racs_no_ema_s0"].command
