@@ -188,7 +188,7 @@ def test_the_study_tunes_every_method_on_as_many_rates_and_trains_with_the_best(
     finals = {job.name: job for job in nano_study.final_jobs(methods)}
     assert len(finals) == 3 * len(methods)
     alice = finals["alice_s2"].command
-    assert {"optimizer.lr=0.005", "optimizer.adam_lr=0.001", "run.seed=2"} <= set(alice)
+    assert {"optimizer.lr=0.005", "optimizer.adam_lr=0.01", "run.seed=2"} <= set(alice)
     ablations = {job.name: job for job in nano_study.ablation_jobs(methods)}
     assert {"optimizer.lr=0.005", "run.seed=0"} <= set(ablations["ablation_gaussian_s0"].command)
     assert "optimizer.lr=0.02" not in ablations["ablation_racs_no_ema_s0"].command
