@@ -68,7 +68,8 @@ def test_loss_and_gradients_are_those_of_transformers(chunked):
     torch.testing.assert_close(loss_sum / targets, expected)
     loss_sum.div(targets).backward()
     expected.backward()
-    torch.testing.assert_close(gradients(ours), gradients(theirs), rtol=1e-4, atol=1e-7)
+    # Both in float32, by kernels that sum in orders of their own, and on other processors in others.
+    torch.testing.assert_close(gradients(ours), gradients(theirs), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
