@@ -1,7 +1,7 @@
 """C++ beside this file, compiled by the machine's own compiler at its first use, which takes seconds.
 
 Only for what torch cannot express in as few passes over memory, only on a CPU, and never a need: without a compiler
-`library` gives None, once with a warning, and the caller has the same in torch.
+`library` gives None, with one that fails it warns too, and the caller has the same in torch.
 """
 
 import ctypes
@@ -41,7 +41,7 @@ def library(source: str) -> ctypes.CDLL | None:
                 made.replace(built)
         return ctypes.CDLL(str(built))
     except (OSError, subprocess.CalledProcessError) as error:
-        reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
+        reason = ((getattr(error, "stderr", None) or "").strip() or str(error)).splitlines()[0]
         warnings.warn(f"{source} was not compiled, torch does the same more slowly: {reason}", stacklevel=2)
         return None
 
