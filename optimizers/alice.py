@@ -23,9 +23,10 @@ from torch import Tensor
 
 from . import subspace
 from .checks import check_betas, check_choice, check_range, check_whole, options_of
-from .chunk import Direction, average, working_dtype
+from .chunk import Direction, working_dtype
 from .limiter import limit_growth, reference_limit
 from .matrix import MatrixOptimizer
+from .moments import advance
 from .racs import fixed_point, products, reciprocal, reference_fixed_point
 from .registry import register
 
@@ -167,27 +168,26 @@ class Alice(MatrixOptimizer):
 
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
         beta1, beta2, beta3 = group["betas"]
+        compensation = group["compensation"]
         basis = state["basis"].to(gradient.dtype)
         m, r = basis.shape[-2:]
         sigma = basis.mT @ gradient
         if group["tracking"]:
             torch.baddbmm(state["tracked"], sigma, sigma.mT, beta=beta3, alpha=1 - beta3, out=state["tracked"])
-        first = average(state["m1"], sigma, beta1)
-        square = sigma.square()
-        second, inside = average(state["v"], square, beta2), square.sum(-2)
-        # 0 where v, and so m1, is 0
-        omega = torch.clamp(second, min=torch.finfo(second.dtype).tiny, out=square).rsqrt_().mul_(first)
-        if r == m or group["compensation"] == "none":
+        compensated = r < m and compensation != "none"
+        by_ratio = compensated and compensation.startswith("fira")
+        omega, inside, power = advance(sigma, state, (beta1, beta2), 0.0, inside=compensated, power=by_ratio)
+        if not compensated:
             return Direction(left=basis, right=omega, scale=group["alpha"])
-        if group["compensation"] == "two_sided":
+        if compensation == "two_sided":
             residual = self._two_sided(gradient, state, group, basis, sigma, inside)
             return Direction(left=basis, right=omega, dense=residual, scale=group["alpha"])
         # U omega + D R with R = G - U sigma is G D + U (omega - sigma D): the residual is never formed.
-        columns = self._column_scales(gradient, state, group, basis, sigma, inside, omega).unsqueeze(-2)
+        columns = self._column_scales(gradient, state, group, basis, sigma, inside, power, omega).unsqueeze(-2)
         right = omega.addcmul_(sigma, columns, value=-1)
         return Direction(columns=columns, left=basis, right=right, scale=group["alpha"])
 
-    def _column_scales(self, gradient, state, group, basis, sigma, inside, omega) -> Tensor:
+    def _column_scales(self, gradient, state, group, basis, sigma, inside, power, omega) -> Tensor:
         """[B, n]: what multiplies each column of the residual ("optimal", "fira", "fira_plus")."""
         m, r = basis.shape[-2:]
         residual = subspace.residual_power(self.column_power(gradient), state["basis"], sigma, inside)
@@ -196,7 +196,7 @@ class Alice(MatrixOptimizer):
             square = torch.where(residual > 0, (m - r) * reciprocal(p), 0.0)
             strength = group["alpha_c"]
         else:
-            square = omega.square().sum(-2) * reciprocal(inside)
+            square = power * reciprocal(inside)
             strength = 1.0
         norm = (residual * square).sum(-1).sqrt()
         if group["compensation"] == "fira_plus":

@@ -19,12 +19,12 @@ from . import subspace
 from .checks import check_choice, check_range, options_of
 from .chunk import Direction, working_dtype
 from .limiter import limit_growth, reference_limit
+from .moments import advance
 from .projected import (
     RATIO_EPS,
     ProjectedOptimizer,
     bias_correction,
     norm_ratio,
-    normalized_moment,
     reference_moments,
     reference_refresh,
     renew_basis,
@@ -94,19 +94,19 @@ class Apollo(ProjectedOptimizer):
 
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
         sigma = subspace.project(state["basis"].to(gradient.dtype), gradient)
-        square = sigma * sigma
-        normalized = normalized_moment(sigma, square, state, group)
+        _, inside, power = advance(sigma, state, group["betas"], group["eps"], inside=True, power=True)
         if group["scaling"] == "channel":
-            ratio = norm_ratio(normalized, square, dim=-2)
-            norm = (ratio.squeeze(-2).square() * self.column_power(gradient)).sum(-1).sqrt()
+            ratio = norm_ratio(inside, power)
+            norm = (ratio.square() * self.column_power(gradient)).sum(-1).sqrt()
         else:
-            ratio = norm_ratio(normalized, square, dim=(-2, -1))
-            norm = ratio.flatten() * torch.linalg.vector_norm(gradient, dim=(-2, -1))
+            ratio = norm_ratio(inside.sum(-1, keepdim=True), power.sum(-1, keepdim=True))
+            norm = ratio.squeeze(-1) * torch.linalg.vector_norm(gradient, dim=(-2, -1))
         strength = group["scale"] ** 0.5
         seen = strength if group["scale_front"] else 1.0
         eta, limited = limit_growth(seen * norm, state["phi"], group["gamma"], RATIO_EPS)
         state["phi"].copy_(limited)
-        return Direction(columns=ratio * eta.view(-1, 1, 1), scale=strength * bias_correction(t, group["betas"]))
+        columns = (ratio * eta.unsqueeze(-1)).unsqueeze(-2)
+        return Direction(columns=columns, scale=strength * bias_correction(t, group["betas"]))
 
     @staticmethod
     def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, t: int, index: int, lr: float, betas,

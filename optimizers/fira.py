@@ -19,12 +19,12 @@ from . import subspace
 from .checks import check_choice, check_range, options_of
 from .chunk import Direction, working_dtype
 from .limiter import limit_growth, reference_limit
+from .moments import advance
 from .projected import (
     RATIO_EPS,
     ProjectedOptimizer,
     bias_correction,
     norm_ratio,
-    normalized_moment,
     reference_moments,
     reference_refresh,
 )
@@ -80,16 +80,15 @@ class Fira(ProjectedOptimizer):
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
         basis = state["basis"].to(gradient.dtype)
         sigma = basis.mT @ gradient
-        square = sigma * sigma
-        normalized = normalized_moment(sigma, square, state, group)
+        normalized, inside, power = advance(sigma, state, group["betas"], group["eps"], inside=True, power=True)
         share = group["scale"] if group["residual"] == "official" else 1.0
-        power = subspace.residual_power(self.column_power(gradient), state["basis"], sigma, square.sum(-2), share)
-        ratio = norm_ratio(normalized, square, dim=-2)
-        norm = (ratio.squeeze(-2).square() * power).sum(-1).sqrt()
+        residual = subspace.residual_power(self.column_power(gradient), state["basis"], sigma, inside, share)
+        ratio = norm_ratio(inside, power)
+        norm = (ratio.square() * residual).sum(-1).sqrt()
         eta, limited = limit_growth(norm, state["phi"], group["gamma"], RATIO_EPS)
         state["phi"].copy_(limited)
         # scale U N + (G - k U R) D is G D + U (scale N - k R D): the residual is never formed.
-        columns = ratio * eta.view(-1, 1, 1)
+        columns = (ratio * eta.unsqueeze(-1)).unsqueeze(-2)
         right = normalized.mul_(group["scale"]).addcmul_(sigma, columns, value=-share)
         return Direction(columns=columns, left=basis, right=right, scale=bias_correction(t, group["betas"]))
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from . import subspace
 from .checks import options_of
 from .chunk import Direction
-from .projected import ProjectedOptimizer, bias_correction, normalized_moment, reference_moments, reference_refresh
+from .moments import advance
+from .projected import ProjectedOptimizer, bias_correction, reference_moments, reference_refresh
 from .registry import register
 
 
@@ -54,7 +55,7 @@ class GaLore(ProjectedOptimizer):
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
         basis = state["basis"].to(gradient.dtype)
         sigma = basis.mT @ gradient
-        normalized = normalized_moment(sigma, sigma * sigma, state, group)
+        normalized = advance(sigma, state, group["betas"], group["eps"], inside=False, power=False).normalized
         return Direction(left=basis, right=normalized, scale=group["scale"] * bias_correction(t, group["betas"]))
 
     @staticmethod

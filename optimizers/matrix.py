@@ -15,6 +15,7 @@ from torch import Tensor
 from . import sharded, subspace
 from .base import BaseOptimizer
 from .chunk import Chunk, Direction, working_dtype
+from .moments import squares_down
 
 # Matrices up to this size are stacked into one batched call of at most STACK_BYTES; larger ones are stepped
 # one by one, in place. Stacking copies the gradients: it pays where a launch (CUDA) or a call (CPU) costs
@@ -121,6 +122,9 @@ class MatrixOptimizer(BaseOptimizer):
 
     def column_power(self, gradient: Tensor) -> Tensor:
         """[B, m, n] -> [B, n]: sums of squares down the columns, without a new m x n tensor."""
+        sums = squares_down(gradient)
+        if sums is not None:
+            return sums
         memory = self._shared(gradient.numel(), gradient.dtype, gradient)
         lies_transposed = gradient.stride(-1) != 1  # as what is written does then
         memory = memory.view_as(gradient.mT).mT if lies_transposed else memory.view_as(gradient)

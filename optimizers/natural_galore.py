@@ -18,7 +18,8 @@ from torch import Tensor
 from . import subspace
 from .checks import check_range, check_whole, options_of
 from .chunk import Direction, working_dtype
-from .projected import ProjectedOptimizer, bias_correction, normalized_moment, reference_moments, reference_refresh
+from .moments import advance
+from .projected import ProjectedOptimizer, bias_correction, reference_moments, reference_refresh
 from .registry import register
 
 
@@ -77,7 +78,7 @@ class NaturalGaLore(ProjectedOptimizer):
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
         basis = state["basis"].to(gradient.dtype)
         natural = self._natural(basis.mT @ gradient, state, group, t)
-        normalized = normalized_moment(natural, natural * natural, state, group)
+        normalized = advance(natural, state, group["betas"], group["eps"], inside=False, power=False).normalized
         return Direction(left=basis, right=normalized, scale=group["scale"] * bias_correction(t, group["betas"]))
 
     def refresh(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int, sources: list) -> None:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from . import subspace
 from .checks import check_betas, check_range, check_whole
-from .chunk import average
 from .matrix import MatrixOptimizer
 
 RATIO_EPS = 1e-8  # added to the norms that Fira and APOLLO divide by, as in their packages
@@ -50,26 +49,15 @@ def renew_basis(state: dict[str, Tensor], new: Tensor) -> None:
     state["basis"].copy_(subspace.keep_signs(new, state["basis"].to(new.dtype)))
 
 
-def normalized_moment(sigma: Tensor, square: Tensor, state: dict[str, Tensor], group: dict) -> Tensor:
-    """N [B, r, n]: advance m1 and v by the projected gradient sigma [B, r, n] and its square; m1 / (sqrt(v) + eps)."""
-    beta1, beta2 = group["betas"]
-    first = average(state["m1"], sigma, beta1)
-    root = average(state["v"], square, beta2).sqrt().add_(group["eps"])
-    return torch.div(first, root, out=root)
-
-
 def bias_correction(t: int, betas: tuple[float, float]) -> float:
     """sqrt(1 - b2^t) / (1 - b1^t), the factor of N at step t (from 1)."""
     beta1, beta2 = betas
     return (1 - beta2**t) ** 0.5 / (1 - beta1**t)
 
 
-def norm_ratio(normalized: Tensor, square: Tensor, dim: int | tuple[int, int]) -> Tensor:
-    """||N|| / (||R|| + 1e-8) over `dim`, which is kept: how much Adam would stretch the projected gradient R, whose
-    square is given and written over."""
-    norm = square.sum(dim, keepdim=True).sqrt_().add_(RATIO_EPS)
-    # Down the columns, vector_norm takes ten times as long as this on a CPU.
-    return torch.mul(normalized, normalized, out=square).sum(dim, keepdim=True).sqrt_().div_(norm)
+def norm_ratio(inside: Tensor, power: Tensor) -> Tensor:
+    """||N|| / (||R|| + 1e-8) from ||R||^2 and ||N||^2: how much Adam would stretch the projected gradient R."""
+    return power.sqrt() / (inside.sqrt() + RATIO_EPS)
 
 
 # ---- what the plain forms share

@@ -53,7 +53,7 @@ template <typename T> T reciprocal(T x) { return x >= std::numeric_limits<T>::mi
 
 // a [R], b [C] <- Eq. 16 for P = G^2; returns mean(P). P / mean is what is iterated on: nothing under- or overflows
 // whatever the gradient's scale. Where the mean is 0 nothing is written.
-template <typename T> T fixed_point(const T *g, long R, long C, int iterations, std::vector<T> &a, std::vector<T> &b) {
+template <typename T> T fixed_point(const T *g, long R, long C, long iterations, std::vector<T> &a, std::vector<T> &b) {
     std::vector<T> sums(C);
     for (long i = 0; i < R; ++i)
         add_squares(g + i * C, T(1), sums.data(), C);
@@ -63,7 +63,7 @@ template <typename T> T fixed_point(const T *g, long R, long C, int iterations, 
     const bool rows_are_q = R <= C;
     for (long j = 0; j < C; ++j) // the first s = P^T 1 / m is at hand; otherwise b is the first q
         b[j] = rows_are_q ? sums[j] / (T(R) * mean) : T(1);
-    for (int k = 0; k < iterations; ++k) {
+    for (long k = 0; k < iterations; ++k) {
         const bool ends_with_a = rows_are_q && k == iterations - 1;
         const T to_a = 1 / (square_norm(b) * mean);
         std::fill(sums.begin(), sums.end(), T(0));
@@ -85,7 +85,7 @@ template <typename T> T fixed_point(const T *g, long R, long C, int iterations, 
 
 // `a_scale` and `b_scale` are the averages over rows and columns, null without averaging.
 template <typename T>
-void step(T *w, const T *g, long R, long C, T *a_scale, T *b_scale, T *phi, T beta, T gamma, int iterations, T size) {
+void step(T *w, const T *g, long R, long C, T *a_scale, T *b_scale, T *phi, T beta, T gamma, long iterations, T size) {
     std::vector<T> a(R), b(C);
     if (fixed_point(g, R, C, iterations, a, b) == 0)
         return;
@@ -115,10 +115,10 @@ void step(T *w, const T *g, long R, long C, T *a_scale, T *b_scale, T *phi, T be
 
 } // namespace
 
-#define RACS_STEP(NAME, T)                                                                                             \
-    extern "C" void NAME(T *w, const T *g, long R, long C, T *a_scale, T *b_scale, T *phi, double beta, double gamma,  \
-                         int iterations, double size) {                                                                \
+#define FOR_TYPE(T)                                                                                                    \
+    extern "C" void racs_step_##T(T *w, const T *g, long R, long C, T *a_scale, T *b_scale, T *phi, double beta,       \
+                                  double gamma, long iterations, double size) {                                         \
         step<T>(w, g, R, C, a_scale, b_scale, phi, T(beta), T(gamma), iterations, T(size));                            \
     }
-RACS_STEP(racs_step_float32, float)
-RACS_STEP(racs_step_float64, double)
+FOR_TYPE(float)
+FOR_TYPE(double)

@@ -13,9 +13,7 @@ State per matrix: m + n + 1 numbers. The trajectory is the same for G and c G: t
 A zero row or column gets a zero update, a zero gradient leaves weights and state as they are.
 """
 
-import ctypes
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -26,8 +24,6 @@ from .chunk import Direction, working_dtype
 from .limiter import limit_growth, reference_limit
 from .matrix import MatrixOptimizer
 from .registry import register
-
-NATIVE_STEPS = {torch.float32: "racs_step_float32", torch.float64: "racs_step_float64"}
 
 
 @register("racs")
@@ -76,47 +72,34 @@ class RACS(MatrixOptimizer):
         return {**vectors, "phi": ((), dtype)}
 
     def step_group(self, group: dict, parameters: list[Tensor]) -> None:
-        alone = [parameter for parameter in parameters if self._is_native(parameter)]
-        if alone:
-            with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # the calls do not hold the interpreter's lock
-                list(pool.map(lambda parameter: self._native_step(parameter, group), alone))
-            torch.autograd.graph.increment_version(alone)
+        steps = {parameter: step for parameter in parameters if (step := self._native_step(parameter, group))}
+        if steps:
+            native.for_each(lambda step: step(), steps.values())
+            torch.autograd.graph.increment_version(list(steps))
             if group["weight_decay"]:
-                torch._foreach_mul_(alone, 1 - group["lr"] * group["weight_decay"])
-        rest = [parameter for parameter in parameters if not self._is_native(parameter)]
+                torch._foreach_mul_(list(steps), 1 - group["lr"] * group["weight_decay"])
+        rest = [parameter for parameter in parameters if parameter not in steps]
         if rest:
             super().step_group(group, rest)
 
     def _companions(self, parameter: Tensor, group: dict) -> list[Tensor]:
-        return [parameter] if self._is_native(parameter) else super()._companions(parameter, group)
+        return [parameter] if self._native_step(parameter, group) else super()._companions(parameter, group)
 
-    def _is_native(self, parameter: Tensor) -> bool:
-        """Whether racs.cpp steps it: a whole float32 or float64 matrix in the memory of a CPU."""
-        return (
-            parameter.device.type == "cpu"
-            and parameter.dtype in NATIVE_STEPS
-            and type(parameter.grad) is Tensor
-            and parameter.grad.dtype == parameter.dtype
-            and parameter.is_contiguous()
-            and parameter.grad.is_contiguous()
-            and native.library("racs.cpp") is not None
-        )
+    def _native_step(self, parameter: Tensor, group: dict) -> Callable[[], None] | None:
+        """The step of a matrix that racs.cpp can step: a whole float32 or float64 one in the memory of a CPU."""
+        step = native.function("racs.cpp", "racs_step", parameter, parameter.grad)
+        if step is None:
+            return None
 
-    def _native_step(self, parameter: Tensor, group: dict) -> None:
-        state, (rows, columns) = self.state[parameter], parameter.shape
-        scales = (state.get("row_scale"), state.get("column_scale"))
-        scales = [None if scale is None else scale.data_ptr() for scale in scales]
-        if rows > columns:  # the vectors of the transpose
-            scales.reverse()
-        step = getattr(native.library("racs.cpp"), NATIVE_STEPS[parameter.dtype])
-        step(
-            *map(ctypes.c_void_p, (parameter.data_ptr(), parameter.grad.data_ptr())),
-            *map(ctypes.c_long, (rows, columns)),
-            *map(ctypes.c_void_p, (*scales, state["phi"].data_ptr())),
-            *map(ctypes.c_double, (group["beta"], group["gamma"])),
-            ctypes.c_int(group["iterations"]),
-            ctypes.c_double(group["lr"] * group["alpha"]),
-        )
+        def run() -> None:
+            state, (rows, columns) = self.state[parameter], parameter.shape
+            scales = [state.get("row_scale"), state.get("column_scale")]
+            if rows > columns:  # the vectors of the transpose
+                scales.reverse()
+            settings = (group["beta"], group["gamma"], group["iterations"], group["lr"] * group["alpha"])
+            step(parameter, parameter.grad, rows, columns, *scales, state["phi"], *settings)
+
+        return run
 
     def update(self, power: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
         columns, rows = fixed_point(power, group["iterations"])

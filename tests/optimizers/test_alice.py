@@ -8,6 +8,8 @@ from optimizers.alice import COMPENSATION, SWITCHING
 
 from .harness import gradient, largest_difference, options_of, parameters, reference, train
 
+pytestmark = pytest.mark.usefixtures("form")
+
 RUNNABLE = [
     (switching, compensation)
     for switching in SWITCHING

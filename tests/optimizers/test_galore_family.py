@@ -16,6 +16,8 @@ from optimizers.subspace import generator
 
 from .harness import gradient, parameters, train
 
+pytestmark = pytest.mark.usefixtures("form")
+
 SHAPES = [(16, 24), (24, 16), (16, 16)]
 SHARED = {"rank": 6, "update_interval": 4}
 STEPS = range(1, 11)  # refreshes at 1, 5 and 9

@@ -5,20 +5,12 @@ import itertools
 import pytest
 import torch
 
-from optimizers import RACS, native
+from optimizers import RACS
 from optimizers.racs import fixed_point
 
 from .harness import gradient, largest_difference, options_of, parameters, reference, train
 
-compile_anew = native.library.__wrapped__
-
-
-@pytest.fixture(autouse=True, params=["C++", "torch"])
-def form(request, monkeypatch):
-    """Every test is of both fast forms; without a compiler the first is the second."""
-    if request.param == "torch":
-        monkeypatch.setattr(native, "library", lambda source: None)
-    return request.param
+pytestmark = pytest.mark.usefixtures("form")
 
 
 @pytest.mark.parametrize("ema", [True, False])
@@ -137,13 +129,3 @@ def test_state_is_m_plus_n_plus_one_numbers():
     state = optimizer.state[weight]
     assert sum(value.numel() for value in state.values()) == 24 + 16 + 1
     assert all(value.dtype == torch.float32 for value in state.values())
-
-
-def test_without_a_compiler_or_with_one_that_fails_torch_does_it(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(native.shutil, "which", lambda name: None)
-    assert compile_anew("racs.cpp") is None
-    monkeypatch.setattr(native.shutil, "which", lambda name: "/bin/false")
-    with pytest.warns(UserWarning, match="racs.cpp was not compiled"):
-        assert compile_anew("racs.cpp") is None
-    assert not list(tmp_path.rglob("*.so"))

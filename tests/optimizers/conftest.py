@@ -1,0 +1,11 @@
+import pytest
+
+from optimizers import native
+
+
+@pytest.fixture(params=["C++", "torch"])
+def form(request, monkeypatch):
+    """Both fast forms of what has two; without a compiler the first is the second."""
+    if request.param == "torch":
+        monkeypatch.setattr(native, "library", lambda source: None)
+    return request.param

@@ -1,0 +1,78 @@
+"""C++ beside the optimizers: when it is there, when it is not, and what it computes."""
+
+import pytest
+import torch
+
+from optimizers import native
+from optimizers.moments import advance, squares_down
+
+compile_anew = native.library.__wrapped__
+
+
+def test_without_a_compiler_or_with_one_that_fails_torch_does_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(native.shutil, "which", lambda name: None)
+    assert compile_anew("racs.cpp") is None
+    monkeypatch.setattr(native.shutil, "which", lambda name: "/bin/false")
+    with pytest.warns(UserWarning, match="racs.cpp was not compiled"):
+        assert compile_anew("racs.cpp") is None
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_only_plain_dense_matrices_by_rows_are_handed_over():
+    if native.library("moments.cpp") is None:
+        pytest.skip("no compiler")
+    matrix = torch.ones(4, 6)
+    assert native.function("moments.cpp", "squares_down", matrix)
+    assert native.function("moments.cpp", "squares_down", matrix.double())
+    for other in (matrix.mT, matrix[:, ::2], matrix.bfloat16(), matrix.to("meta")):
+        assert native.function("moments.cpp", "squares_down", other) is None
+    assert native.function("moments.cpp", "squares_down", matrix, matrix.double()) is None
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("eps", [0.0, 1e-3])
+def test_moments_equal_the_formula(form, eps, threads):
+    b1, b2 = 0.9, 0.99
+    state = {key: torch.zeros(3, 5, 1100, dtype=torch.float64) for key in ("m1", "v")}
+    first, second = state["m1"].clone(), state["v"].clone()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for step in range(4):
+            source = torch.Generator().manual_seed(step)
+            sigma = torch.randn(3, 5, 1100, generator=source, dtype=torch.float64)
+            sigma[:, 2, 7] = 0.0
+            got = advance(sigma, state, (b1, b2), eps, inside=True, power=True)
+            first, second = b1 * first + (1 - b1) * sigma, b2 * second + (1 - b2) * sigma**2
+            expected = torch.where(second > 0, first / (second.sqrt() + eps), 0.0)
+            assert (got.normalized - expected).abs().max() < 1e-13
+            assert (got.inside - sigma.square().sum(1)).abs().max() < 1e-12
+            assert (got.power - expected.square().sum(1)).abs().max() < 1e-12
+    finally:
+        torch.set_num_threads(before)
+    assert (state["m1"] - first).abs().max() < 1e-14
+    assert (state["v"] - second).abs().max() < 1e-14
+
+
+def test_moments_whose_squares_underflow_are_finite(form):
+    state = {key: torch.zeros(1, 2, 9) for key in ("m1", "v")}
+    normalized = advance(torch.full((1, 2, 9), 1e-30), state, (0.9, 0.999), 0.0, inside=False, power=False).normalized
+    assert normalized.isfinite().all()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_sums_of_squares_keep_their_digits(transposed):
+    matrices = torch.randn(2, 3000, 70, generator=torch.Generator().manual_seed(0))
+    sums = squares_down(matrices.mT.contiguous().mT if transposed else matrices)
+    if sums is None:
+        pytest.skip("no compiler")
+    expected = matrices.double().square().sum(1)
+    assert ((sums - expected) / expected).abs().max() < 2 * torch.finfo(torch.float32).eps
+
+
+def test_a_changed_average_is_noticed_by_autograd(form):
+    state = {key: torch.zeros(1, 2, 3) for key in ("m1", "v")}
+    versions = [tensor._version for tensor in state.values()]
+    advance(torch.ones(1, 2, 3), state, (0.9, 0.999), 1e-8, inside=False, power=False)
+    assert all(tensor._version > version for tensor, version in zip(state.values(), versions, strict=True))
