@@ -9,8 +9,8 @@ books' as well. The stages, each of which needs the ones before:
     text         the mixed corpus and the tokenizer, in runs/nano
     lr           every method of configs/experiment/nano/study at its rate there times 1/8, 1/4, 1/2, 1; 0.5M tokens
     adam_lr      at the best of these, two other rates of the parameters that Adam steps
-    final        with the best of all, 2M tokens; seeds 0, 1 and 2, each for all methods before the next
-    ablations    configs/experiment/nano/ablations at the rates of the method they change, the same
+    final        with the best of all, 2M tokens, and configs/experiment/nano/ablations at the rates of the method they
+                 change; seeds 0, 1 and 2, each for all of them before the next
 
 Records of finished runs go to results/nano/tuning and results/nano/runs. A run that has one counts as finished, on any
 machine; interrupted runs go on when the same command is given again.
@@ -29,7 +29,7 @@ from scripts.jobs import Job, run_all, training  # noqa: E402
 
 CONFIGS = Path("configs/experiment/nano")
 RUNS, RESULTS = Path("runs/nano"), Path("results/nano")
-STAGES = ("text", "lr", "adam_lr", "final", "ablations")
+STAGES = ("text", "lr", "adam_lr", "final")
 FACTORS = (0.125, 0.25, 0.5, 1.0)  # of the learning rate in a method's file
 ADAM_LRS = (0.003, 0.01, 0.03)  # the first is the one that `lr` is tuned with
 TUNING_STEPS = 250
@@ -61,22 +61,12 @@ def adam_lr_jobs(methods: list[str]) -> list[Job]:
 
 
 def final_jobs(methods: list[str]) -> list[Job]:
-    return [
-        _final_job(f"{method}_s{seed}", CONFIGS / "study" / f"{method}.yaml", method, seed)
-        for seed in SEEDS
-        for method in methods
-    ]
-
-
-def ablation_jobs(methods: list[str]) -> list[Job]:
-    jobs = []
-    for seed in SEEDS:
-        for file in sorted((CONFIGS / "ablations").glob("*.yaml")):
-            method = load([str(file)]).config.optimizer.name
-            if method not in methods:
-                continue
-            jobs.append(_final_job(f"ablation_{file.stem}_s{seed}", file, method, seed))
-    return jobs
+    files = [(CONFIGS / "study" / f"{method}.yaml", method, method) for method in methods]
+    for file in sorted((CONFIGS / "ablations").glob("*.yaml")):
+        method = load([str(file)]).config.optimizer.name
+        if method in methods:
+            files.append((file, method, f"ablation_{file.stem}"))
+    return [_final_job(f"{name}_s{seed}", file, method, seed) for seed in SEEDS for file, method, name in files]
 
 
 def tuned(method: str) -> tuple[float, float]:
@@ -156,7 +146,7 @@ def main() -> int:
     chosen = arguments.only.split(",")
     if unknown := set(chosen) - set(methods()):
         parser.error(f"--only {unknown.pop()}: no file of {CONFIGS / 'study'}")
-    stages = {"lr": lr_jobs, "adam_lr": adam_lr_jobs, "final": final_jobs, "ablations": ablation_jobs}
+    stages = {"lr": lr_jobs, "adam_lr": adam_lr_jobs, "final": final_jobs}
     for stage in STAGES[: STAGES.index(arguments.until) + 1]:
         if stage == "text":
             code = make_text(arguments.corpora)
