@@ -7,8 +7,8 @@ is trained on, with a tokenizer trained on them; a run is evaluated on c4's vali
 books' as well. The stages, each of which needs the ones before:
 
     text         the mixed corpus and the tokenizer, in runs/nano
-    lr           every method of configs/experiment/nano/study at its rate there times 1/8, 1/4, 1/2, 1; 0.5M tokens
-    adam_lr      at the best of these, two other rates of the parameters that Adam steps
+    lr           every method of configs/experiment/nano/study at its rate there times 1/8, 1/4, 1/2, 1, 2; 0.5M tokens
+    adam_lr      at the best of these, three other rates of the parameters that Adam steps
     final        with the best of all, 2M tokens, and configs/experiment/nano/ablations at the rates of the method they
                  change; seeds 0, 1 and 2, each for all of them before the next
 
@@ -30,8 +30,8 @@ from scripts.jobs import Job, run_all, training  # noqa: E402
 CONFIGS = Path("configs/experiment/nano")
 RUNS, RESULTS = Path("runs/nano"), Path("results/nano")
 STAGES = ("text", "lr", "adam_lr", "final")
-FACTORS = (0.125, 0.25, 0.5, 1.0)  # of the learning rate in a method's file
-ADAM_LRS = (0.003, 0.01, 0.03)  # the first is the one that `lr` is tuned with
+FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0)  # of the learning rate in a method's file
+ADAM_LRS = (0.003, 0.01, 0.03, 0.1)  # the first is the one that `lr` is tuned with
 TUNING_STEPS = 250
 SEEDS = (0, 1, 2)
 HELD_OUT_TOKENS = 100_000
