@@ -5,12 +5,15 @@
 
 The settings are those of train.py (default: model=llama_nano train.batch_size=16). Runs of train.py take turns with
 runs of a plain loop, each in a process of its own: transformers' LlamaForCausalLM with its own loss, torch's fused
-AdamW, and a loader that tokenises one document at a time, as GaLore's training code does (torchrun_main.py and
-peft_pretraining/dataloader.py of jiaweizzhao/GaLore). Both train the same model, by Adam, on as many rows of the same
-documents (of C4's length, made from the builtin text), one document a row. --checkpointing adds both with activation
-checkpointing. Medians over the steps after the first two, then over the rounds:
+AdamW, and a loader that tokenises one document at a time and pads it, as GaLore's training code does (torchrun_main.py
+and peft_pretraining/dataloader.py of jiaweizzhao/GaLore). Both train the same model, by Adam, on as many rows of the
+same documents (of C4's lengths, made from the builtin text), one document a row; "train.py, packed" joins documents
+instead, as data.packing=true does (the default but for C4, whose published numbers are of padded rows).
+--checkpointing adds the first two with activation checkpointing. Medians over the steps after the first two, then over
+the rounds:
 
     positions/s   a second of training steps         ratio   of a round's speeds, to the plain loop
+    tokens/s      without padding                    ratio   likewise
     of bound      the time that 6 FLOPs for each position and each element of the matrices and lm_head take at the
                   rate of a matrix product, measured in each round, over the time of a step
     data          share of the time that waits for data, %
@@ -23,6 +26,8 @@ import argparse
 import csv
 import itertools
 import json
+import math
+import random
 import shutil
 import statistics
 import subprocess
@@ -45,9 +50,10 @@ from scripts.machine import rates  # noqa: E402
 from training.recorder import peak_memory_bytes  # noqa: E402
 
 WARM = 2  # steps that are not counted
-DOCUMENT = 2_200  # characters of a document of C4, on average
-COLUMNS = ("loop", "checkpointing", "positions_per_second", "ratio", "of_bound", "data_percent", "first_seconds",
-           "peak_bytes", "peak_ratio")  # fmt: skip
+# Characters of a document: log-normal with the median and the spread of 500 documents of C4's validation set.
+DOCUMENT, SPREAD = 1_150, 1.1
+COLUMNS = ("loop", "checkpointing", "positions_per_second", "ratio", "tokens_per_second", "tokens_ratio", "of_bound",
+           "data_percent", "first_seconds", "peak_bytes", "peak_ratio")  # fmt: skip
 
 
 def main() -> None:
@@ -64,7 +70,7 @@ def main() -> None:
         parser.error(f"--steps must be above {WARM}, got {arguments.steps}")
     settings = [
         *(arguments.settings or ["model=llama_nano", "train.batch_size=16"]),
-        *("optimizer=adam", "optimizer.lr=0.001", "data=files", "data.eval_tokens=1000", "data.packing=false"),
+        *("optimizer=adam", "optimizer.lr=0.001", "data=files", "data.eval_tokens=1000"),
         *(f"train.steps={arguments.steps}", f"train.threads={arguments.threads}"),
         *("train.eval_every=0", "train.checkpoint_every=0", "train.log_every=1", "wandb.mode=disabled"),
     ]
@@ -99,13 +105,16 @@ def main() -> None:
 
 
 def write_documents(folder: Path) -> Path:
-    """The builtin text, cut into documents of the length of C4's, as a JSON Lines file in `folder`."""
+    """The builtin text, cut into documents of the lengths of C4's, as a JSON Lines file in `folder`."""
     path = folder / "documents.jsonl"
     files = training_source(load(["data=builtin"]).config.data).files
     text = "\n".join(Path(file).read_text(encoding="utf-8") for file in files)
+    source, start = random.Random(0), 0
     with path.open("w") as file:
-        for start in range(0, len(text), DOCUMENT):
-            file.write(json.dumps({"text": text[start : start + DOCUMENT]}) + "\n")
+        while start < len(text):
+            end = start + round(source.lognormvariate(math.log(DOCUMENT), SPREAD))
+            file.write(json.dumps({"text": text[start:end]}) + "\n")
+            start = end
     return path
 
 
@@ -120,7 +129,11 @@ def take_turns(settings: list[str], documents: Path, rounds: int, checkpointing:
         for recompute in (False, True)[: 1 + checkpointing]:
             chosen = [*settings, f"train.activation_checkpointing={str(recompute).lower()}"]
             results.setdefault(("plain", recompute), []).append(run_plain(chosen, documents, config))
-            results.setdefault(("train.py", recompute), []).append(run_ours(chosen, documents.parent / "run"))
+            ours = {"train.py": "data.packing=false"}
+            if not recompute:
+                ours["train.py, packed"] = "data.packing=true"
+            for loop, packing in ours.items():
+                results.setdefault((loop, recompute), []).append(run_ours([*chosen, packing], documents.parent / "run"))
     return results, gemm
 
 
@@ -134,7 +147,7 @@ def run(command: list[str]) -> str:
 
 
 def run_ours(settings: list[str], folder: Path) -> dict:
-    """Seconds of the steps of one run of train.py, its waits for data and its peak memory."""
+    """Seconds of the steps of one run of train.py, its waits for data, its tokens and its peak memory."""
     shutil.rmtree(folder, ignore_errors=True)  # of the round before
     run([str(ROOT / "train.py"), *settings, f"run.dir={folder}"])
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -143,6 +156,7 @@ def run_ours(settings: list[str], folder: Path) -> dict:
     return {
         "seconds": [after - before for before, after in itertools.pairwise(totals)],
         "data_seconds": [row["data_seconds"] for row in rows],
+        "tokens": rows[-1]["tokens"],
         "peak_bytes": json.loads((folder / "summary.json").read_text())["peak_memory_bytes"],
     }
 
@@ -154,7 +168,7 @@ def run_plain(settings: list[str], documents: Path, config: Config) -> dict:
 
 
 def train_plainly(config: Config, documents: Path) -> dict:
-    """The plain loop. Returns the seconds of its steps, those of them spent on data, and the process's peak memory."""
+    """The plain loop. Returns what `run_ours` does."""
     import transformers
 
     torch.set_num_threads(config.train.threads)
@@ -186,7 +200,8 @@ def train_plainly(config: Config, documents: Path) -> dict:
         loss.item()  # logged at every step
         seconds.append(time.perf_counter() - started)
         data_seconds.append(waited)
-    return {"seconds": seconds, "data_seconds": data_seconds, "peak_bytes": peak_memory_bytes(device)}
+    peak = peak_memory_bytes(device)
+    return {"seconds": seconds, "data_seconds": data_seconds, "tokens": tokens, "peak_bytes": peak}
 
 
 def plain_batches(documents: Path, tokenizer, rows: int, length: int):
@@ -206,10 +221,17 @@ def evaluate(rounds: dict, gemm: list[float], config: Config) -> list[dict]:
     flops = (plan["flops_per_position"] - attention * config.data.sequence_length) * positions
     median, rows = statistics.median, []
     speeds = {key: [positions / median(one["seconds"][WARM:]) for one in runs] for key, runs in rounds.items()}
+    whole_run = positions * config.train.steps
+    useful = {
+        key: [speed * one["tokens"] / whole_run for speed, one in zip(speeds[key], runs, strict=True)]
+        for key, runs in rounds.items()
+    }
     peaks = {key: median(one["peak_bytes"] for one in runs) for key, runs in rounds.items()}
     for key, runs in rounds.items():
         counted = [(sum(one["data_seconds"][WARM:]), sum(one["seconds"][WARM:])) for one in runs]
-        plain = [mine / theirs for mine, theirs in zip(speeds[key], speeds["plain", False], strict=True)]
+        plain, plain_useful = (
+            [mine / theirs for mine, theirs in zip(of[key], of["plain", False], strict=True)] for of in (speeds, useful)
+        )
         bounds = [flops / rate / (positions / speed) for rate, speed in zip(gemm, speeds[key], strict=True)]
         rows.append(
             {
@@ -217,6 +239,8 @@ def evaluate(rounds: dict, gemm: list[float], config: Config) -> list[dict]:
                 "checkpointing": key[1],
                 "positions_per_second": median(speeds[key]),
                 "ratio": median(plain),
+                "tokens_per_second": median(useful[key]),
+                "tokens_ratio": median(plain_useful),
                 "of_bound": median(bounds),
                 "data_percent": 100 * median(waited / whole for waited, whole in counted),
                 "first_seconds": median(one["seconds"][0] for one in runs),
@@ -229,13 +253,15 @@ def evaluate(rounds: dict, gemm: list[float], config: Config) -> list[dict]:
 
 def show(rows: list[dict], conditions: str) -> None:
     """The table, on stdout."""
-    heads = ("positions/s", "ratio", "of bound", "data", "first", "peak MiB", "ratio")
+    heads = ("positions/s", "ratio", "tokens/s", "ratio", "of bound", "data", "first", "peak MiB", "ratio")
     print(f"{conditions}\n{'':24}" + "".join(f"{head:>12}" for head in heads))
     for row in rows:
         name = row["loop"] + (", checkpointing" if row["checkpointing"] else "")
         cells = (
             f"{row['positions_per_second']:,.0f}",
             f"{row['ratio']:.2f}",
+            f"{row['tokens_per_second']:,.0f}",
+            f"{row['tokens_ratio']:.2f}",
             f"{row['of_bound']:.2f}",
             f"{row['data_percent']:.2f}%",
             f"{row['first_seconds']:.1f}",
