@@ -42,7 +42,9 @@ def main(argv: list[str]) -> int:
         if invocation.plan is not None:
             with failures.of_settings():
                 plan = estimate.plan(config)
-            print(json.dumps(plan) if invocation.plan == "json" else estimate.describe(plan))
+            beside = estimate.figure_4(config, plan)
+            shown = json.dumps({**plan, "figure_4": beside}) if invocation.plan == "json" else None
+            print(shown or estimate.describe(plan, beside))
             return 0
         check_layout(config, int(os.environ.get("WORLD_SIZE", 1)))
         world = distributed.start(

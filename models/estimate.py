@@ -34,9 +34,6 @@ def plan(config: Any) -> dict[str, Any]:
       `logits_bytes` = min(P, chunk) V logits in float32, once more in the weights' dtype if that is narrower, and
         lm_head's gradient b V h, which waits there for the backward pass.
 
-    `figure_4`: where Fig. 4 of arXiv 2502.07752 has this model and optimizer and `dtype` is its bfloat16, for "plain"
-    and "layerwise" [bytes measured there, our sum of parts at its 256 positions]; otherwise empty.
-
     `flops_per_position` is forward and backward: 6 an element of every matrix but the embedding, and 6 h x length a
     layer for attention, of which causality computes half; recomputation is not counted. `flops` = that x positions.
     """
@@ -55,10 +52,6 @@ def plan(config: Any) -> dict[str, Any]:
     rows = min(train.micro_batch_size or train.batch_size, train.batch_size)
     micro_batch = _forward_bytes(model_settings, rows * length, dtype.itemsize)
     layerwise_bytes = _layerwise_gradient_bytes(model, optimizer)
-    held = weight_bytes + state_bytes
-    gradients = {"plain": weight_bytes, "layerwise": layerwise_bytes}
-    small = _forward_bytes(model_settings, FIGURE_4_POSITIONS, dtype.itemsize)
-    published = _figure_4(model_settings.name, config.optimizer.name) if train.dtype == "bfloat16" else {}
 
     positions = train.steps * train.batch_size * length
     multiplied = sum(p.numel() for p in model.parameters() if p.ndim == 2) - model_settings.vocab_size * h
@@ -78,10 +71,6 @@ def plan(config: Any) -> dict[str, Any]:
         "micro_batch_rows": rows,
         "activation_checkpointing": train.activation_checkpointing,
         **micro_batch,
-        "figure_4": {
-            mode: [measured, held + gradients[mode] + small["activation_bytes"] + small["logits_bytes"]]
-            for mode, measured in published.items()
-        },
         "steps": train.steps,
         "batch_size": train.batch_size,
         "sequence_length": length,
@@ -94,8 +83,23 @@ def plan(config: Any) -> dict[str, Any]:
     }
 
 
-def describe(plan: dict[str, Any]) -> str:
-    """A plan as a table to read."""
+def figure_4(config: Any, plan: dict[str, Any]) -> dict[str, list[int]]:
+    """Where Fig. 4 of arXiv 2502.07752 has the model and optimizer of `config` and its dtype is Fig. 4's bfloat16, for
+    "plain" and "layerwise" [bytes measured there, the sum of `plan`'s parts at its 256 positions]; otherwise empty."""
+    if plan["dtype"] != "bfloat16":
+        return {}
+    with FIGURE_4.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["method"] == plan["optimizer"]]
+    size = plan["model"].removeprefix("llama_")
+    forward = _forward_bytes(config.model, FIGURE_4_POSITIONS, torch.bfloat16.itemsize)
+    held = plan["weight_bytes"] + plan["optimizer_state_bytes"] + forward["activation_bytes"] + forward["logits_bytes"]
+    modes = {"false": ("plain", "gradient_bytes"), "true": ("layerwise", "layerwise_gradient_bytes")}
+    measured = {modes[row["layerwise"]]: round(float(row[size]) * 2**30) for row in rows if size in row}
+    return {mode: [found, held + plan[gradients]] for (mode, gradients), found in measured.items()}
+
+
+def describe(plan: dict[str, Any], figure_4: dict[str, list[int]]) -> str:
+    """A plan as a table to read, beside what `figure_4` gives."""
     checkpointed = plan["activation_checkpointing"]
     activations = plan["checkpointed_activation_bytes" if checkpointed else "activation_bytes"]
     parts = {  # plain, layer-wise
@@ -122,7 +126,7 @@ def describe(plan: dict[str, Any]) -> str:
             *(
                 f"  Fig. 4, {FIGURE_4_POSITIONS} positions, {mode}: {_size(measured)} measured; the parts give "
                 f"{_size(planned)}, which leaves {_size(measured - planned)} for CUDA, buffers and its own loss"
-                for mode, (measured, planned) in plan["figure_4"].items()
+                for mode, (measured, planned) in figure_4.items()
             ),
             "",
             f"{plan['steps']:,} steps of {plan['batch_size']} rows x {length} = {plan['positions']:,} positions",
@@ -172,15 +176,6 @@ def _layerwise_gradient_bytes(model: torch.nn.Module, optimizer: optimizers.Base
         if arrived.issuperset(together[parameter]):
             held -= sum(p.numel() * p.element_size() for p in together[parameter])
     return most
-
-
-def _figure_4(model: str, optimizer: str) -> dict[str, int]:
-    """Bytes that Fig. 4 measured, by mode."""
-    with FIGURE_4.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["method"] == optimizer]
-    modes = {"false": "plain", "true": "layerwise"}
-    size = model.removeprefix("llama_")
-    return {modes[row["layerwise"]]: round(float(row[size]) * 2**30) for row in rows if size in row}
 
 
 def _every(interval: int, steps: int) -> list[int]:

@@ -27,8 +27,8 @@ from .chunk import Direction, working_dtype
 from .limiter import limit_growth, reference_limit
 from .matrix import MatrixOptimizer
 from .moments import advance
-from .racs import fixed_point, products, reciprocal, reference_fixed_point
 from .registry import register
+from .scaling import fixed_point, reciprocal, reference_fixed_point, scaled_norm
 
 SWITCHING = ("complement", "none", "gaussian", "gaussian_mix", "full_basis")
 COMPENSATION = ("optimal", "none", "fira", "fira_plus", "two_sided")
@@ -171,7 +171,7 @@ class Alice(MatrixOptimizer):
         compensation = group["compensation"]
         basis = state["basis"].to(gradient.dtype)
         m, r = basis.shape[-2:]
-        sigma = basis.mT @ gradient
+        sigma = subspace.project(basis, gradient)
         if group["tracking"]:
             torch.baddbmm(state["tracked"], sigma, sigma.mT, beta=beta3, alpha=1 - beta3, out=state["tracked"])
         compensated = r < m and compensation != "none"
@@ -193,19 +193,19 @@ class Alice(MatrixOptimizer):
         residual = subspace.residual_power(self.column_power(gradient), state["basis"], sigma, inside)
         if group["compensation"] == "optimal":
             p = state["column_power"].lerp_(residual, 1 - group["betas"][0])
-            square = torch.where(residual > 0, (m - r) * reciprocal(p), 0.0)
-            strength = group["alpha_c"]
+            square = torch.where(residual > 0, reciprocal(p), 0.0)
+            size, strength = (m - r) ** 0.5, group["alpha_c"]  # 1 / p may be the largest number there is
         else:
             square = power * reciprocal(inside)
-            strength = 1.0
-        norm = (residual * square).sum(-1).sqrt()
+            size, strength = 1.0, 1.0
+        norm = size * (residual * square).sum(-1).sqrt()
         if group["compensation"] == "fira_plus":
             # The norm is set outright: a limiter before it would change nothing.
             eta = group["alpha_c"] * (basis @ omega).norm(dim=(-2, -1)) * reciprocal(norm)
         else:
             eta, limited = limit_growth(norm, state["phi"], group["gamma"])
             state["phi"].copy_(limited)
-        return (strength * eta).unsqueeze(-1) * square.sqrt()
+        return (size * strength * eta).unsqueeze(-1) * square.sqrt()
 
     def _two_sided(self, gradient, state, group, basis, sigma, inside) -> Tensor:
         """[B, m, n]: alpha_c eta diag(Q)^(-1/2) R diag(S)^(-1/2), Q and S of the residual R as in RACS."""
@@ -216,10 +216,7 @@ class Alice(MatrixOptimizer):
         weight = 1 - group["betas"][0]
         columns = reciprocal(state["column_power"].lerp_(columns, weight))
         rows = reciprocal(state["row_power"].lerp_(rows, weight))
-        weighted = torch.empty_like(rows)
-        products(power)(columns, weighted)
-        norm = torch.linalg.vecdot(rows, weighted).sqrt_()
-        eta, limited = limit_growth(norm, state["phi"], group["gamma"])
+        eta, limited = limit_growth(scaled_norm(power, rows, columns), state["phi"], group["gamma"])
         state["phi"].copy_(limited)
         rows = rows.sqrt_().mul_((group["alpha_c"] * eta).unsqueeze(-1)).unsqueeze(-1)
         return residual.mul_(rows).mul_(columns.sqrt_().unsqueeze(-2))

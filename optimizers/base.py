@@ -3,7 +3,6 @@
 Methods on matrices build on `matrix.MatrixOptimizer`; methods that take any shape build on `BaseOptimizer` itself.
 """
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from . import fused_adam, rounding, sharded
-from .checks import check_betas, check_range
+from .checks import check_betas, check_choice, check_range
 
 
 class BaseOptimizer(torch.optim.Optimizer):
@@ -34,10 +33,7 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Iterable, options: dict[str, Any]):
         self._owners: dict[Tensor, int] = {}
-        options = {**options, "algorithm": "method"}
-        if not 0.0 <= options["lr"] < math.inf:
-            raise ValueError(f"lr must be a finite number >= 0, got {options['lr']}")
-        super().__init__(params, options)
+        super().__init__(params, {**options, "algorithm": "method"})
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
@@ -61,16 +57,21 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict) -> None:
         """As torch's, after checking the group. Raises ValueError for bad options, shapes or sharding."""
-        adam = param_group.get("algorithm") == "adam"
+        algorithm = param_group.get("algorithm", "method")
+        check_choice("algorithm", algorithm, ("method", "adam"))
+        adam = algorithm == "adam"
         if adam:
             param_group = {**fused_adam.DEFAULTS, **param_group}
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
+            check_range("lr", group["lr"], low=0.0)
             if adam:
                 for key in self.defaults.keys() - fused_adam.DEFAULTS.keys() - {"algorithm"}:
                     group.pop(key, None)
                 check_betas(group["betas"], 2)
+                check_range("eps", group["eps"], low=0.0)
+                check_range("weight_decay", group["weight_decay"], low=0.0)
             else:
                 self.check_options(group)
                 for parameter in group["params"]:
@@ -111,7 +112,8 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     def template(self, parameter: Tensor, group: dict) -> dict[str, Any]:
         """The state of the whole `parameter`, on the meta device."""
-        return self.allocate(torch.empty(parameter.shape, dtype=parameter.dtype, device="meta"), group)
+        empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
+        return fused_adam.allocate(empty) if group["algorithm"] == "adam" else self.allocate(empty, group)
 
     def _parameters(self) -> list[Tensor]:
         return [parameter for group in self.param_groups for parameter in group["params"]]
@@ -200,17 +202,28 @@ class BaseOptimizer(torch.optim.Optimizer):
         return sources
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """As torch's, but every tensor of state keeps the dtype it was saved in.
+        """As torch's, but every tensor of state has the dtype that the method holds it in.
 
         torch casts floating-point state to the parameter's dtype, which would round the float32 averages
-        of a bfloat16 model.
+        of a bfloat16 model. Raises ValueError for a tensor of another shape than the parameter's state has.
         """
         super().load_state_dict(state_dict)
-        saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
-        for i, parameter in zip(saved_ids, self._parameters(), strict=True):
-            for key, value in state_dict["state"].get(i, {}).items():
-                if isinstance(value, Tensor):
-                    self.state[parameter][key] = value.to(parameter.device, copy=True)
+        saved = iter([i for group in state_dict["param_groups"] for i in group["params"]])
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                i = next(saved)
+                whole = parameter if self.owner(parameter) is not None else sharded.local(parameter)
+                held = self.template(whole, group)
+                for key, value in state_dict["state"].get(i, {}).items():
+                    if not isinstance(value, Tensor):
+                        continue
+                    like = held.get(key, value)
+                    if self.owns(parameter) and value.shape != like.shape:
+                        raise ValueError(
+                            f"state of parameter {i}: {key} has the shape {tuple(value.shape)}, a parameter of "
+                            f"{tuple(parameter.shape)} needs {tuple(like.shape)}"
+                        )
+                    self.state[parameter][key] = value.to(parameter.device, like.dtype, copy=True)
 
     def share_refreshes(self, processes: dist.ProcessGroup) -> None:
         """From the next step on, each of `processes` renews its share of the bases and sends them to the others.

@@ -79,11 +79,11 @@ class Fira(ProjectedOptimizer):
 
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
         basis = state["basis"].to(gradient.dtype)
-        sigma = basis.mT @ gradient
+        sigma = subspace.project(basis, gradient)
         normalized, inside, power = advance(sigma, state, group["betas"], group["eps"], inside=True, power=True)
         share = group["scale"] if group["residual"] == "official" else 1.0
         residual = subspace.residual_power(self.column_power(gradient), state["basis"], sigma, inside, share)
-        ratio = norm_ratio(inside, power)
+        ratio = torch.where(residual > 0, norm_ratio(inside, power), 0.0)
         norm = (ratio.square() * residual).sum(-1).sqrt()
         eta, limited = limit_growth(norm, state["phi"], group["gamma"], RATIO_EPS)
         state["phi"].copy_(limited)

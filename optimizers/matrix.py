@@ -227,9 +227,10 @@ class MatrixOptimizer(BaseOptimizer):
 
     def _stackable(self, parameter: Tensor, device_type: str) -> int:
         """How many matrices like `parameter` are stacked at the most."""
-        size = parameter.numel() * parameter.element_size()
         if self.takes_squares:
+            size = parameter.numel() * working_dtype(parameter.dtype).itemsize
             return max(1, CACHE_BYTES.get(device_type, 0) // size)
+        size = parameter.numel() * parameter.element_size()
         return max(1, STACK_BYTES // size) if size <= STACK_UP_TO.get(device_type, 0) else 1
 
     def _plan(self, group: dict, parameters: list[Tensor]) -> list[Chunk]:

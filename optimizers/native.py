@@ -3,7 +3,7 @@
 Only for what torch cannot express in as few passes over memory, only on a CPU, and never a need: without a compiler
 `function` gives None, with one that fails it warns too, and the caller has the same in torch.
 
-A function of the library takes pointers, C longs and doubles, and is there for float and double: `name_float`,
+A function of such a file takes pointers, longs and doubles, and is there for float and double as `name_float` and
 `name_double`.
 """
 
@@ -16,24 +16,26 @@ import shutil
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-# What -ffast-math allows but for its claim that nothing is infinite or NaN: those must reach whoever looks for them.
+# Of what -ffast-math allows, what sums need to be vectorised; not that nothing is infinite or NaN: those must reach
+# whoever looks for them.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math",
          "-fno-signed-zeros", "-fassociative-math")  # fmt: skip
 
 C_TYPES = {torch.float32: "float", torch.float64: "double"}
+KINDS = {"p": ctypes.c_void_p, "l": ctypes.c_long, "d": ctypes.c_double}
 
 
-def function(source: str, name: str, *tensors: Tensor) -> Callable | None:
+def function(source: str, name: str, signature: str, *tensors: Tensor) -> Callable[..., None] | None:
     """`name` of the C++ file `source` for the common dtype of `tensors`, if they are plain, dense, by rows and in the
-    memory of a CPU, and there is a compiler; else None. Its arguments are tensors, None (a null pointer), int and
-    float."""
+    memory of a CPU, and there is a compiler; else None. `signature` has a letter of KINDS for each argument; a pointer
+    is given as a tensor or None."""
     first = tensors[0]
     for tensor in tensors:
         plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu"
@@ -42,27 +44,34 @@ def function(source: str, name: str, *tensors: Tensor) -> Callable | None:
     if first.dtype not in C_TYPES or (loaded := library(source)) is None:
         return None
     compiled = getattr(loaded, f"{name}_{C_TYPES[first.dtype]}")
-    compiled.restype = None
-    return lambda *arguments: compiled(*map(_c_argument, arguments))
+    compiled.argtypes, compiled.restype = [KINDS[letter] for letter in signature], None
+
+    def call(*arguments: Tensor | float | None) -> None:
+        kinds = zip(signature, arguments, strict=True)
+        compiled(*(value.data_ptr() if kind == "p" and value is not None else value for kind, value in kinds))
+
+    return call
 
 
-def _c_argument(value: Tensor | int | float | None) -> ctypes.c_void_p | ctypes.c_long | ctypes.c_double:
-    if isinstance(value, int):
-        return ctypes.c_long(value)
-    if isinstance(value, float):
-        return ctypes.c_double(value)
-    return ctypes.c_void_p(None if value is None else value.data_ptr())
+def shares(length: int, count: int) -> list[tuple[int, int]]:
+    """The ranges to cut `length` into so that `count` pieces of work of that length keep torch's threads busy."""
+    size = -(-length // -(-torch.get_num_threads() // count))
+    return [(start, min(start + size, length)) for start in range(0, length, size)]
 
 
-def for_each(call: Callable, *lists: Iterable) -> None:
-    """call(*items) for the items of `lists` side by side, on as many threads as torch uses: the calls do not hold the
-    interpreter's lock."""
-    if torch.get_num_threads() == 1:
-        for items in zip(*lists, strict=True):
-            call(*items)
+def for_each(call: Callable[..., None], items: list[tuple]) -> None:
+    """call(*item) for each of `items`, on as many threads as torch uses: calls do not hold the interpreter's lock."""
+    threads = torch.get_num_threads()
+    if threads == 1 or len(items) == 1:
+        for item in items:
+            call(*item)
     else:
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            list(pool.map(call, *lists))
+        list(_pool(threads).map(lambda item: call(*item), items))
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="optimizers")
 
 
 @functools.cache
@@ -73,9 +82,9 @@ def library(source: str) -> ctypes.CDLL | None:
     if compiler is None:
         return None
     path = Path(__file__).parent / source
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llama-optimizers"
-    built = cache / f"{path.stem}-{_fingerprint(path, compiler)}.so"
     try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llama-optimizers"
+        built = cache / f"{path.stem}-{_fingerprint(path, compiler)}.so"
         if not built.is_file():
             cache.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=cache) as folder:  # several processes may be here at once
@@ -85,7 +94,7 @@ def library(source: str) -> ctypes.CDLL | None:
                 )
                 made.replace(built)
         return ctypes.CDLL(str(built))
-    except (OSError, subprocess.CalledProcessError) as error:
+    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:  # RuntimeError: no home folder
         reason = ((getattr(error, "stderr", None) or "").strip() or str(error)).splitlines()[0]
         warnings.warn(f"{source} was not compiled, torch does the same more slowly: {reason}", stacklevel=2)
         return None

@@ -51,15 +51,15 @@ template <typename T> T square_norm(const std::vector<T> &x) {
 // 1 / x where x is a positive normal number, else 0: racs.reciprocal.
 template <typename T> T reciprocal(T x) { return x >= std::numeric_limits<T>::min() ? 1 / x : 0; }
 
-// a [R], b [C] <- Eq. 16 for P = G^2; returns mean(P). P / mean is what is iterated on: nothing under- or overflows
-// whatever the gradient's scale. Where the mean is 0 nothing is written.
+// a [R], b [C] <- Eq. 16 for P = G^2; returns mean(P). P / mean is what is iterated on, so that nothing under- or
+// overflows on the way. A mean that is no positive normal number is returned as 0, and nothing is written.
 template <typename T> T fixed_point(const T *g, long R, long C, long iterations, std::vector<T> &a, std::vector<T> &b) {
     std::vector<T> sums(C);
     for (long i = 0; i < R; ++i)
         add_squares(g + i * C, T(1), sums.data(), C);
     const T mean = sum(sums) / (T(R) * T(C));
-    if (mean == 0)
-        return mean;
+    if (mean < std::numeric_limits<T>::min()) // not true of NaN, which has to be seen in the weights
+        return 0;
     const bool rows_are_q = R <= C;
     for (long j = 0; j < C; ++j) // the first s = P^T 1 / m is at hand; otherwise b is the first q
         b[j] = rows_are_q ? sums[j] / (T(R) * mean) : T(1);
@@ -83,16 +83,16 @@ template <typename T> T fixed_point(const T *g, long R, long C, long iterations,
     return mean;
 }
 
-// `a_scale` and `b_scale` are the averages over rows and columns, null without averaging.
+// `a_scale` and `b_scale` are the averages over rows and columns, null without averaging; `weight` is 1 - beta.
 template <typename T>
-void step(T *w, const T *g, long R, long C, T *a_scale, T *b_scale, T *phi, T beta, T gamma, long iterations, T size) {
+void step(T *w, const T *g, long R, long C, T *a_scale, T *b_scale, T *phi, T weight, T gamma, long iterations, T size) {
     std::vector<T> a(R), b(C);
     if (fixed_point(g, R, C, iterations, a, b) == 0)
         return;
-    const auto average = [beta](std::vector<T> &now, T *mean_of) {
+    const auto average = [weight](std::vector<T> &now, T *mean_of) {
         if (mean_of)
             for (size_t i = 0; i < now.size(); ++i)
-                now[i] = mean_of[i] += (1 - beta) * (now[i] - mean_of[i]);
+                now[i] = mean_of[i] += weight * (now[i] - mean_of[i]);
         for (T &value : now)
             value = reciprocal(value);
     };
@@ -118,7 +118,7 @@ void step(T *w, const T *g, long R, long C, T *a_scale, T *b_scale, T *phi, T be
 #define FOR_TYPE(T)                                                                                                    \
     extern "C" void racs_step_##T(T *w, const T *g, long R, long C, T *a_scale, T *b_scale, T *phi, double beta,       \
                                   double gamma, long iterations, double size) {                                         \
-        step<T>(w, g, R, C, a_scale, b_scale, phi, T(beta), T(gamma), iterations, T(size));                            \
+        step<T>(w, g, R, C, a_scale, b_scale, phi, T(1 - beta), T(gamma), iterations, T(size));                        \
     }
 FOR_TYPE(float)
 FOR_TYPE(double)

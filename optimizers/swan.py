@@ -18,8 +18,8 @@ from .checks import check_whole, options_of
 from .chunk import Direction
 from .matrix import MatrixOptimizer
 from .newton_schulz import CUBIC, newton_schulz
-from .racs import reciprocal
 from .registry import register
+from .scaling import reciprocal
 
 # A standard deviation below this many units of rounding of the row's RMS is what centring leaves of a constant.
 ROUNDING = 64

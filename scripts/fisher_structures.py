@@ -20,7 +20,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from optimizers.racs import fixed_point
+from optimizers.scaling import fixed_point
 from optimizers.subspace import complement_columns, leading_eigenvectors
 
 

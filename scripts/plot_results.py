@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from configs.schema import load  # noqa: E402
-from models.estimate import plan  # noqa: E402
+from models import estimate  # noqa: E402
 from scripts import curves, records, report  # noqa: E402
 from scripts.comparison import best_settings, crossed, effective_throughput, reached, speed_ups  # noqa: E402
 from scripts.curves import ABLATIONS, FIGURE_1, FIGURE_2, FIGURE_5, Curve, Panel, style  # noqa: E402
@@ -259,7 +259,8 @@ def _memory() -> "Figure":
             settings = [f"model=llama_{size}", f"optimizer={method}", "train.dtype=bfloat16"]
             settings += [] if method in ("adam", "racs") else [f"optimizer.rank={rank}"]
             settings += [f"optimizer.leading={leading}"] if method.startswith("alice") else []
-            modes = plan(load(settings).config)["figure_4"]
+            config = load(settings).config
+            modes = estimate.figure_4(config, estimate.plan(config))
             bars[method] = [
                 Bar([number / 2**30], light=light, hatched=mode == "layerwise")
                 for mode, pair in modes.items()

@@ -175,3 +175,17 @@ def test_impossible_combinations_are_refused():
         Alice(parameters(), compensation="best")
     with pytest.raises(ValueError, match=r"^betas must be 3 numbers"):
         Alice(parameters(), betas=(0.9, 0.99))
+
+
+@pytest.mark.parametrize("ratio", [1e-5, 1e-6, 1e-7, 1e-8])
+@pytest.mark.parametrize("compensation", [name for name in COMPENSATION if name != "none"])
+def test_a_column_of_next_to_nothing_is_no_overflow(compensation, ratio):
+    """1 / p is as large as a float32 can be where the residual's power is as small."""
+    weight = torch.nn.Parameter(torch.zeros(400, 500))
+    optimizer = Alice([weight], rank=8, leading=4, update_interval=2, compensation=compensation)
+    source = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        weight.grad = 1e-12 * torch.randn(400, 500, generator=source)
+        weight.grad[:, 3] *= ratio
+        optimizer.step()
+        assert weight.isfinite().all()

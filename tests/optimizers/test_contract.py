@@ -227,6 +227,35 @@ def test_bad_options_are_refused_by_name(name):
 
 
 @every_optimizer
+def test_state_of_other_shapes_or_dtypes_is_no_silent_harm(name):
+    weights = parameters([(16, 24)], dtype=torch.float32)
+    optimizer = make(name, weights)
+    train(optimizer, range(1, 3))
+    saved = optimizer.state_dict()
+    if any(isinstance(value, torch.Tensor) for value in optimizer.state[weights[0]].values()):
+        with pytest.raises(ValueError, match="needs"):
+            make(name, parameters([(16, 400)], dtype=torch.float32)).load_state_dict(saved)
+    wider = make(name, parameters([(16, 24)], dtype=torch.float64))
+    wider.load_state_dict(saved)
+    assert all(weight.isfinite().all() for weight in train(wider, range(3, 5)))
+
+
+@pytest.mark.parametrize(
+    ("group", "sentence"),
+    [
+        ({"lr": -1.0}, "^lr must"),
+        ({"lr": float("nan"), "algorithm": "adam"}, "^lr must"),
+        ({"eps": -1e-8, "algorithm": "adam"}, "^eps must"),
+        ({"weight_decay": -0.1, "algorithm": "adam"}, "^weight_decay must"),
+        ({"algorithm": "Adam"}, "^algorithm must be one of method, adam, got 'Adam'"),
+    ],
+)
+def test_bad_options_of_a_group_are_refused_by_name(group, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make("racs", [{"params": parameters(), **group}])
+
+
+@every_optimizer
 def test_shapes_it_cannot_hold_are_refused(name):
     vector = torch.nn.Parameter(torch.ones(5))
     cls = registry.get(name)[0]

@@ -19,29 +19,43 @@ def test_without_a_compiler_or_with_one_that_fails_torch_does_it(monkeypatch, tm
     assert not list(tmp_path.rglob("*.so"))
 
 
+def test_without_a_home_or_the_source_torch_does_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.warns(UserWarning, match="missing.cpp was not compiled"):
+        assert compile_anew("missing.cpp") is None
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(native.Path, "home", homeless)
+    with pytest.warns(UserWarning, match="home directory"):
+        assert compile_anew("racs.cpp") is None
+
+
 def test_only_plain_dense_matrices_by_rows_are_handed_over():
     if native.library("moments.cpp") is None:
         pytest.skip("no compiler")
     matrix = torch.ones(4, 6)
-    assert native.function("moments.cpp", "squares_down", matrix)
-    assert native.function("moments.cpp", "squares_down", matrix.double())
+    assert native.function("moments.cpp", "squares_down", "ppllll", matrix)
+    assert native.function("moments.cpp", "squares_down", "ppllll", matrix.double())
     for other in (matrix.mT, matrix[:, ::2], matrix.bfloat16(), matrix.to("meta")):
-        assert native.function("moments.cpp", "squares_down", other) is None
-    assert native.function("moments.cpp", "squares_down", matrix, matrix.double()) is None
+        assert native.function("moments.cpp", "squares_down", "ppllll", other) is None
+    assert native.function("moments.cpp", "squares_down", "ppllll", matrix, matrix.double()) is None
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("count", "threads"), [(3, 1), (3, 2), (1, 2), (1, 5)])
 @pytest.mark.parametrize("eps", [0.0, 1e-3])
-def test_moments_equal_the_formula(form, eps, threads):
+def test_moments_equal_the_formula(form, eps, count, threads):
     b1, b2 = 0.9, 0.99
-    state = {key: torch.zeros(3, 5, 1100, dtype=torch.float64) for key in ("m1", "v")}
+    state = {key: torch.zeros(count, 5, 1100, dtype=torch.float64) for key in ("m1", "v")}
     first, second = state["m1"].clone(), state["v"].clone()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         for step in range(4):
             source = torch.Generator().manual_seed(step)
-            sigma = torch.randn(3, 5, 1100, generator=source, dtype=torch.float64)
+            sigma = torch.randn(count, 5, 1100, generator=source, dtype=torch.float64)
             sigma[:, 2, 7] = 0.0
             got = advance(sigma, state, (b1, b2), eps, inside=True, power=True)
             first, second = b1 * first + (1 - b1) * sigma, b2 * second + (1 - b2) * sigma**2
@@ -61,9 +75,32 @@ def test_moments_whose_squares_underflow_are_finite(form):
     assert normalized.isfinite().all()
 
 
+def test_slow_averages_keep_their_digits(form):
+    """1 - b2 of a b2 that was rounded to float32 is off by 1e-3 of itself."""
+    state = {key: torch.zeros(1, 4, 8) for key in ("m1", "v")}
+    sigma = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0))
+    advance(sigma, state, (0.9, 0.99999), 1e-8, inside=False, power=False)
+    expected = 1e-5 * sigma.double().square()
+    assert ((state["v"] - expected) / expected).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("integers", [(0, 0.999), (0.9, 0)])
+def test_whole_numbers_are_numbers(form, integers):
+    """C takes a whole number and a fraction in different registers."""
+    sigma = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0))
+    results = []
+    for betas in (integers, tuple(map(float, integers))):
+        state = {key: torch.zeros(1, 4, 8) for key in ("m1", "v")}
+        for eps in (0, 1):
+            results.append(advance(sigma, state, betas, eps, inside=True, power=True).power)
+    assert torch.equal(results[0], results[2]) and torch.equal(results[1], results[3])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_sums_of_squares_keep_their_digits(transposed):
-    matrices = torch.randn(2, 3000, 70, generator=torch.Generator().manual_seed(0))
+def test_sums_of_squares_keep_their_digits(transposed, threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    matrices = torch.randn(1, 3000, 70, generator=torch.Generator().manual_seed(0))
     sums = squares_down(matrices.mT.contiguous().mT if transposed else matrices)
     if sums is None:
         pytest.skip("no compiler")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from optimizers import RACS
-from optimizers.racs import fixed_point
+from optimizers.scaling import fixed_point
 
 from .harness import gradient, largest_difference, options_of, parameters, reference, train
 
@@ -129,3 +129,31 @@ def test_state_is_m_plus_n_plus_one_numbers():
     state = optimizer.state[weight]
     assert sum(value.numel() for value in state.values()) == 24 + 16 + 1
     assert all(value.dtype == torch.float32 for value in state.values())
+
+
+def test_whole_numbers_are_numbers():
+    """C takes a whole number and a fraction in different registers."""
+    weights = parameters([(6, 9), (9, 6)])
+    results = []
+    for options in ({"gamma": 1, "beta": 0}, {"gamma": 1.0, "beta": 0.0}):
+        copies = [torch.nn.Parameter(weight.detach().clone()) for weight in weights]
+        results.append(train(RACS(copies, lr=1, alpha=1, **options), range(1, 4)))
+    for whole, fraction in zip(*results, strict=True):
+        assert torch.equal(whole, fraction)
+
+
+@pytest.mark.parametrize("size", [1e-19, 1e-20, 1e-21, 1e-22, 1e-30])
+def test_a_gradient_whose_squares_underflow_does_no_lasting_harm(size):
+    weight = torch.nn.Parameter(torch.zeros(40, 60))
+    source = torch.Generator().manual_seed(0)
+    optimizer = RACS([weight])
+    weight.grad = size * torch.randn(40, 60, generator=source)
+    optimizer.step()
+    assert weight.isfinite().all()
+    for value in optimizer.state[weight].values():
+        assert value.isfinite().all()
+    before = weight.detach().clone()
+    for _ in range(5):
+        weight.grad = torch.randn(40, 60, generator=source)
+        optimizer.step()
+    assert (weight - before).abs().mean() > 1e-5
