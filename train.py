@@ -72,6 +72,7 @@ def run(config: Config, world: distributed.World) -> int:
                 opened.enter_context(folder)
                 start = find_start(folder, config)
             start = world.broadcast(start)
+            config.run.seed = start.seed
             if start.summary is not None:
                 if world.is_main:
                     print(f"this run is finished: {final_line(start.summary, folder)}")

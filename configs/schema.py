@@ -38,7 +38,7 @@ def setting(default: Any, meaning: str, **bounds: float) -> Any:
 class Run:
     name: str | None = setting(None, "name of the run; null: <model>_<optimizer>_s<seed>")
     dir: str | None = setting(None, "run folder; null: runs/<name>")
-    seed: int = setting(0, "of the initial weights", least=0)
+    seed: int = setting(0, "of the initial weights", least=0, most=2**63 - 1)
     reference: str | None = setting(None, "run folder or summary.json that effective throughput is measured against")
     allow_config_change: bool = setting(False, "resume although settings that change the result differ")
     record_basis_cosines: bool = setting(False, "write how far each basis column turns at a refresh (Fig. 6); slow")
@@ -182,7 +182,7 @@ def build(sources: Sources) -> Config:
     if config.optimizer.adam_lr is None:
         config.optimizer.adam_lr = ADAM_LR.get(config.model.name, 0.001)
     config.run.name = config.run.name or f"{config.model.name}_{config.optimizer.name}_s{config.run.seed}"
-    config.run.dir = config.run.dir or f"runs/{config.run.name}"
+    config.run.dir = str(Path(config.run.dir or f"runs/{config.run.name}").expanduser())
     return config
 
 

@@ -7,7 +7,7 @@
     STORE/<split>.positions   uint64 [documents], where to go on from after it in its file (see data.files.reader)
 
 The documents keep their order, files and positions, so streams, shuffling, packing and saved states are those of the
-source itself: a run may change from one to the other.
+source itself: a run may change from one to the other (run.allow_config_change=true).
 """
 
 import hashlib

@@ -173,25 +173,26 @@ def require_hub(setting: str, remedy: str) -> None:
         )
 
 
-def hub_shards(dataset: str, split: str) -> list[str]:
+def hub_shards(key: str, dataset: str, split: str) -> list[str]:
     """URLs of the files of one split of a hub dataset, in order, pinned to the revision that is there now.
 
-    `datasets` reads the dataset's card and patterns; the configuration is `en` (C4's English) where there is one.
+    `key` is the setting that names it. `datasets` reads the dataset's card and patterns; the configuration is `en`
+    (C4's English) where there is one.
 
     Raises:
         DataError: the hub cannot be reached, the dataset is not there, or it has no such split.
     """
     from datasets import get_dataset_config_names, load_dataset_builder  # slow to import, and only needed here
 
-    require_hub(f"data.path={dataset}", "data.path=FOLDER (or http://...) with C4's shards")
+    require_hub(f"{key}={dataset}", f"{key}=FOLDER (or http://...) with C4's shards")
     try:
         configurations = get_dataset_config_names(dataset)
         builder = load_dataset_builder(dataset, "en" if "en" in configurations else None)
     except Exception as error:  # datasets, the hub's client and httpx each raise their own kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"data.path={dataset}: the hub does not open this dataset ({reason})") from error
+        raise DataError(f"{key}={dataset}: the hub does not open this dataset ({reason})") from error
     splits = builder.config.data_files or {}
     if split not in splits:
-        raise DataError(f"data.path={dataset} has no split {split!r}; it has {', '.join(splits) or 'none'}")
+        raise DataError(f"{key}={dataset} has no split {split!r}; it has {', '.join(splits) or 'none'}")
     hub = HfFileSystem()
     return [hub.url(str(file)) if str(file).startswith("hf://") else str(file) for file in splits[split]]

@@ -141,7 +141,7 @@ def _expand(key: str, entry: str, split: str, hub: bool) -> list[str]:
     if folder.is_file():
         return [str(folder)]
     if hub and not glob.has_magic(entry) and entry.count("/") <= 1 and not entry.startswith((".", "~", "/")):
-        return hub_shards(entry, split)
+        return hub_shards(key, entry, split)
     found = glob.glob(str(folder), recursive=True)  # noqa: PTH207  Path.glob takes no absolute pattern
     return sorted(name for name in found if Path(name).is_file())
 

@@ -119,7 +119,8 @@ def build_model(
     """
     config = llama_config(section)
     if section.init_from is not None:
-        check_saved(Path(section.init_from), config)
+        saved = Path(section.init_from).expanduser()
+        check_saved(saved, config)
     with torch.device("meta"):
         model = LlamaForCausalLM(config).to(dtype)
     if torch.device(device).type != "meta":
@@ -129,7 +130,7 @@ def build_model(
             # Not a parameter, not saved, and float32 at every dtype: rounded frequencies are another RoPE.
             model.model.rotary_emb = LlamaRotaryEmbedding(config).to(device)
         else:
-            model = load_saved(Path(section.init_from), config, dtype).to(device)
+            model = load_saved(saved, config, dtype).to(device)
     if activation_checkpointing:
         # There is no dropout, so recomputation needs no saved random state.
         model.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})

@@ -2,9 +2,10 @@
 
     python scripts/benchmark_steps.py [--rounds 5] [--out results/nano/step_seconds.csv]
 
-A step is forward and backward of one batch, the same for all rows, and the optimizer's part, which is the mean of an
-update_interval of steps with its refresh. All rows take turns on one thread; medians of rounds. The study itself runs
-several at a time, so its own seconds say little: its speed-ups in seconds are made from these.
+A step is forward and backward of one batch, the same for all rows and compiled if the study says so, and the
+optimizer's part, which is the mean of an update_interval of steps with its refresh. All rows take turns on one thread;
+medians of rounds. The study itself runs several at a time, so its own seconds say little: its speed-ups in seconds are
+made from these.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import optimizers  # noqa: E402
 from configs.schema import Config, load, optimizer_options  # noqa: E402
 from models.llama import LlamaForCausalLM, build_model  # noqa: E402
 from scripts.machine import seconds  # noqa: E402
+from training import compiler  # noqa: E402
 
 CONFIGS = ROOT / "configs" / "experiment" / "nano"
 COLUMNS = ("row", "seconds", "forward_backward_seconds", "optimizer_seconds")
@@ -36,6 +38,7 @@ def main() -> None:
     files = sorted((CONFIGS / "study").glob("*.yaml"))
     configs = {file.stem: load([str(file)]).config for file in files}
     model, batch = prepare(configs["adam"])
+    model(input_ids=batch, labels=batch).loss_sum.backward()  # compiles
     steppers = {row: build(model, config) for row, config in configs.items()}
     passes: list[float] = []
     parts: dict[str, list[float]] = {row: [] for row in steppers}
@@ -59,6 +62,8 @@ def main() -> None:
 def prepare(config: Config) -> tuple[LlamaForCausalLM, torch.Tensor]:
     """The model of the study, and a batch of its size."""
     model = build_model(config.model, dtype=torch.float32, seed=0)
+    if compiler.wanted(model, config.train, config.data.sequence_length, torch.device("cpu")):
+        model.compile(dynamic=False)
     size = (config.train.batch_size, config.data.sequence_length)
     return model, torch.randint(config.model.vocab_size, size, generator=torch.Generator().manual_seed(0))
 

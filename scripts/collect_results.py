@@ -57,7 +57,7 @@ def arena_table(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "optimizer state, bytes": summary["optimizer_state_bytes"],
                 "seed": summary["seed"],
                 "config hash": summary["config_hash"],
-                "commit": summary["git_commit"][:7],
+                "commit": (summary["git_commit"] or "")[:7],
             }
         )
     return sorted(rows, key=lambda row: float(row["perplexity"]))

@@ -224,7 +224,7 @@ def row_of(record: Record) -> str:
         parts = section["tracking"], section["switching"], section["compensation"]
         row = ALICE.get(parts) or "_".join(("alice", *map(str, parts)))
     elif name == "racs" and not section["ema"]:
-        row = "racs_no_ema"
+        return "racs_no_ema"  # one row, whose last layer is not what it shows (configs/experiment/ablations)
     last_layer = section["last_layer"]
     usual = last_layer in (None, registry.get(name)[0].last_layer)
     return row if usual else f"{row}_last_layer_{last_layer}"
@@ -276,7 +276,7 @@ def published(panel: Panel) -> list[Curve]:
     """The paper's curves of a panel. Their seconds follow from the throughput it prints, where it prints one."""
     rates = {row["method"]: float(row["tokens_per_second"]) for row in throughput() if row["model"] == panel.size}
     points: dict[str, list[tuple[int, float]]] = {}
-    for row in _read(PAPER / "curves" / f"{panel.file}.csv"):
+    for row in read_csv(PAPER / "curves" / f"{panel.file}.csv"):
         points.setdefault(row["method"], []).append((int(row["step"]), float(row["eval_ppl"])))
     curves = []
     for row, name in panel.rows.items():
@@ -291,9 +291,9 @@ def published(panel: Panel) -> list[Curve]:
 
 def throughput() -> list[dict[str, str]]:
     """The rows of Table 2's throughput: method, model, tokens_per_second, effective_tokens_per_second."""
-    return _read(PAPER / "table2_throughput.csv")
+    return read_csv(PAPER / "table2_throughput.csv")
 
 
-def _read(path: Path) -> list[dict[str, str]]:
+def read_csv(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))

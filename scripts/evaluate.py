@@ -42,19 +42,22 @@ def settings(arguments: list[str]) -> Config:
     return load([f"{run}/config.yaml", *changes, *own]).config
 
 
-def evaluate_run(config: Config, world: distributed.World) -> Evaluation | None:
-    """The evaluation of the model in `model.init_from`; None after a signal."""
+def evaluate_run(config: Config, world: distributed.World) -> Evaluation:
+    """The evaluation of the model in `model.init_from`. Raises Interrupted when the launcher dies."""
     with failures.of_settings():
         tokenizer = load_tokenizer(config.data)
         held_out = EvaluationData(config.data, tokenizer, vocab_size=config.model.vocab_size)
         model = build_model(config.model, dtype=getattr(torch, config.train.dtype), seed=config.run.seed)
-    return evaluate(
+    found = evaluate(
         model.to(world.device),
         held_out,
         world,
-        rows=config.train.micro_batch_size or config.train.batch_size // world.count,
+        rows=config.train.micro_batch_size or -(-config.train.batch_size // world.count),
         galore_rows=config.train.galore_batch_size,
     )
+    if found is None:
+        raise distributed.Interrupted(world.stop_signal())
+    return found
 
 
 def save(found: Evaluation, path: Path, name: str) -> None:

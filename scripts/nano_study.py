@@ -66,7 +66,7 @@ def final_jobs(methods: list[str]) -> list[Job]:
         method = load([str(file)]).config.optimizer.name
         if method in methods:
             files.append((file, method, f"ablation_{file.stem}"))
-    return [_final_job(f"{name}_s{seed}", file, method, seed) for seed in SEEDS for file, method, name in files]
+    return [_final_job(name, file, method, seed) for seed in SEEDS for file, method, name in files]
 
 
 def tuned(method: str) -> tuple[float, float]:
@@ -96,6 +96,7 @@ def _tuning_job(method: str, lr: float, adam_lr: float) -> Job:
 
 def _final_job(name: str, file: Path, method: str, seed: int) -> Job:
     lr, adam_lr = tuned(method)
+    name = f"{tuning_name(name, lr, adam_lr)}_s{seed}"  # runs at rates that were best before more were tried are others
     arguments = [str(file), f"optimizer.lr={lr:g}", f"optimizer.adam_lr={adam_lr:g}", f"run.seed={seed}"]
     return _recorded(training(name, arguments, RUNS / "runs"), "runs")
 
@@ -108,7 +109,7 @@ def make_text(corpora: Path) -> int:
     """The mixed corpus, a link to the validation texts, and the tokenizer."""
     RUNS.mkdir(parents=True, exist_ok=True)
     link = RUNS / "text"
-    if not link.exists():
+    if link.resolve() != corpora.resolve():
         link.unlink(missing_ok=True)
         link.symlink_to(corpora.resolve())
     corpus, tokenizer = RUNS / "corpus", RUNS / "tokenizer"
@@ -164,7 +165,7 @@ def main() -> int:
 def keep() -> None:
     """Write the records of what is finished."""
     for kind in ("tuning", "runs"):
-        records.gather(RUNS / kind, RESULTS / kind)
+        records.gather(RUNS / kind, RESULTS / kind, name=lambda folder, _: folder.name)
 
 
 if __name__ == "__main__":

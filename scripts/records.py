@@ -7,6 +7,7 @@ them `held_out` (evaluations.json: other texts by name) and `basis_cosines` (med
 
 import json
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,8 @@ EIGENVECTORS = (1, 2, 4, 8)  # of Fig. 6
 Record = dict[str, Any]
 
 
-def record(folder: Path) -> Record | None:
-    """The record of the run in `folder`; None for an unfinished one."""
-    if not (folder / "summary.json").is_file():
-        return None
+def record(folder: Path) -> Record:
+    """The record of the finished run in `folder`."""
     rows = read_metrics(folder / "metrics.jsonl")
     settings = yaml.safe_load((folder / "config.yaml").read_text())
     settings["run"]["dir"] = None  # the name says the settings; where the run lay says nothing to a reader
@@ -54,13 +53,20 @@ def write(kept: Record, path: Path) -> None:
     path.write_text("{\n" + ",\n".join(parts) + "\n}\n")
 
 
-def gather(runs: Path, records: Path) -> int:
-    """Write the record of every finished run below `runs` into `records`; returns how many there were."""
-    found = {str(path.parent.relative_to(runs)): record(path.parent) for path in sorted(runs.rglob("summary.json"))}
-    for name, kept in found.items():
-        if kept is not None:
-            write(kept, records / f"{name.replace('/', '__')}.json")
-    return len(found)
+def gather(runs: Path, records: Path, name: Callable[[Path, Record], str] | None = None) -> int:
+    """Write the record of every finished run below `runs` into `records`; returns how many there were. Names are of
+    the settings, so runs of any folders keep apart, unless `name` makes one from a run's folder and record."""
+    folders = [path.parent for path in sorted(runs.rglob("summary.json"))]
+    for folder in folders:
+        kept = record(folder)
+        write(kept, records / f"{(name or _settings_name)(folder, kept)}.json")
+    return len(folders)
+
+
+def _settings_name(folder: Path, kept: Record) -> str:
+    """The run's name, its seed and its config hash."""
+    summary = kept["summary"]
+    return f"{summary['name']}_s{summary['seed']}_{summary['config_hash']}".replace("/", "-")
 
 
 def read(records: Path) -> dict[str, Record]:

@@ -1,6 +1,6 @@
 """The paper's tables, its numbers beside those of our runs. Cells are texts; what nobody ran or printed stays empty."""
 
-import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,11 +12,12 @@ from models import estimate
 from optimizers import registry
 from scripts import comparison, records
 from scripts.comparison import crossed, reached
-from scripts.curves import PAPER, by_row, style
+from scripts.curves import FIGURE_1, FIGURE_2, FIGURE_5, PAPER, by_row, read_csv, style
 from scripts.records import Record
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = ("60m", "130m", "350m", "1_3b")
+STEPS = {panel.size: panel.steps for panel in (*FIGURE_2, *FIGURE_1)}  # of a run of Table 2
 GIB = 2**30
 # What a GPU is assumed to be and to cost, for the hours and the money of a run.
 GPU, PEAK_FLOPS, UTILISATION, DOLLARS_AN_HOUR = "A100", 312e12, 0.40, 2.0
@@ -52,8 +53,7 @@ def whole(value: float | None) -> str:
 
 def published(file: str) -> list[dict[str, str]]:
     """The rows of a table of results/paper."""
-    with (PAPER / file).open(newline="") as lines:
-        return list(csv.DictReader(lines))
+    return read_csv(PAPER / file)
 
 
 def row_name(method: str, last_layer: str) -> str:
@@ -94,23 +94,26 @@ def _short(value: Any) -> str:
     )
 
 
-def of_model(runs: Sequence[Record], model: str) -> list[Record]:
-    """The best settings' runs on a model, by seed."""
-    chosen = [run for run in runs if run["summary"]["model"] == model]
+def of_model(runs: Sequence[Record], model: str, steps: int | None) -> list[Record]:
+    """The best settings' runs on a model over so many steps (None: any), by seed."""
+    chosen = [run for run in runs if run["summary"]["model"] == model and steps in (None, run["summary"]["steps"])]
     return comparison.best_settings(chosen) if chosen else []
 
 
 def table_2(runs: dict[str, list[Record]]) -> Table:
     rows = []
     for size in SIZES:
-        adam = of_model(runs.get("adam", []), f"llama_{size}")
+        adam = of_model(runs.get("adam", []), f"llama_{size}", STEPS[size])
+        cited_loss = next(
+            math.log(float(row[size])) for row in published("table2_perplexity.csv") if row["method"] == "adam_cited"
+        )
         for paper in published("table2_perplexity.csv"):
             cited = paper["method"] == "adam_cited"
             name = row_name("adam" if cited else paper["method"], paper["last_layer"])
-            mine = [] if cited else of_model(runs.get(name, []), f"llama_{size}")
+            mine = [] if cited else of_model(runs.get(name, []), f"llama_{size}", STEPS[size])
             label = style(name).label + (", cited from APOLLO" if cited else "")
             cells = [size_name(size), label, paper["last_layer"], paper[size], *perplexity_cells(mine)]
-            speed = _speed_cells("" if cited else name, size, mine, adam)
+            speed = _speed_cells("" if cited else name, size, mine, adam, cited_loss)
             rows.append([*cells, *speed, *provenance(mine)])
     return Table(
         "table2",
@@ -118,11 +121,13 @@ def table_2(runs: dict[str, list[Record]]) -> Table:
         "Paper: arXiv 2502.07752; GaLore's and Fira's rows with the last layer by Adam, both APOLLO rows and one of "
         "Adam's are cited there from APOLLO. Muon: its ICLR version, which states no learning rate; ours is Adam's. "
         "GaLore's perplexity is what its evaluation code prints. Speed-up: steps of Adam over steps to Adam's final "
-        "loss, at the first evaluation at or below it, and interpolated between evaluations. Effective throughput: "
-        "tokens of Adam's run over the seconds to its final loss, the same two ways; 0: never reached. Throughput "
-        "depends on the machine.",
-        ["model", "method", "last layer", "paper ppl", "ppl", "sd", "n", "GaLore's ppl", "speed-up", "interpolated",
-         "paper tok/s", "tok/s", "paper effective", "effective", "eff. interpolated", *PROVENANCE],
+        "loss, at the first evaluation at or below it, and interpolated between evaluations; over cited: to the cited "
+        "Adam's, as the first. Effective throughput: tokens of Adam's run over the seconds to its final loss, the same "
+        "two ways; 0: never reached. Where some seeds never reach it the mean is over the others, whose number "
+        "follows. Throughput depends on the machine.",
+        ["model", "method", "last layer", "paper ppl", "ppl", "sd", "n", "GaLore's ppl", "paper speed-up", "speed-up",
+         "interpolated", "paper over cited", "over cited", "paper tok/s", "tok/s", "paper effective", "effective",
+         "eff. interpolated", *PROVENANCE],
         rows,
     )  # fmt: skip
 
@@ -139,20 +144,34 @@ def perplexity_cells(runs: Sequence[Record]) -> list[str]:
     return [text(comparison.mean(found)), text(comparison.deviation(found)), str(len(found) or ""), text(printed)]
 
 
-def _speed_cells(name: str, size: str, runs: Sequence[Record], adam: Sequence[Record]) -> list[str]:
-    """Two speed-ups; the paper's throughput and ours; the paper's effective throughput and our two."""
-    paper = {(row["method"], row["model"]): row for row in published("table2_throughput.csv")}.get((name, size), {})
+def _speed_cells(name: str, size: str, runs: Sequence[Record], adam: Sequence[Record], cited_loss: float) -> list[str]:
+    """Speed-ups over Adam, the paper's and our two, and over the cited Adam; throughput, the paper's and ours;
+    effective throughput, the paper's and our two."""
+    printed = {(row["method"], row["model"]): row for row in published("table2_throughput.csv")}.get((name, size), {})
+    faster = {(row["method"], row["model"]): row for row in published("table2_speed_up.csv")}.get((name, size), {})
     others = [] if name == "adam" else runs
-    steps = [comparison.mean(comparison.speed_ups(others, adam, when)) for when in (reached, crossed)]
-    effective = [comparison.mean(comparison.effective_throughput(others, adam, when)) for when in (reached, crossed)]
+    steps = [comparison.speed_ups(others, adam, when) for when in (reached, crossed)]
+    over_cited = [run["summary"]["steps"] / at if (at := reached(run, cited_loss)) else 0.0 for run in others]
+    effective = [comparison.effective_throughput(others, adam, when) for when in (reached, crossed)]
     rate = comparison.mean([run["summary"]["tokens_per_second"] for run in runs])
     return [
-        *map(text, steps),
-        paper.get("tokens_per_second", ""),
+        faster.get("over_adam", ""),
+        *(among(found) for found in steps),
+        faster.get("over_cited_adam", ""),
+        among(over_cited),
+        printed.get("tokens_per_second", ""),
         whole(rate),
-        paper.get("effective_tokens_per_second", ""),
-        *map(whole, effective),
+        printed.get("effective_tokens_per_second", ""),
+        *(among(found, 0) for found in effective),
     ]
+
+
+def among(values: Sequence[float], digits: int = 2) -> str:
+    """The mean of the values above 0, followed by their number if others are 0: those of runs that never got there."""
+    above = [value for value in values if value > 0]
+    if len(above) in (0, len(values)):
+        return text(comparison.mean(values), digits)
+    return f"{text(comparison.mean(above), digits)} ({len(above)} of {len(values)})"
 
 
 @cache
@@ -169,14 +188,12 @@ def table_3() -> Table:
             plan = _plan(f"table2/{size}/{method}.yaml", f"optimizer.last_layer={last_layer}")
             cells += [paper[size], f"{(plan['weight_bytes'] + plan['optimizer_state_bytes']) / GIB:.3f}"]
         rows.append(cells)
-    heads = [
-        head for size in SIZES for head in (f"paper {size.upper().replace('_', '.')}", size.upper().replace("_", "."))
-    ]
+    heads = [head for size in SIZES for head in (f"paper {size_name(size)}", size_name(size))]
     return Table(
         "table3",
         "Table 3: memory of weights and optimizer states, GiB",
         "Ours are of `train.py FILE --plan`: the optimizer's own state, counted on the meta device, at bfloat16; its "
-        "scalars and vectors are float32. The paper prints two decimals.",
+        "scalars and vectors are float32. The paper prints two decimals; Muon's cell is its ICLR version's.",
         ["method", "last layer", *heads],
         rows,
     )
@@ -187,9 +204,7 @@ def table_4(runs: dict[str, list[Record]]) -> Table:
     for paper in published("table4_1b_against_7b.csv"):
         small = paper["model"] == "1_3b"
         name = {"racs": "racs", "alice": "alice_last_layer_adam"}.get(paper["method"]) if small else None
-        mine = [
-            run for run in of_model(runs.get(name, []), "llama_1_3b") if run["summary"]["steps"] == max(steps.values())
-        ]
+        mine = of_model(runs.get(name, []), "llama_1_3b", max(steps.values()))
         cells = [style(paper["method"]).label, size_name(paper["model"]), paper["memory"]]
         for key, step in steps.items():
             found = [row["perplexity"] for run in mine for row in run["evaluations"] if row["step"] == step]
@@ -226,9 +241,9 @@ ABLATION_ROWS = {
 
 
 def table_5(runs: dict[str, list[Record]], model: str = "llama_130m", scale: str = "full") -> Table:
-    rows = []
+    rows, steps = [], FIGURE_5[0].steps if scale == "full" else None
     for paper in published("table5_ablations.csv"):
-        mine = of_model(runs.get(ABLATION_ROWS[paper["figure"], paper["setting"]], []), model)
+        mine = of_model(runs.get(ABLATION_ROWS[paper["figure"], paper["setting"]], []), model, steps)
         found = comparison.perplexities(mine)
         rows.append(
             [paper["figure"], paper["setting"], paper["perplexity"], text(comparison.mean(found)),
@@ -237,7 +252,8 @@ def table_5(runs: dict[str, list[Record]], model: str = "llama_130m", scale: str
     return Table(
         "table5",
         f"Table 5 and Fig. 5{'' if scale == 'full' else f' at {scale} size'}: parts of Alice and RACS, perplexity",
-        "Paper: 130M. lm_head by the method but where the row says otherwise, and for RACS.",
+        "Paper: 130M. lm_head by the method but where the row says otherwise"
+        + ("." if scale == "full" else "; RACS's by Adam, as in Table 2."),
         ["where", "setting", "paper 130M", "ppl", "sd", "n", *PROVENANCE],
         rows,
         scale,

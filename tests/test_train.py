@@ -91,6 +91,15 @@ def test_a_longer_run_goes_on_only_when_told(text, tmp_path, capsys):
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["train"]["steps"] == 5
 
 
+def test_a_run_keeps_the_seed_it_began_with_and_says_so(text, tmp_path, capsys, caplog):
+    argv = tiny.command(text, tmp_path / "run", "train.steps=2", "optimizer=adam")
+    assert train.main(argv) == 0
+    assert train.main([*argv, "run.seed=7"]) == 0
+    assert "began with run.seed=0" in caplog.text and "is finished" in capsys.readouterr().out
+    assert train.main([*argv, "run.seed=7", "train.steps=3", "run.allow_config_change=true"]) == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["seed"] == 0
+
+
 def test_effective_throughput_against_a_reference(whole_run, text, tmp_path):
     """The same run is as good as the reference at its last evaluation and not before."""
     assert train.main(tiny.command(text, tmp_path / "run", f"run.reference={whole_run}")) == 0

@@ -5,7 +5,7 @@ A checkpoint is a folder `checkpoints/step_XXXXXXXX/`:
     model.safetensors   weights
     optimizer.pt        `optimizer.state_dict()`: tensors and plain values
     random.pt           random states, likewise
-    streams.json.gz     position, buffer and left-over tokens of every data stream
+    streams.json.gz     the place of every data stream in its files, blocks and documents
     state.json          step, counters (tokens, seconds, ...), the resolved config, format version
     complete.json       the marker: size and SHA-256 of each file above
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from data import EvaluationData
 from training.distributed import World
+from training.progress import perplexity
 
 GALORE_MIN_BATCHES = 10  # below, the batch that its mean divides by too much is more than a tenth of them
 
@@ -64,5 +65,5 @@ def evaluate(
     galore_perplexity = None
     if whole >= GALORE_MIN_BATCHES:
         means = [loss / count for loss, count in zip(losses[:whole], targets[:whole], strict=True)]
-        galore_perplexity = math.exp(sum(means) / (whole + 1))
+        galore_perplexity = perplexity(sum(means) / (whole + 1))
     return Evaluation(sum(losses) / sum(targets), round(sum(targets)), galore_perplexity)

@@ -31,7 +31,7 @@ class Recorder:
 
     def __init__(self, folder: RunFolder, config: Config, resumed_step: int | None, optimizer: BaseOptimizer):
         self._folder = folder
-        self._reference = Reference.read(Path(config.run.reference)) if config.run.reference else None
+        self._reference = Reference.read(Path(config.run.reference).expanduser()) if config.run.reference else None
         self._metrics = MetricsLog(folder.metrics, resumed_step)
         self._cosines = None
         if config.run.record_basis_cosines:

@@ -1,5 +1,6 @@
 """Where a run starts: at its beginning, at its newest checkpoint, or not at all because it is finished."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,13 +9,16 @@ from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.records import RunFolder
 
+log = logging.getLogger("training")
+
 
 @dataclass(frozen=True)
 class Start:
-    """`found`: the checkpoint to go on from, if there is one; `summary`: that of a finished run."""
+    """`found`: the checkpoint to go on from, if there is one; `summary`: that of a finished run; `seed`: of the run."""
 
     found: Checkpoint | None
     summary: dict[str, Any] | None
+    seed: int
 
     @property
     def step(self) -> int | None:
@@ -23,7 +27,8 @@ class Start:
 
 
 def find_start(folder: RunFolder, config: Config) -> Start:
-    """Look into `folder` and leave the resolved config there. For the process that holds the folder.
+    """Look into `folder` and leave the resolved config there, with the seed that the run began with. For the process
+    that holds the folder.
 
     Raises SettingsError when the run in the folder had other settings, and those are not allowed to change.
     """
@@ -36,8 +41,13 @@ def find_start(folder: RunFolder, config: Config) -> Start:
             f"run.dir: the run in {folder.path} has other settings ({', '.join(changed)}); choose another run.dir "
             "or run.name, or go on with the new settings by run.allow_config_change=true"
         )
+    seed = config.run.seed if before is None else before["run"]["seed"]
+    if seed != config.run.seed:
+        log.warning("the run in %s began with run.seed=%d and keeps it; another seed needs another run.dir or run.name",
+                    folder.path, seed)  # fmt: skip
+        config.run.seed = seed
     if summary is not None and (found is None or found.step >= config.train.steps):
-        return Start(found, summary)
+        return Start(found, summary, seed)
     folder.summary.unlink(missing_ok=True)
     folder.write_config(to_dict(config))
-    return Start(found, None)
+    return Start(found, None, seed)

@@ -1,6 +1,7 @@
 """The command line's contract: what merges over what, what is refused, and in which words."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import yaml
@@ -95,6 +96,7 @@ def test_numbers_lists_and_texts_are_read_as_typed():
 
 def test_names_and_folders_default_to_what_is_run():
     assert config("run.seed=3").run.dir == "runs/llama_nano_alice_s3"
+    assert config("run.dir=~/x").run.dir == str(Path.home() / "x")
     assert config("run.dir=/data/x").run.dir == "/data/x"
 
 
@@ -128,6 +130,7 @@ def test_plan_flags():
         ("optimizer.lr=0", "optimizer.lr must be greater than 0"),
         ("train.steps=0", "train.steps must be at least 1"),
         ("schedule.warmup_fraction=1.5", "schedule.warmup_fraction must be at most 1"),
+        ("run.seed=100000000000000000000000", "run.seed must be at most"),
         ("train.eval_every=-1", "train.eval_every must be at least 0"),
         ("train.batch_size=12", "train.batch_size must be divisible by data.streams 8, got 12"),
         ("train.micro_batch_size=3", "train.batch_size must be divisible by train.micro_batch_size 3"),

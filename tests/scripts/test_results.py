@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -77,16 +78,26 @@ def write_run(folder, steps=1000, finished=True):
 def test_a_record_keeps_every_evaluation_and_two_hundred_rows_of_training(tmp_path):
     write_run(tmp_path / "runs" / "group" / "one")
     write_run(tmp_path / "runs" / "cut", finished=False)
-    assert records.gather(tmp_path / "runs", tmp_path / "records") == 1
+    assert records.gather(tmp_path / "runs", tmp_path / "records", name=lambda folder, _: folder.name) == 1
     (name,) = kept_records = records.read(tmp_path / "records")
     one = kept_records[name]
-    assert name == "group__one"
+    assert name == "one"
     assert [row["step"] for row in one["evaluations"]] == list(range(100, 1001, 100))
     assert one["training"]["step"] == list(range(5, 1001, 5))
     assert one["training"]["tokens_per_second"][0] == 30.1235
     assert one["settings"]["run"] == {"dir": None, "seed": 0}
     assert one["held_out"]["books"]["perplexity"] == 7.0
     assert one["basis_cosines"] == [{"step": 50, "1": 0.5, "2": 0.5, "4": 0.5, "8": 0.5}]
+
+
+def test_records_of_runs_that_differ_keep_apart(tmp_path):
+    for folder, config_hash, seed in (("60m/adam", "aa", 0), ("130m/adam", "bb", 0), ("130m/adam_1", "bb", 1)):
+        write_run(tmp_path / folder)
+        summary = {"name": "adam", "seed": seed, "config_hash": config_hash}
+        (tmp_path / folder / "summary.json").write_text(json.dumps(summary))
+    for runs in ("60m", "130m", "130m"):
+        records.gather(tmp_path / runs, tmp_path / "records")
+    assert sorted(records.read(tmp_path / "records")) == ["adam_s0_aa", "adam_s0_bb", "adam_s1_bb"]
 
 
 def cells(table, **where):
@@ -120,6 +131,36 @@ def test_table_4_reads_the_evaluations_at_its_steps():
     at = {row["step"]: row["perplexity"] for row in one["evaluations"]}
     assert [alice[key] for key in ("40K", "150K")] == [f"{at[40_000]:.2f}", f"{at[150_000]:.2f}"]
     assert alice["paper 40K"] == "15.93"
+
+
+def test_runs_of_table_4_are_not_table_2s():
+    short = kept("configs/experiment/table2/1_3b/racs.yaml", 0, 13.0, range(10_000, 100_001, 10_000))
+    long = kept("configs/experiment/table4/racs.yaml", 0, 12.0, range(10_000, 150_001, 10_000))
+    for runs in ([short, long], [long, short]):
+        (two,) = cells(tables.table_2(by_row(runs)), model="1.3B", method="RACS")
+        (four,) = cells(tables.table_4(by_row(runs)), method="RACS")
+        assert two["ppl"] == f"{short['summary']['final_perplexity']:.2f}"
+        assert four["150K"] == f"{long['summary']['final_perplexity']:.2f}"
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        file
+        for folder in ("table2/60m", "ablations", "nano/study", "nano/ablations")
+        for file in sorted(Path("configs/experiment", folder).glob("*.yaml"))
+    ],
+    ids=str,
+)
+def test_every_experiment_is_the_row_it_is_named_after(file):
+    assert list(by_row([kept(file, 0, 30.0)])) == [file.stem]
+
+
+def test_where_some_seeds_never_get_there_their_number_is_said():
+    assert tables.among([2.0, 3.0]) == "2.50"
+    assert tables.among([2.0, 0.0, 3.0]) == "2.50 (2 of 3)"
+    assert tables.among([0.0, 0.0]) == "0.00"
+    assert tables.among([]) == ""
 
 
 def test_nano_tables_hold_every_row_and_the_claims_follow_the_numbers(tmp_path, monkeypatch):
@@ -187,9 +228,8 @@ def test_the_study_tunes_every_method_on_as_many_rates_and_trains_with_the_best(
         records.write(written, tmp_path / "tuning" / f"{job.name}.json")
     finals = {job.name: job for job in nano_study.final_jobs(methods)}
     assert len(finals) == 3 * (len(methods) + 10)
-    alice = finals["alice_s2"].command
+    alice = finals["alice_lr=0.005_adam_lr=0.01_s2"].command
     assert {"optimizer.lr=0.005", "optimizer.adam_lr=0.01", "run.seed=2"} <= set(alice)
-    assert {"optimizer.lr=0.005", "run.seed=0"} <= set(finals["ablation_gaussian_s0"].command)
-    assert "optimizer.lr=0.02" not in finals["ablation_racs_no_ema_s0"].command
+    assert {"optimizer.lr=0.005", "run.seed=0"} <= set(finals["ablation_gaussian_lr=0.005_adam_lr=0.01_s0"].command)
     # A study that is cut has whole tables of fewer seeds.
     assert [name.rpartition("_s")[2] for name in finals] == sorted(name.rpartition("_s")[2] for name in finals)
