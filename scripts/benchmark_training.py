@@ -192,7 +192,7 @@ def train_plainly(config: Config, documents: Path) -> dict:
             waited += time.perf_counter() - asked
             labels = batch["input_ids"].clone()
             labels[batch["attention_mask"] == 0] = -100
-            tokens += batch["attention_mask"].sum().item()
+            tokens += (labels[:, 1:] != -100).sum().item()
             loss = model(**batch, labels=labels).loss / accumulation
             loss.backward()
         optimizer.step()
