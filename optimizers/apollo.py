@@ -95,12 +95,10 @@ class Apollo(ProjectedOptimizer):
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
         sigma = subspace.project(state["basis"].to(gradient.dtype), gradient)
         _, inside, power = advance(sigma, state, group["betas"], group["eps"], inside=True, power=True)
-        if group["scaling"] == "channel":
-            ratio = norm_ratio(inside, power)
-            norm = (ratio.square() * self.column_power(gradient)).sum(-1).sqrt()
-        else:
-            ratio = norm_ratio(inside.sum(-1, keepdim=True), power.sum(-1, keepdim=True))
-            norm = ratio.squeeze(-1) * torch.linalg.vector_norm(gradient, dim=(-2, -1))
+        if group["scaling"] == "tensor":
+            inside, power = inside.sum(-1, keepdim=True), power.sum(-1, keepdim=True)
+        ratio = norm_ratio(inside, power)
+        norm = (ratio.square() * self.column_power(gradient)).sum(-1).sqrt()
         strength = group["scale"] ** 0.5
         seen = strength if group["scale_front"] else 1.0
         eta, limited = limit_growth(seen * norm, state["phi"], group["gamma"], RATIO_EPS)

@@ -83,7 +83,8 @@ class RACS(MatrixOptimizer):
             super().step_group(group, rest)
 
     def _companions(self, parameter: Tensor, group: dict) -> list[Tensor]:
-        return [parameter] if self._native_step(parameter, group) else super()._companions(parameter, group)
+        alone = group["algorithm"] == "method" and self._native_step(parameter, group)
+        return [parameter] if alone else super()._companions(parameter, group)
 
     def _native_step(self, parameter: Tensor, group: dict) -> Callable[[], None] | None:
         """The step of a matrix that racs.cpp can step: a whole float32 or float64 one in the memory of a CPU."""

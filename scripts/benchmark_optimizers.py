@@ -261,6 +261,7 @@ def show(rows: list[dict], conditions: str) -> None:
 def draw(rows: list[dict], conditions: str, path: Path) -> None:
     """Bars of step times with the bounds marked, ours and others' in two colours."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     rows = sorted(rows, key=lambda row: row["step_ms"], reverse=True)
     figure = Figure(figsize=(7, 0.8 + 0.24 * len(rows)), layout="constrained")
@@ -271,6 +272,9 @@ def draw(rows: list[dict], conditions: str, path: Path) -> None:
     axes.plot([row["bound_ms"] for row in rows], places, "k|", markersize=9, label="lower bound")
     axes.set_yticks(places, [row["optimizer"] for row in rows], fontsize=8)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("ms a step, without refresh (blue: this repository)")
     axes.set_title(conditions.replace("; ", "\n"), fontsize=7)
     axes.legend(fontsize=8)
