@@ -9,6 +9,7 @@ books' as well. The stages, each of which needs the ones before:
     text         the mixed corpus and the tokenizer, in runs/nano
     lr           every method of configs/experiment/nano/study at its rate there times 1/8, 1/4, 1/2, 1, 2; 0.5M tokens
     adam_lr      at the best of these, three other rates of the parameters that Adam steps
+    lr_again     at the best of those, the method's rate times 1/2 and 2: the first stage's best depends on adam_lr
     final        with the best of all, 2M tokens, and configs/experiment/nano/ablations at the rates of the method they
                  change; seeds 0, 1 and 2, each for all of them before the next
 
@@ -29,7 +30,7 @@ from scripts.jobs import Job, run_all, training  # noqa: E402
 
 CONFIGS = Path("configs/experiment/nano")
 RUNS, RESULTS = Path("runs/nano"), Path("results/nano")
-STAGES = ("text", "lr", "adam_lr", "final")
+STAGES = ("text", "lr", "adam_lr", "lr_again", "final")
 FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0)  # of the learning rate in a method's file
 ADAM_LRS = (0.003, 0.01, 0.03, 0.1)  # the first is the one that `lr` is tuned with
 TUNING_STEPS = 250
@@ -51,13 +52,27 @@ def lr_jobs(methods: list[str]) -> list[Job]:
 
 
 def adam_lr_jobs(methods: list[str]) -> list[Job]:
-    tried = records.read(RESULTS / "tuning")
+    best = ((method, _best(method, _first_rates(method))) for method in methods)
+    return [_tuning_job(method, lr, adam_lr) for method, (lr, _) in best for adam_lr in ADAM_LRS[1:]]
+
+
+def lr_again_jobs(methods: list[str]) -> list[Job]:
     jobs = []
     for method in methods:
-        names = [tuning_name(method, factor * _file_lr(method), ADAM_LRS[0]) for factor in FACTORS]
-        best = min((tried[name] for name in names), key=_loss)
-        jobs += [_tuning_job(method, best["summary"]["lr"], adam_lr) for adam_lr in ADAM_LRS[1:]]
+        lr, _ = _best(method, _first_rates(method))
+        _, adam_lr = _best(method, [(lr, adam_lr) for adam_lr in ADAM_LRS])
+        jobs += [_tuning_job(method, factor * lr, adam_lr) for factor in (0.5, 2.0)]
     return jobs
+
+
+def _first_rates(method: str) -> list[tuple[float, float]]:
+    return [(factor * _file_lr(method), ADAM_LRS[0]) for factor in FACTORS]
+
+
+def _best(method: str, rates: list[tuple[float, float]]) -> tuple[float, float]:
+    """(lr, adam_lr) of the best of a method's tuning runs at these."""
+    tried = records.read(RESULTS / "tuning")
+    return min(rates, key=lambda pair: _loss(tried[tuning_name(method, *pair)]))
 
 
 def final_jobs(methods: list[str]) -> list[Job]:
@@ -147,7 +162,7 @@ def main() -> int:
     chosen = arguments.only.split(",")
     if unknown := set(chosen) - set(methods()):
         parser.error(f"--only {unknown.pop()}: no file of {CONFIGS / 'study'}")
-    stages = {"lr": lr_jobs, "adam_lr": adam_lr_jobs, "final": final_jobs}
+    stages = {"lr": lr_jobs, "adam_lr": adam_lr_jobs, "lr_again": lr_again_jobs, "final": final_jobs}
     for stage in STAGES[: STAGES.index(arguments.until) + 1]:
         if stage == "text":
             code = make_text(arguments.corpora)

@@ -113,7 +113,8 @@ def tuning_table(tuning: Runs) -> Table:
         "tuning",
         "Learning rates tried at nano size, 0.5M tokens, seed 0",
         "lr/adam_lr: perplexity. First the method's rate at the paper's value times 1/8 to 2, then other rates of the "
-        "parameters that Adam steps. At the edge: the best is the smallest or largest tried.",
+        "parameters that Adam steps, then half and twice the method's rate. At the edge: the best is the smallest or "
+        "largest tried.",
         ["method", "lr", "adam_lr", "at the edge", "ppl", "tried"],
         rows,
         "nano",

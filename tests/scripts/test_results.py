@@ -226,6 +226,9 @@ def test_the_study_tunes_every_method_on_as_many_rates_and_trains_with_the_best(
         lr = float(job.name.partition("_lr=")[2].partition("_")[0])
         written = {"summary": {"final_loss": 0.5 + adam_lr, "lr": lr, "adam_lr": adam_lr}}
         records.write(written, tmp_path / "tuning" / f"{job.name}.json")
+    third = [job.name for job in nano_study.lr_again_jobs(methods)]  # 0.01 of adam_lr and the second rate were best
+    assert len(third) == 2 * len(methods)
+    assert {"alice_lr=0.0025_adam_lr=0.01", "alice_lr=0.01_adam_lr=0.01"} <= set(third)
     finals = {job.name: job for job in nano_study.final_jobs(methods)}
     assert len(finals) == 3 * (len(methods) + 10)
     alice = finals["alice_lr=0.005_adam_lr=0.01_s2"].command
