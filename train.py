@@ -42,9 +42,11 @@ def main(argv: list[str]) -> int:
         if invocation.plan is not None:
             with failures.of_settings():
                 plan = estimate.plan(config)
-            beside = estimate.figure_4(config, plan)
-            shown = json.dumps({**plan, "figure_4": beside}) if invocation.plan == "json" else None
-            print(shown or estimate.describe(plan, beside))
+            figure_4 = estimate.figure_4(config, plan)
+            if invocation.plan == "json":
+                print(json.dumps({**plan, "figure_4": figure_4}))
+            else:
+                print(estimate.describe(plan, figure_4))
             return 0
         check_layout(config, int(os.environ.get("WORLD_SIZE", 1)))
         world = distributed.start(

@@ -26,7 +26,7 @@ from .checks import check_betas, check_choice, check_range, check_whole, options
 from .chunk import Direction, working_dtype
 from .limiter import limit_growth, reference_limit
 from .matrix import MatrixOptimizer
-from .moments import advance
+from .moments import Moments, advance
 from .registry import register
 from .scaling import fixed_point, reciprocal, reference_fixed_point, scaled_norm
 
@@ -176,40 +176,41 @@ class Alice(MatrixOptimizer):
             torch.baddbmm(state["tracked"], sigma, sigma.mT, beta=beta3, alpha=1 - beta3, out=state["tracked"])
         compensated = r < m and compensation != "none"
         by_ratio = compensated and compensation.startswith("fira")
-        omega, inside, power = advance(sigma, state, (beta1, beta2), 0.0, inside=compensated, power=by_ratio)
+        moments = advance(sigma, state, (beta1, beta2), 0.0, inside=compensated, power=by_ratio)
+        omega = moments.normalized
         if not compensated:
             return Direction(left=basis, right=omega, scale=group["alpha"])
         if compensation == "two_sided":
-            residual = self._two_sided(gradient, state, group, basis, sigma, inside)
+            residual = self._two_sided(gradient, state, group, basis, sigma, moments)
             return Direction(left=basis, right=omega, dense=residual, scale=group["alpha"])
         # U omega + D R with R = G - U sigma is G D + U (omega - sigma D): the residual is never formed.
-        columns = self._column_scales(gradient, state, group, basis, sigma, inside, power, omega).unsqueeze(-2)
+        columns = self._column_scales(gradient, state, group, basis, sigma, moments).unsqueeze(-2)
         right = omega.addcmul_(sigma, columns, value=-1)
         return Direction(columns=columns, left=basis, right=right, scale=group["alpha"])
 
-    def _column_scales(self, gradient, state, group, basis, sigma, inside, power, omega) -> Tensor:
+    def _column_scales(self, gradient, state, group, basis, sigma, moments: Moments) -> Tensor:
         """[B, n]: what multiplies each column of the residual ("optimal", "fira", "fira_plus")."""
         m, r = basis.shape[-2:]
-        residual = subspace.residual_power(self.column_power(gradient), state["basis"], sigma, inside)
+        residual = subspace.residual_power(self.column_power(gradient), state["basis"], sigma, moments.inside)
         if group["compensation"] == "optimal":
             p = state["column_power"].lerp_(residual, 1 - group["betas"][0])
             square = torch.where(residual > 0, reciprocal(p), 0.0)
             size, strength = (m - r) ** 0.5, group["alpha_c"]  # 1 / p may be the largest number there is
         else:
-            square = power * reciprocal(inside)
+            square = moments.power * reciprocal(moments.inside)
             size, strength = 1.0, 1.0
         norm = size * (residual * square).sum(-1).sqrt()
         if group["compensation"] == "fira_plus":
             # The norm is set outright: a limiter before it would change nothing.
-            eta = group["alpha_c"] * (basis @ omega).norm(dim=(-2, -1)) * reciprocal(norm)
+            eta = group["alpha_c"] * (basis @ moments.normalized).norm(dim=(-2, -1)) * reciprocal(norm)
         else:
             eta, limited = limit_growth(norm, state["phi"], group["gamma"])
             state["phi"].copy_(limited)
         return (size * strength * eta).unsqueeze(-1) * square.sqrt()
 
-    def _two_sided(self, gradient, state, group, basis, sigma, inside) -> Tensor:
+    def _two_sided(self, gradient, state, group, basis, sigma, moments: Moments) -> Tensor:
         """[B, m, n]: alpha_c eta diag(Q)^(-1/2) R diag(S)^(-1/2), Q and S of the residual R as in RACS."""
-        left = subspace.residual_power(self.column_power(gradient), state["basis"], sigma, inside)
+        left = subspace.residual_power(self.column_power(gradient), state["basis"], sigma, moments.inside)
         residual = torch.where((left > 0).unsqueeze(-2), torch.baddbmm(gradient, basis, sigma, alpha=-1), 0.0)
         power = residual.square()
         columns, rows = fixed_point(power, iterations=5)

@@ -208,22 +208,20 @@ class BaseOptimizer(torch.optim.Optimizer):
         of a bfloat16 model. Raises ValueError for a tensor of another shape than the parameter's state has.
         """
         super().load_state_dict(state_dict)
-        saved = iter([i for group in state_dict["param_groups"] for i in group["params"]])
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                i = next(saved)
-                whole = parameter if self.owner(parameter) is not None else sharded.local(parameter)
-                held = self.template(whole, group)
-                for key, value in state_dict["state"].get(i, {}).items():
-                    if not isinstance(value, Tensor):
-                        continue
-                    like = held.get(key, value)
-                    if self.owns(parameter) and value.shape != like.shape:
-                        raise ValueError(
-                            f"state of parameter {i}: {key} has the shape {tuple(value.shape)}, a parameter of "
-                            f"{tuple(parameter.shape)} needs {tuple(like.shape)}"
-                        )
-                    self.state[parameter][key] = value.to(parameter.device, like.dtype, copy=True)
+        saved = [i for group in state_dict["param_groups"] for i in group["params"]]
+        for i, (parameter, group) in zip(saved, sharded.members(self), strict=True):
+            whole = parameter if self.owner(parameter) is not None else sharded.local(parameter)
+            held = self.template(whole, group)
+            for key, value in state_dict["state"].get(i, {}).items():
+                if not isinstance(value, Tensor):
+                    continue
+                like = held.get(key, value)
+                if self.owns(parameter) and value.shape != like.shape:
+                    raise ValueError(
+                        f"state of parameter {i}: {key} has the shape {tuple(value.shape)}, a parameter of "
+                        f"{tuple(parameter.shape)} needs {tuple(like.shape)}"
+                    )
+                self.state[parameter][key] = value.to(parameter.device, like.dtype, copy=True)
 
     def share_refreshes(self, processes: dist.ProcessGroup) -> None:
         """From the next step on, each of `processes` renews its share of the bases and sends them to the others.

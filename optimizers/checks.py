@@ -1,6 +1,7 @@
 """Checks of options: each raises ValueError, its text starting with the option's name."""
 
 import math
+import numbers
 from typing import Any
 
 
@@ -19,7 +20,7 @@ def check_range(name: str, value: float, *, low: float, high: float = math.inf, 
 
 def check_whole(name: str, value: int, *, low: int) -> None:
     """Raises ValueError unless value is a whole number >= low."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < low:
         raise ValueError(f"{name} must be a whole number of at least {low}, got {value}")
 
 

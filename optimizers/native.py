@@ -43,14 +43,21 @@ def function(source: str, name: str, signature: str, *tensors: Tensor) -> Callab
             return None
     if first.dtype not in C_TYPES or (loaded := library(source)) is None:
         return None
-    compiled = getattr(loaded, f"{name}_{C_TYPES[first.dtype]}")
-    compiled.argtypes, compiled.restype = [KINDS[letter] for letter in signature], None
+    compiled = _declared(loaded, f"{name}_{C_TYPES[first.dtype]}", signature)
 
     def call(*arguments: Tensor | float | None) -> None:
         kinds = zip(signature, arguments, strict=True)
         compiled(*(value.data_ptr() if kind == "p" and value is not None else value for kind, value in kinds))
 
     return call
+
+
+@functools.cache
+def _declared(loaded: ctypes.CDLL, symbol: str, signature: str) -> Callable[..., None]:
+    """The function of a library, which from now on converts its arguments as `signature` says."""
+    compiled = getattr(loaded, symbol)
+    compiled.argtypes, compiled.restype = [KINDS[letter] for letter in signature], None
+    return compiled
 
 
 def shares(length: int, count: int) -> list[tuple[int, int]]:

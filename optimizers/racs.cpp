@@ -48,7 +48,7 @@ template <typename T> T square_norm(const std::vector<T> &x) {
     return sum;
 }
 
-// 1 / x where x is a positive normal number, else 0: racs.reciprocal.
+// 1 / x where x is a positive normal number, else 0: scaling.reciprocal.
 template <typename T> T reciprocal(T x) { return x >= std::numeric_limits<T>::min() ? 1 / x : 0; }
 
 // a [R], b [C] <- Eq. 16 for P = G^2; returns mean(P). P / mean is what is iterated on, so that nothing under- or

@@ -169,7 +169,7 @@ def plain(state: dict[str, Any]) -> dict[str, Any]:
 def full_state_dict(optimizer: torch.optim.Optimizer) -> dict:
     """`BaseOptimizer.full_state_dict`. A process holds one parameter's whole tensors at a time."""
     state_dict, first = optimizer.state_dict(), True
-    for i, (parameter, group) in enumerate(_members(optimizer)):
+    for i, (parameter, group) in enumerate(members(optimizer)):
         if isinstance(parameter, DTensor):
             first = process(parameter) == 0
             if parameter in optimizer.state:
@@ -182,7 +182,7 @@ def local_state_dict(optimizer: torch.optim.Optimizer, state_dict: dict) -> dict
     """This process's part of a full state dict, for `load_state_dict`."""
     state = dict(state_dict["state"])
     saved = (i for group in state_dict["param_groups"] for i in group["params"])
-    for i, (parameter, _) in zip(saved, _members(optimizer), strict=False):  # load_state_dict refuses other numbers
+    for i, (parameter, _) in zip(saved, members(optimizer), strict=False):  # load_state_dict refuses other numbers
         if i not in state or not isinstance(parameter, DTensor):
             continue
         if not optimizer.owns(parameter):
@@ -193,7 +193,8 @@ def local_state_dict(optimizer: torch.optim.Optimizer, state_dict: dict) -> dict
     return {**state_dict, "state": state}
 
 
-def _members(optimizer: torch.optim.Optimizer) -> Iterator[tuple[Tensor, dict]]:
+def members(optimizer: torch.optim.Optimizer) -> Iterator[tuple[Tensor, dict]]:
+    """Every parameter with its group, in the order of a state_dict's."""
     return ((parameter, group) for group in optimizer.param_groups for parameter in group["params"])
 
 

@@ -37,6 +37,8 @@ TUNING_STEPS = 250
 SEEDS = (0, 1, 2)
 HELD_OUT_TOKENS = 100_000
 
+Tried = dict[str, records.Record]  # by the names of `tuning_name`
+
 
 def methods() -> list[str]:
     """The rows of the study, each a file."""
@@ -52,15 +54,16 @@ def lr_jobs(methods: list[str]) -> list[Job]:
 
 
 def adam_lr_jobs(methods: list[str]) -> list[Job]:
-    best = ((method, _best(method, _first_rates(method))) for method in methods)
+    tried = records.read(RESULTS / "tuning")
+    best = ((method, _best(tried, method, _first_rates(method))) for method in methods)
     return [_tuning_job(method, lr, adam_lr) for method, (lr, _) in best for adam_lr in ADAM_LRS[1:]]
 
 
 def lr_again_jobs(methods: list[str]) -> list[Job]:
-    jobs = []
+    tried, jobs = records.read(RESULTS / "tuning"), []
     for method in methods:
-        lr, _ = _best(method, _first_rates(method))
-        _, adam_lr = _best(method, [(lr, adam_lr) for adam_lr in ADAM_LRS])
+        lr, _ = _best(tried, method, _first_rates(method))
+        _, adam_lr = _best(tried, method, [(lr, adam_lr) for adam_lr in ADAM_LRS])
         jobs += [_tuning_job(method, factor * lr, adam_lr) for factor in (0.5, 2.0)]
     return jobs
 
@@ -69,25 +72,25 @@ def _first_rates(method: str) -> list[tuple[float, float]]:
     return [(factor * _file_lr(method), ADAM_LRS[0]) for factor in FACTORS]
 
 
-def _best(method: str, rates: list[tuple[float, float]]) -> tuple[float, float]:
+def _best(tried: Tried, method: str, rates: list[tuple[float, float]]) -> tuple[float, float]:
     """(lr, adam_lr) of the best of a method's tuning runs at these."""
-    tried = records.read(RESULTS / "tuning")
     return min(rates, key=lambda pair: _loss(tried[tuning_name(method, *pair)]))
 
 
 def final_jobs(methods: list[str]) -> list[Job]:
+    tried = records.read(RESULTS / "tuning")
     files = [(CONFIGS / "study" / f"{method}.yaml", method, method) for method in methods]
     for file in sorted((CONFIGS / "ablations").glob("*.yaml")):
         method = load([str(file)]).config.optimizer.name
         if method in methods:
             files.append((file, method, f"ablation_{file.stem}"))
-    return [_final_job(name, file, method, seed) for seed in SEEDS for file, method, name in files]
+    runs = [(name, file, tuned(tried, method)) for file, method, name in files]
+    return [_final_job(*run, seed) for seed in SEEDS for run in runs]
 
 
-def tuned(method: str) -> tuple[float, float]:
+def tuned(tried: Tried, method: str) -> tuple[float, float]:
     """(lr, adam_lr) of the best tuning run of a method."""
-    tried = records.read(RESULTS / "tuning").items()
-    best = min((kept for name, kept in tried if name.startswith(f"{method}_lr=")), key=_loss)
+    best = min((kept for name, kept in tried.items() if name.startswith(f"{method}_lr=")), key=_loss)
     return best["summary"]["lr"], best["summary"]["adam_lr"]
 
 
@@ -109,8 +112,8 @@ def _tuning_job(method: str, lr: float, adam_lr: float) -> Job:
     return _recorded(training(name, arguments, RUNS / "tuning"), "tuning")
 
 
-def _final_job(name: str, file: Path, method: str, seed: int) -> Job:
-    lr, adam_lr = tuned(method)
+def _final_job(name: str, file: Path, rates: tuple[float, float], seed: int) -> Job:
+    lr, adam_lr = rates
     name = f"{tuning_name(name, lr, adam_lr)}_s{seed}"  # runs at rates that were best before more were tried are others
     arguments = [str(file), f"optimizer.lr={lr:g}", f"optimizer.adam_lr={adam_lr:g}", f"run.seed={seed}"]
     return _recorded(training(name, arguments, RUNS / "runs"), "runs")
