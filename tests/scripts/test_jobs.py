@@ -104,6 +104,7 @@ def test_a_signal_reaches_what_runs_and_is_waited_for(tmp_path, signum, launched
         env=os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signum, signal.SIG_DFL),  # the tests themselves may run under nohup
     )
     wait_for(tmp_path / "a" / "started")
     driver.send_signal(signum)
