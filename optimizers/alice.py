@@ -138,31 +138,33 @@ class Alice(MatrixOptimizer):
             return
         if t == 1:
             leading = subspace.leading_eigenvectors(gradient @ gradient.mT, r)
+            frame = subspace.Reflectors.of(leading)
         else:
             orthonormal = state["basis"].dtype == gradient.dtype and not group["switching"].startswith("gaussian")
-            leading = self._subspace_iteration(
+            leading, frame = self._subspace_iteration(
                 gradient, old, state.get("tracked"), group["betas"][2], orthonormal=orthonormal
             )
         leading = subspace.keep_signs(leading, old)
-        state["basis"].copy_(_switch(leading, min(group["leading"], r), group["switching"], sources))
+        state["basis"].copy_(_switch(leading, frame, min(group["leading"], r), group["switching"], sources))
 
     @staticmethod
     def _subspace_iteration(
         gradient: Tensor, old: Tensor, tracked: Tensor | None, decay: float, *, orthonormal: bool
-    ) -> Tensor:
-        """Z eigenvectors(Z^T A Z) for Z = qr(A U), A = b3 U Qt U^T + (1 - b3) G G^T, without A (m x m); `orthonormal`:
-        whether U^T U is the identity to the precision of the gradient."""
+    ) -> tuple[Tensor, subspace.Reflectors]:
+        """Z eigenvectors(Z^T A Z) for Z = qr(A U), A = b3 U Qt U^T + (1 - b3) G G^T, without A (m x m), and that QR;
+        `orthonormal`: whether U^T U is the identity to the precision of the gradient."""
         moved = gradient @ (old.mT @ gradient).mT
         if tracked is not None:
             turned = tracked if orthonormal else tracked @ (old.mT @ old)
             moved = torch.lerp(old @ turned, moved, 1 - decay)
-        frame = subspace.orthonormal(moved)
-        sigma = frame.mT @ gradient
+        frame = subspace.Reflectors.of(moved)
+        span = frame.basis()
+        sigma = span.mT @ gradient
         inner = sigma @ sigma.mT
         if tracked is not None:
-            shift = frame.mT @ old
+            shift = span.mT @ old
             inner = torch.lerp(shift @ tracked @ shift.mT, inner, 1 - decay)
-        return frame @ subspace.leading_eigenvectors(inner, inner.shape[-1])
+        return span @ subspace.leading_eigenvectors(inner, inner.shape[-1]), frame
 
     # ---- step
 
@@ -242,12 +244,14 @@ class Alice(MatrixOptimizer):
             source = subspace.generator(seed, t, index)
             if t == 1:
                 new = torch.linalg.eigh(G @ G.T).eigenvectors.flip(1)[:, :r]
+                frame = torch.linalg.qr(new, mode="complete").Q
             else:
                 A = b3 * U @ Qt @ U.T + (1 - b3) * G @ G.T
-                Z = torch.linalg.qr(A @ U).Q
+                frame = torch.linalg.qr(A @ U, mode="complete").Q
+                Z = frame[:, :r]
                 new = Z @ torch.linalg.eigh(Z.T @ A @ Z).eigenvectors.flip(1)
             new = torch.where((new * U).sum(0) < 0, -new, new)
-            U = _reference_switch(new, min(leading, r), switching, source)
+            U = _reference_switch(new, frame[:, r:], min(leading, r), switching, source)
         state["U"] = U
 
         sigma = U.T @ G
@@ -281,8 +285,11 @@ class Alice(MatrixOptimizer):
         return W.T if tall else W
 
 
-def _switch(leading: Tensor, kept: int, switching: str, sources: list[torch.Generator]) -> Tensor:
-    """[B, m, r]: the first `kept` columns of `leading`, the others drawn from each matrix's own source."""
+def _switch(
+    leading: Tensor, frame: subspace.Reflectors, kept: int, switching: str, sources: list[torch.Generator]
+) -> Tensor:
+    """[B, m, r]: the first `kept` columns of `leading`, the others drawn from each matrix's own source; `frame` is a QR
+    of any columns with the span of `leading`, for a basis of its complement."""
     m, r = leading.shape[-2:]
     drawn = r - kept
     if switching == "complement":
@@ -296,11 +303,11 @@ def _switch(leading: Tensor, kept: int, switching: str, sources: list[torch.Gene
         return torch.cat([leading[..., :kept], others.to(leading)], -1)
     if switching == "full_basis":
         rest = torch.arange(m - r).expand(len(sources), -1)
-        candidates = torch.cat([leading[..., kept:], subspace.complement_columns(leading, rest)], -1)
+        candidates = torch.cat([leading[..., kept:], frame.complement(rest)], -1)
         chosen = _draw(m - kept, drawn, sources)
         others = candidates.gather(-1, chosen.unsqueeze(-2).expand(-1, m, -1).to(leading.device))
     else:
-        others = subspace.complement_columns(leading, _draw(m - r, drawn, sources))
+        others = frame.complement(_draw(m - r, drawn, sources))
     return torch.cat([leading[..., :kept], others], -1)
 
 
@@ -309,8 +316,10 @@ def _draw(available: int, count: int, sources: list[torch.Generator]) -> Tensor:
     return torch.stack([torch.randperm(available, generator=source)[:count] for source in sources])
 
 
-def _reference_switch(leading: Tensor, kept: int, switching: str, source: torch.Generator) -> Tensor:
-    """`_switch` for one matrix [m, r], with the complement's whole basis from a complete QR."""
+def _reference_switch(
+    leading: Tensor, complement: Tensor, kept: int, switching: str, source: torch.Generator
+) -> Tensor:
+    """`_switch` for one matrix [m, r], with a whole basis of its complement [m, m - r]."""
     m, r = leading.shape
     if switching == "gaussian":
         return subspace.unit_gaussian_columns(m, r, source)
@@ -318,7 +327,6 @@ def _reference_switch(leading: Tensor, kept: int, switching: str, source: torch.
         return torch.cat([leading[:, :kept], subspace.unit_gaussian_columns(m, r - kept, source)], 1)
     if switching == "none":
         return leading
-    complement = torch.linalg.qr(leading, mode="complete").Q[:, r:]
     if switching == "full_basis":
         others = torch.cat([leading[:, kept:], complement], 1)
         return torch.cat([leading[:, :kept], others[:, torch.randperm(m - kept, generator=source)[: r - kept]]], 1)

@@ -178,7 +178,7 @@ def _iterate(state: dict[str, Tensor], side: str, axis: int) -> None:
     old = state[f"{side}_basis"]
     image = state[side] @ old
     order = (old * image).sum(-2, keepdim=True).argsort(-1, descending=True)
-    new = subspace.orthonormal(image.gather(-1, order.expand_as(image)))
+    new = torch.linalg.qr(image.gather(-1, order.expand_as(image))).Q
     new = subspace.keep_signs(new, old.gather(-1, order.expand_as(old)))
     entries = order if axis == -1 else order.mT
     state["v"].copy_(state["v"].gather(axis, entries.expand_as(state["v"])))

@@ -5,6 +5,7 @@ orthonormal columns. Everything is computed in the dtype it is given: callers ha
 """
 
 import hashlib
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,9 +55,30 @@ def project(basis: Tensor, gradient: Tensor) -> Tensor:
     return basis.mT @ gradient
 
 
-def orthonormal(columns: Tensor) -> Tensor:
-    """[B, m, r] -> [B, m, r]: an orthonormal basis of the span, by Householder QR."""
-    return torch.linalg.qr(columns).Q
+class Reflectors(NamedTuple):
+    """The complete QR of columns [B, m, r], its m x m factor held as r Householder reflectors (`torch.geqrf`)."""
+
+    vectors: Tensor
+    tau: Tensor
+
+    @classmethod
+    def of(cls, columns: Tensor) -> "Reflectors":
+        return cls(*torch.geqrf(columns))
+
+    def basis(self) -> Tensor:
+        """[B, m, r]: an orthonormal basis of the columns' span."""
+        return torch.linalg.householder_product(self.vectors, self.tau)
+
+    def complement(self, drawn: Tensor) -> Tensor:
+        """Columns `drawn` [B, k] of an orthonormal basis of the span's complement -> [B, m, k].
+
+        They are columns r..m-1 of the m x m factor, and `drawn` counts from 0 among them. Applying the reflectors to
+        unit vectors gives just those: no m x m matrix.
+        """
+        r = self.tau.shape[-1]
+        units = self.vectors.new_zeros(*self.vectors.shape[:-1], drawn.shape[-1])
+        units.scatter_(-2, (drawn + r).unsqueeze(-2).to(units.device), 1.0)
+        return torch.ormqr(self.vectors, self.tau, units)
 
 
 def keep_signs(new: Tensor, old: Tensor) -> Tensor:
@@ -67,19 +89,6 @@ def keep_signs(new: Tensor, old: Tensor) -> Tensor:
     """
     against = (new * old).sum(-2, keepdim=True) < 0
     return torch.where(against, -new, new)
-
-
-def complement_columns(basis: Tensor, drawn: Tensor) -> Tensor:
-    """Columns `drawn` [B, k] of an orthonormal basis of the complement of `basis` [B, m, r] -> [B, m, k].
-
-    The complement's basis is columns r..m-1 of the complete QR of `basis`, and `drawn` counts from 0 among
-    them. Applying the Householder reflectors to unit vectors gives just those columns: no m x m matrix.
-    """
-    m, r = basis.shape[-2:]
-    reflectors, tau = torch.geqrf(basis)
-    units = torch.zeros(*basis.shape[:-2], m, drawn.shape[-1], dtype=basis.dtype, device=basis.device)
-    units.scatter_(-2, (drawn + r).unsqueeze(-2).to(basis.device), 1.0)
-    return torch.ormqr(reflectors, tau, units)
 
 
 def unit_gaussian_columns(rows: int, columns: int, source: torch.Generator) -> Tensor:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from optimizers.scaling import fixed_point
-from optimizers.subspace import complement_columns, leading_eigenvectors
+from optimizers.subspace import Reflectors, leading_eigenvectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +231,7 @@ def alice_switched(fisher: Fisher, rank: int, leading: int, source: torch.Genera
     """
     vectors = fisher.left_eigenbasis.left
     rest = fisher.m - rank
-    complement = complement_columns(vectors[None, :, :rank], torch.arange(rest)[None])[0]
+    complement = Reflectors.of(vectors[None, :, :rank]).complement(torch.arange(rest)[None])[0]
     order = torch.randperm(rest, generator=source)
     drawn, left_out = complement[:, order[: rank - leading]], complement[:, order[rank - leading :]]
     return _compensated(

@@ -53,5 +53,5 @@ def test_proposition_4_a_basis_from_the_tracked_state_alone_never_moves():
     outside = frame[:, RANK:].T
     assert (outside @ subspace.leading_eigenvectors(true, RANK)).norm() ** 2 > RANK * (1 - 1e-12)
     assert (outside @ subspace.leading_eigenvectors(tracked, RANK)).norm() < 1e-12
-    drawn = subspace.complement_columns(basis[None], torch.tensor([[0]]))[0]
+    drawn = subspace.Reflectors.of(basis[None]).complement(torch.tensor([[0]]))[0]
     assert (outside @ drawn).norm() > 1 - 1e-12
