@@ -145,7 +145,8 @@ class Alice(MatrixOptimizer):
                 gradient, old, state.get("tracked"), group["betas"][2], orthonormal=orthonormal
             )
         leading = subspace.keep_signs(leading, old)
-        state["basis"].copy_(_switch(leading, frame, min(group["leading"], r), group["switching"], sources))
+        drawn = _drawn_columns(leading, frame, min(group["leading"], r), group["switching"], sources)
+        torch.cat([leading[..., : r - drawn.shape[-1]], drawn], -1, out=state["basis"])
 
     @staticmethod
     def _subspace_iteration(
@@ -285,30 +286,21 @@ class Alice(MatrixOptimizer):
         return W.T if tall else W
 
 
-def _switch(
+def _drawn_columns(
     leading: Tensor, frame: subspace.Reflectors, kept: int, switching: str, sources: list[torch.Generator]
 ) -> Tensor:
-    """[B, m, r]: the first `kept` columns of `leading`, the others drawn from each matrix's own source; `frame` is a QR
-    of any columns with the span of `leading`, for a basis of its complement."""
+    """[B, m, r - kept]: what takes the place of the other columns of `leading` [B, m, r], drawn from each matrix's own
+    source; fewer where there are fewer to draw from. `frame` is a QR of any columns with the span of `leading`."""
     m, r = leading.shape[-2:]
-    drawn = r - kept
-    if switching == "complement":
-        # Where the complement is too small to draw from, the next leading columns fill up.
-        kept = max(kept, 2 * r - m)
-        drawn = r - kept
-    if switching == "none" or drawn == 0:
-        return leading
     if switching == "gaussian_mix":
-        others = torch.stack([subspace.unit_gaussian_columns(m, drawn, source) for source in sources])
-        return torch.cat([leading[..., :kept], others.to(leading)], -1)
+        return torch.stack([subspace.unit_gaussian_columns(m, r - kept, source) for source in sources]).to(leading)
     if switching == "full_basis":
         rest = torch.arange(m - r).expand(len(sources), -1)
         candidates = torch.cat([leading[..., kept:], frame.complement(rest)], -1)
-        chosen = _draw(m - kept, drawn, sources)
-        others = candidates.gather(-1, chosen.unsqueeze(-2).expand(-1, m, -1).to(leading.device))
-    else:
-        others = frame.complement(_draw(m - r, drawn, sources))
-    return torch.cat([leading[..., :kept], others], -1)
+        chosen = _draw(m - kept, r - kept, sources).unsqueeze(-2).expand(-1, m, -1)
+        return candidates.gather(-1, chosen.to(leading.device))
+    count = min(r - kept, m - r) if switching == "complement" else 0
+    return frame.complement(_draw(m - r, count, sources)) if count else leading[..., r:]
 
 
 def _draw(available: int, count: int, sources: list[torch.Generator]) -> Tensor:
