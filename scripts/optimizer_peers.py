@@ -25,6 +25,8 @@ def peers() -> dict[str, tuple[str, Make]]:
             found |= add()
         except ImportError:
             continue
+    if not torch.cuda.is_available():  # others' Muon multiplies in bfloat16, minutes a step without its hardware
+        found = {name: peer for name, peer in found.items() if peer[0] != "muon"}
     return found
 
 
