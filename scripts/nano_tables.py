@@ -91,16 +91,12 @@ def tuning_table(tuning: Runs) -> Table:
     rows = []
     for row, tried in tuning.items():
         best = min(tried, key=lambda run: run["summary"]["final_loss"])
-        rates = sorted({run["summary"]["lr"] for run in tried})
-        adam_rates = sorted({run["summary"]["adam_lr"] for run in tried})
-        edges = [
-            name
-            for name, value, values in (
-                ("lr", best["summary"]["lr"], rates),
-                ("adam_lr", best["summary"]["adam_lr"], adam_rates),
-            )
-            if len(values) > 1 and value in (values[0], values[-1])
-        ]
+        edges = []
+        for rate, other in (("lr", "adam_lr"), ("adam_lr", "lr")):
+            beside = [run for run in tried if run["summary"][other] == best["summary"][other]]
+            values = sorted({run["summary"][rate] for run in beside})
+            if len(values) > 1 and best["summary"][rate] in (values[0], values[-1]):
+                edges.append(rate)
         cells = " · ".join(
             f"{run['summary']['lr']:g}/{run['summary']['adam_lr']:g}: {run['summary']['final_perplexity']:.1f}"
             for run in sorted(tried, key=lambda run: (run["summary"]["lr"], run["summary"]["adam_lr"]))
@@ -114,7 +110,7 @@ def tuning_table(tuning: Runs) -> Table:
         "Learning rates tried at nano size, 0.5M tokens, seed 0",
         "lr/adam_lr: perplexity. First the method's rate at the paper's value times 1/8 to 2, then other rates of the "
         "parameters that Adam steps, then half and twice the method's rate. At the edge: the best is the smallest or "
-        "largest tried.",
+        "largest of those tried with the same other rate.",
         ["method", "lr", "adam_lr", "at the edge", "ppl", "tried"],
         rows,
         "nano",

@@ -177,6 +177,22 @@ def test_nano_tables_hold_every_row_and_the_claims_follow_the_numbers(tmp_path, 
     assert [row for row in cells(claims) if "Spearman" in row["nano"]]
 
 
+@pytest.mark.parametrize(
+    ("losses", "edges"),
+    [
+        ({(1, 0.01): 3, (2, 0.01): 2, (4, 0.01): 4, (2, 0.03): 5, (2, 0.003): 6}, ""),
+        ({(1, 0.01): 3, (2, 0.01): 2, (4, 0.003): 4, (2, 0.03): 5, (2, 0.003): 6}, "lr"),  # 4 was another adam_lr's
+        ({(1, 0.01): 3, (2, 0.01): 2, (2, 0.03): 5}, "lr adam_lr"),
+    ],
+)
+def test_a_best_rate_is_at_the_edge_of_those_tried_with_the_same_other_rate(losses, edges):
+    tried = [
+        {"summary": {"lr": lr, "adam_lr": adam_lr, "final_loss": loss, "final_perplexity": loss}}
+        for (lr, adam_lr), loss in losses.items()
+    ]
+    assert nano_tables.tuning_table({"adam": tried}).rows[0][1:4] == ["2", "0.01", edges]
+
+
 def test_tables_are_the_same_bytes_again_and_readable_as_csv(tmp_path):
     rows = [{"a": "1", "b, c": 'x "y"'}, {"a": "2", "b, c": ""}]
     collect_results.write("# T", "note", rows, tmp_path / "one")
