@@ -154,7 +154,8 @@ def load(argv: list[str]) -> Invocation:
                 f"unknown flag {argument}; usage: train.py [FILE.yaml ...] [key=value ...] [--plan | --plan=json]"
             )
         else:
-            (overrides if "=" in argument else files).append(argument)
+            is_override = "=" in argument and not Path(argument).is_file()  # a folder may be named after a setting
+            (overrides if is_override else files).append(argument)
     sources = Sources()
     for file in files or ["configs/quickstart.yaml"]:
         sources.add_file(file)

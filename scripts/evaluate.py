@@ -28,7 +28,7 @@ from training.progress import perplexity, set_up_logging
 
 def settings(arguments: list[str]) -> Config:
     """The settings of the run folder `arguments[0]`, changed by the rest. Raises SettingsError."""
-    if not arguments or "=" in arguments[0]:
+    if not arguments or ("=" in arguments[0] and not Path(arguments[0]).is_dir()):
         raise SettingsError("name a run folder: scripts/evaluate.py RUN [key=value ...]")
     run, *changes = arguments
     model = Path(run, "model")
