@@ -167,6 +167,9 @@ def test_evaluate_a_finished_run(whole_run, text, tmp_path, capsys):
     assert evaluate_script.main([str(whole_run)]) == 0
     ours = capsys.readouterr().out
     assert ours.startswith(f"perplexity {rows_of(whole_run, 'eval')[-1]['perplexity']:.4f}, GaLore's ")
+    (tmp_path / "optimizer.lr=1").symlink_to(whole_run)
+    assert evaluate_script.main([str(tmp_path / "optimizer.lr=1")]) == 0
+    assert capsys.readouterr().out == ours
     other = f"data.eval_path={text}/train.jsonl"
     assert evaluate_script.main([str(whole_run), "data=files", other, "data.eval_tokens=500"]) == 0
     assert capsys.readouterr().out != ours

@@ -82,6 +82,13 @@ def test_a_file_is_found_from_the_working_directory_first(tmp_path, monkeypatch)
     assert "required" in refusal("configs/quickstart.yaml")  # the one in the working directory
 
 
+def test_a_file_may_lie_in_a_folder_named_after_a_setting(tmp_path):
+    (tmp_path / "optimizer.lr=0.01").mkdir()
+    file = tmp_path / "optimizer.lr=0.01" / "config.yaml"
+    file.write_text("train: {steps: 7}\n")
+    assert config("configs/quickstart.yaml", str(file)).train.steps == 7
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizer_options_come_from_the_signature(name):
     given = schema.optimizer_options(config(f"optimizer={name}").optimizer)
