@@ -289,8 +289,9 @@ class Alice(MatrixOptimizer):
 def _drawn_columns(
     leading: Tensor, frame: subspace.Reflectors, kept: int, switching: str, sources: list[torch.Generator]
 ) -> Tensor:
-    """[B, m, r - kept]: what takes the place of the other columns of `leading` [B, m, r], drawn from each matrix's own
-    source; fewer where there are fewer to draw from. `frame` is a QR of any columns with the span of `leading`."""
+    """[B, m, up to r - kept]: what replaces the last columns of `leading` [B, m, r], drawn from each matrix's own
+    source. Where the complement is too small to draw so many from, the next leading columns stay. `frame` is a QR of
+    any columns with the span of `leading`."""
     m, r = leading.shape[-2:]
     if switching == "gaussian_mix":
         return torch.stack([subspace.unit_gaussian_columns(m, r - kept, source) for source in sources]).to(leading)
@@ -311,7 +312,7 @@ def _draw(available: int, count: int, sources: list[torch.Generator]) -> Tensor:
 def _reference_switch(
     leading: Tensor, complement: Tensor, kept: int, switching: str, source: torch.Generator
 ) -> Tensor:
-    """`_switch` for one matrix [m, r], with a whole basis of its complement [m, m - r]."""
+    """The new basis of one matrix from `leading` [m, r] and a whole basis of its complement [m, m - r]."""
     m, r = leading.shape
     if switching == "gaussian":
         return subspace.unit_gaussian_columns(m, r, source)
