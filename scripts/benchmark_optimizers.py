@@ -272,7 +272,8 @@ def draw(rows: list[dict], conditions: str, path: Path) -> None:
     axes.plot([row["bound_ms"] for row in rows], places, "k|", markersize=9, label="lower bound")
     axes.set_yticks(places, [row["optimizer"] for row in rows], fontsize=8)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    crowded = rows[0]["step_ms"] > 1000 * rows[-1]["step_ms"]
+    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if crowded else (1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("ms a step, without refresh (blue: this repository)")
