@@ -10,8 +10,10 @@ books' as well. The stages, each of which needs the ones before:
     lr           every method of configs/experiment/nano/study at its rate there times 1/8, 1/4, 1/2, 1, 2; 0.5M tokens
     adam_lr      at the best of these, three other rates of the parameters that Adam steps
     lr_again     at the best of those, the method's rate times 1/2 and 2: the first stage's best depends on adam_lr
-    final        with the best of all, 2M tokens, and configs/experiment/nano/ablations at the rates of the method they
-                 change; seeds 0, 1 and 2, each for all of them before the next
+    doubled      with the best of all, 2M tokens, seed 0; then at twice the method's rate, again and again while that
+                 is better: longer runs want larger rates, and not all methods alike
+    final        with the best of these, and configs/experiment/nano/ablations at the rates of the method they change;
+                 seeds 0, 1 and 2, each for all of them before the next
 
 Records of finished runs go to results/nano/tuning and results/nano/runs. A run that has one counts as finished, on any
 machine; interrupted runs go on when the same command is given again.
@@ -19,6 +21,7 @@ machine; interrupted runs go on when the same command is given again.
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,14 +33,14 @@ from scripts.jobs import Job, run_all, training  # noqa: E402
 
 CONFIGS = Path("configs/experiment/nano")
 RUNS, RESULTS = Path("runs/nano"), Path("results/nano")
-STAGES = ("text", "lr", "adam_lr", "lr_again", "final")
+STAGES = ("text", "lr", "adam_lr", "lr_again", "doubled", "final")
 FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0)  # of the learning rate in a method's file
 ADAM_LRS = (0.003, 0.01, 0.03, 0.1)  # the first is the one that `lr` is tuned with
 TUNING_STEPS = 250
 SEEDS = (0, 1, 2)
 HELD_OUT_TOKENS = 100_000
 
-Tried = dict[str, records.Record]  # by the names of `tuning_name`
+Tried = dict[str, records.Record]  # by name
 
 
 def methods() -> list[str]:
@@ -77,21 +80,39 @@ def _best(tried: Tried, method: str, rates: list[tuple[float, float]]) -> tuple[
     return min(rates, key=lambda pair: _loss(tried[tuning_name(method, *pair)]))
 
 
+def doubled_jobs(methods: list[str]) -> list[Job]:
+    """The runs that are known to be needed so far: each that ends at a better loss calls for one more."""
+    tried, runs = records.read(RESULTS / "tuning"), records.read(RESULTS / "runs")
+    wanted = ((method, rates) for method in methods for rates in _long_rates(method, tried, runs))
+    return [_final_job(method, _study_file(method), rates, SEEDS[0]) for method, rates in wanted]
+
+
+def _long_rates(method: str, tried: Tried, runs: Tried) -> list[tuple[float, float]]:
+    """(lr, adam_lr) to train with for 2M tokens on the first seed: the best of the tuning runs, then lr doubled as
+    often as that was better than all before."""
+    best = min((kept for name, kept in tried.items() if name.startswith(f"{method}_lr=")), key=_loss)["summary"]
+    lr, adam_lr = best["lr"], best["adam_lr"]
+    rates, lowest = [(lr, adam_lr)], float("inf")
+    while (kept := runs.get(_final_name(method, lr, adam_lr, SEEDS[0]))) and _loss(kept) < lowest:
+        lowest = _loss(kept)
+        lr *= 2
+        rates.append((lr, adam_lr))
+    return rates
+
+
 def final_jobs(methods: list[str]) -> list[Job]:
-    tried = records.read(RESULTS / "tuning")
-    files = [(CONFIGS / "study" / f"{method}.yaml", method, method) for method in methods]
+    tried, runs, best = records.read(RESULTS / "tuning"), records.read(RESULTS / "runs"), {}
+    for method in methods:
+        losses = {
+            rates: _loss(runs[_final_name(method, *rates, SEEDS[0])]) for rates in _long_rates(method, tried, runs)
+        }
+        best[method] = min(losses, key=losses.get)
+    files = [(_study_file(method), method, method) for method in methods]
     for file in sorted((CONFIGS / "ablations").glob("*.yaml")):
         method = load([str(file)]).config.optimizer.name
         if method in methods:
             files.append((file, method, f"ablation_{file.stem}"))
-    runs = [(name, file, tuned(tried, method)) for file, method, name in files]
-    return [_final_job(*run, seed) for seed in SEEDS for run in runs]
-
-
-def tuned(tried: Tried, method: str) -> tuple[float, float]:
-    """(lr, adam_lr) of the best tuning run of a method."""
-    best = min((kept for name, kept in tried.items() if name.startswith(f"{method}_lr=")), key=_loss)
-    return best["summary"]["lr"], best["summary"]["adam_lr"]
+    return [_final_job(name, file, best[method], seed) for seed in SEEDS for file, method, name in files]
 
 
 def _loss(kept: records.Record) -> float:
@@ -99,11 +120,15 @@ def _loss(kept: records.Record) -> float:
 
 
 def _file_lr(method: str) -> float:
-    return load([str(CONFIGS / "study" / f"{method}.yaml")]).config.optimizer.lr
+    return load([str(_study_file(method))]).config.optimizer.lr
+
+
+def _study_file(method: str) -> Path:
+    return CONFIGS / "study" / f"{method}.yaml"
 
 
 def _tuning_job(method: str, lr: float, adam_lr: float) -> Job:
-    file = CONFIGS / "study" / f"{method}.yaml"
+    file = _study_file(method)
     arguments = [str(file), f"train.steps={TUNING_STEPS}", "train.eval_every=0"]
     if load([str(file)]).config.optimizer.__dict__.get("rank"):  # a basis's life is a share of the run's
         arguments.append(f"optimizer.update_interval={TUNING_STEPS // 20}")
@@ -114,9 +139,13 @@ def _tuning_job(method: str, lr: float, adam_lr: float) -> Job:
 
 def _final_job(name: str, file: Path, rates: tuple[float, float], seed: int) -> Job:
     lr, adam_lr = rates
-    name = f"{tuning_name(name, lr, adam_lr)}_s{seed}"  # runs at rates that were best before more were tried are others
+    name = _final_name(name, lr, adam_lr, seed)
     arguments = [str(file), f"optimizer.lr={lr:g}", f"optimizer.adam_lr={adam_lr:g}", f"run.seed={seed}"]
     return _recorded(training(name, arguments, RUNS / "runs"), "runs")
+
+
+def _final_name(name: str, lr: float, adam_lr: float, seed: int) -> str:
+    return f"{tuning_name(name, lr, adam_lr)}_s{seed}"
 
 
 def _recorded(job: Job, kind: str) -> Job:
@@ -165,19 +194,33 @@ def main() -> int:
     chosen = arguments.only.split(",")
     if unknown := set(chosen) - set(methods()):
         parser.error(f"--only {unknown.pop()}: no file of {CONFIGS / 'study'}")
-    stages = {"lr": lr_jobs, "adam_lr": adam_lr_jobs, "lr_again": lr_again_jobs, "final": final_jobs}
+    stages = {
+        "lr": lr_jobs,
+        "adam_lr": adam_lr_jobs,
+        "lr_again": lr_again_jobs,
+        "doubled": doubled_jobs,
+        "final": final_jobs,
+    }
     for stage in STAGES[: STAGES.index(arguments.until) + 1]:
         if stage == "text":
             code = make_text(arguments.corpora)
         else:
             keep()
             print(f"stage {stage}", flush=True)
-            code = run_all(stages[stage](chosen), at_once=arguments.jobs)
-            code = code or run_all(evaluation_jobs(), at_once=arguments.jobs)
-            keep()
+            code = run_stage(stages[stage], chosen, arguments.jobs)
         if code:
             return code
     return 0
+
+
+def run_stage(jobs: Callable[[list[str]], list[Job]], methods: list[str], at_once: int) -> int:
+    """Run what `jobs` names, and again what it names then, until it names no more."""
+    while True:
+        named = jobs(methods)
+        code = run_all(named, at_once=at_once) or run_all(evaluation_jobs(), at_once=at_once)
+        keep()
+        if code or len(jobs(methods)) == len(named):
+            return code
 
 
 def keep() -> None:

@@ -52,6 +52,13 @@ def test_the_best_settings_are_those_with_the_lowest_mean_not_the_luckiest_run()
     for one in steady:
         one["summary"]["config_hash"] = "b"
     assert comparison.best_settings([*lucky, *steady]) == steady
+    # A single run of other settings is held against the runs of its seed alone.
+    assert comparison.best_settings([lucky[0], *steady]) == lucky[:1]
+    assert comparison.best_settings([lucky[1], *steady]) == steady
+    third = [run([2.55], seed=0), run([9.0], seed=1), run([9.0], seed=2)]
+    for one in third:
+        one["summary"]["config_hash"] = "c"
+    assert comparison.best_settings([*steady[1:], *third]) == steady[1:]
 
 
 def write_run(folder, steps=1000, finished=True):
@@ -224,7 +231,8 @@ def test_corpora_are_mixed_without_loss_and_the_same_every_time(tmp_path, monkey
 
 def test_the_study_tunes_every_method_on_as_many_rates_and_trains_with_the_best(tmp_path, monkeypatch):
     monkeypatch.setattr(nano_study, "RESULTS", tmp_path)
-    methods = nano_study.methods()
+    methods = ["adam", "alice", "galore_last_layer_adam", "racs"]
+    assert set(methods) < set(nano_study.methods())
     first = nano_study.lr_jobs(methods)
     assert len(first) == len(methods) * len(nano_study.FACTORS)
     for job in first:  # the second rate is the best, and then the smallest of Adam's
@@ -245,10 +253,28 @@ def test_the_study_tunes_every_method_on_as_many_rates_and_trains_with_the_best(
     third = [job.name for job in nano_study.lr_again_jobs(methods)]  # 0.01 of adam_lr and the second rate were best
     assert len(third) == 2 * len(methods)
     assert {"alice_lr=0.0025_adam_lr=0.01", "alice_lr=0.01_adam_lr=0.01"} <= set(third)
+
+    def end(job, loss):
+        records.write({"summary": {"final_loss": loss}}, job.proof)
+
+    # For 2M tokens the rate is doubled while that is better: never for the others, once for Adam.
+    begun = nano_study.doubled_jobs(methods)
+    assert len(begun) == len(methods) and "adam_lr=0.00025_adam_lr=0.01_s0" in {job.name for job in begun}
+    for job in begun:
+        end(job, 3.0)
+    twice = nano_study.doubled_jobs(methods)[1::2]
+    assert "alice_lr=0.01_adam_lr=0.01_s0" in {job.name for job in twice}
+    for job in twice:
+        end(job, 2.0 if job.name.startswith("adam_lr") else 3.0)
+    (last,) = {job.name for job in nano_study.doubled_jobs(methods)} - {job.name for job in [*begun, *twice]}
+    assert last == "adam_lr=0.001_adam_lr=0.01_s0"
+    end(next(job for job in nano_study.doubled_jobs(methods) if job.name == last), 2.5)
+    assert len(nano_study.doubled_jobs(methods)) == 2 * len(methods) + 1
     finals = {job.name: job for job in nano_study.final_jobs(methods)}
     assert len(finals) == 3 * (len(methods) + 10)
     alice = finals["alice_lr=0.005_adam_lr=0.01_s2"].command
     assert {"optimizer.lr=0.005", "optimizer.adam_lr=0.01", "run.seed=2"} <= set(alice)
     assert {"optimizer.lr=0.005", "run.seed=0"} <= set(finals["ablation_gaussian_lr=0.005_adam_lr=0.01_s0"].command)
+    assert "adam_lr=0.0005_adam_lr=0.01_s1" in finals
     # A study that is cut has whole tables of fewer seeds.
     assert [name.rpartition("_s")[2] for name in finals] == sorted(name.rpartition("_s")[2] for name in finals)
