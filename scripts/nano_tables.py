@@ -28,10 +28,11 @@ Runs = dict[str, list[Record]]
 
 
 def nano_tables() -> list[Table]:
-    runs = {row: comparison.best_settings(found) for row, found in by_row(records.read(NANO / "runs").values()).items()}
+    finished = by_row(records.read(NANO / "runs").values())
+    runs = {row: comparison.best_settings(found) for row, found in finished.items()}
     tuning = by_row(records.read(NANO / "tuning").values())
     pace = step_seconds()
-    return [nano_table_2(runs, pace), table_5(runs, MODEL, "nano"), tuning_table(tuning), claims(runs, pace)]
+    return [nano_table_2(runs, pace), table_5(runs, MODEL, "nano"), tuning_table(tuning, finished), claims(runs, pace)]
 
 
 def step_seconds() -> dict[str, float]:
@@ -87,7 +88,8 @@ def nano_table_2(runs: Runs, pace: dict[str, float]) -> Table:
     )  # fmt: skip
 
 
-def tuning_table(tuning: Runs) -> Table:
+def tuning_table(tuning: Runs, finished: Runs) -> Table:
+    """Every rate tried, in short runs and, on the first seed, in `finished` ones."""
     rows = []
     for row, tried in tuning.items():
         best = min(tried, key=lambda run: run["summary"]["final_loss"])
@@ -97,23 +99,28 @@ def tuning_table(tuning: Runs) -> Table:
             values = sorted({run["summary"][rate] for run in beside})
             if len(values) > 1 and best["summary"][rate] in (values[0], values[-1]):
                 edges.append(rate)
-        cells = " · ".join(
-            f"{run['summary']['lr']:g}/{run['summary']['adam_lr']:g}: {run['summary']['final_perplexity']:.1f}"
-            for run in sorted(tried, key=lambda run: (run["summary"]["lr"], run["summary"]["adam_lr"]))
-        )
+        long = [run for run in finished.get(row, []) if run["summary"]["seed"] == 0]
         rows.append(
             [style(row).label, f"{best['summary']['lr']:g}", f"{best['summary']['adam_lr']:g}", " ".join(edges),
-             text(best["summary"]["final_perplexity"], 1), cells]
+             text(best["summary"]["final_perplexity"], 1), _rates(tried), _rates(long)]
         )  # fmt: skip
     return Table(
         "tuning",
-        "Learning rates tried at nano size, 0.5M tokens, seed 0",
-        "lr/adam_lr: perplexity. First the method's rate at the paper's value times 1/8 to 2, then other rates of the "
-        "parameters that Adam steps, then half and twice the method's rate. At the edge: the best is the smallest or "
-        "largest of those tried with the same other rate.",
-        ["method", "lr", "adam_lr", "at the edge", "ppl", "tried"],
+        "Learning rates tried at nano size, seed 0",
+        "lr/adam_lr: perplexity. With 0.5M tokens first the method's rate at the paper's value times 1/8 to 2, then "
+        "other rates of the parameters that Adam steps, then half and twice the method's rate; lr, adam_lr and ppl are "
+        "of the best. At the edge: it is the smallest or largest of those tried with the same other rate. With 2M "
+        "tokens at these, and at twice the method's rate, again while that is better.",
+        ["method", "lr", "adam_lr", "at the edge", "ppl", "0.5M tokens", "2M tokens"],
         rows,
         "nano",
+    )
+
+
+def _rates(runs: Sequence[Record]) -> str:
+    return " · ".join(
+        f"{run['summary']['lr']:g}/{run['summary']['adam_lr']:g}: {run['summary']['final_perplexity']:.1f}"
+        for run in sorted(runs, key=lambda run: (run["summary"]["lr"], run["summary"]["adam_lr"]))
     )
 
 

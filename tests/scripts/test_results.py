@@ -197,7 +197,18 @@ def test_a_best_rate_is_at_the_edge_of_those_tried_with_the_same_other_rate(loss
         {"summary": {"lr": lr, "adam_lr": adam_lr, "final_loss": loss, "final_perplexity": loss}}
         for (lr, adam_lr), loss in losses.items()
     ]
-    assert nano_tables.tuning_table({"adam": tried}).rows[0][1:4] == ["2", "0.01", edges]
+    assert nano_tables.tuning_table({"adam": tried}, {}).rows[0][1:4] == ["2", "0.01", edges]
+
+
+def test_the_tuning_table_has_the_rates_of_the_first_seeds_long_runs():
+    def at(lr, seed, perplexity):
+        return {"summary": {"lr": lr, "adam_lr": 0.1, "final_loss": perplexity, "final_perplexity": perplexity,
+                            "seed": seed}}  # fmt: skip
+
+    long = [at(0.04, 0, 8), at(0.02, 0, 9), at(0.04, 1, 7)]
+    assert nano_tables.tuning_table({"alice": [at(0.02, 0, 20)]}, {"alice": long}).rows == [
+        ["Alice", "0.02", "0.1", "", "20.0", "0.02/0.1: 20.0", "0.02/0.1: 9.0 · 0.04/0.1: 8.0"]
+    ]
 
 
 def test_tables_are_the_same_bytes_again_and_readable_as_csv(tmp_path):
