@@ -152,10 +152,12 @@ def claims(runs: Runs, pace: dict[str, float]) -> Table:
     for row, printed in (("alice", "2.22x in steps at 60M"), ("racs", "ahead of Adam")):
         if row in runs and adam:
             steps = comparison.speed_ups(runs[row], adam, crossed)
-            spread = _spread if all(steps) else among
-            shown = f"{spread(steps)}x in steps"
-            if row in pace and "adam" in pace:
-                shown += f", {spread([ratio * pace['adam'] / pace[row] for ratio in steps])}x in seconds"
+            shown = "never there"
+            if any(steps):
+                spread = _spread if all(steps) else among
+                shown = f"{spread(steps)}x in steps"
+                if row in pace and "adam" in pace:
+                    shown += f", {spread([ratio * pace['adam'] / pace[row] for ratio in steps])}x in seconds"
             claim = f"{style(row).label} is sooner at tuned Adam's final loss"
             rows.append([claim, printed, shown, _verdict(statistics.fmean(steps) > 1)])
     return Table(

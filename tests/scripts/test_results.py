@@ -211,6 +211,15 @@ def test_the_tuning_table_has_the_rates_of_the_first_seeds_long_runs():
     ]
 
 
+def test_a_claim_says_that_a_row_never_reaches_adams_loss():
+    runs = {
+        "adam": [kept(NANO / "study" / "adam.yaml", 0, 100)],
+        "alice": [kept(NANO / "study" / "alice.yaml", 0, 110)],
+    }
+    (claim,) = cells(nano_tables.claims(runs, {}), claim="Alice is sooner at tuned Adam's final loss")
+    assert (claim["nano"], claim["holds"]) == ("never there", "no")
+
+
 def test_tables_are_the_same_bytes_again_and_readable_as_csv(tmp_path):
     rows = [{"a": "1", "b, c": 'x "y"'}, {"a": "2", "b, c": ""}]
     collect_results.write("# T", "note", rows, tmp_path / "one")
