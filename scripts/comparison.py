@@ -21,16 +21,15 @@ def perplexities(runs: Sequence[Record]) -> list[float]:
 
 def best_settings(runs: Sequence[Record]) -> list[Record]:
     """Those of one config hash, by seed: the settings with the lowest mean of the final loss over the seeds that all
-    settings have (over each one's own where they share none); the most seeds among equals."""
+    settings have (over each one's own where they share none)."""
     alike: dict[str, dict[int, Record]] = {}
     for run in runs:
         alike.setdefault(run["summary"]["config_hash"], {})[run["summary"]["seed"]] = run
     shared = set.intersection(*map(set, alike.values()))
-
-    def rank(seeds: dict[int, Record]) -> tuple[float, int]:
-        return statistics.fmean(seeds[seed]["summary"]["final_loss"] for seed in shared or seeds), -len(seeds)
-
-    best = min(alike.values(), key=rank)
+    best = min(
+        alike.values(),
+        key=lambda seeds: statistics.fmean(seeds[seed]["summary"]["final_loss"] for seed in shared or seeds),
+    )
     return [best[seed] for seed in sorted(best)]
 
 

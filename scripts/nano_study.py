@@ -215,12 +215,12 @@ def main() -> int:
 
 def run_stage(jobs: Callable[[list[str]], list[Job]], methods: list[str], at_once: int) -> int:
     """Run what `jobs` names, and again what it names then, until it names no more."""
-    while True:
-        named = jobs(methods)
+    named, before, code = jobs(methods), 0, 0
+    while not code and len(named) > before:
         code = run_all(named, at_once=at_once) or run_all(evaluation_jobs(), at_once=at_once)
         keep()
-        if code or len(jobs(methods)) == len(named):
-            return code
+        named, before = jobs(methods), len(named)
+    return code
 
 
 def keep() -> None:
