@@ -26,7 +26,8 @@ def plan(config: Any) -> dict[str, Any]:
     (weights and optimizer state).
 
     Counted from the eager graph, for `micro_batch_rows` x length = P positions, in bytes, with b bytes an element,
-    width h, MLP width f, heads a, vocabulary V. Temporary buffers of single operations are left out:
+    width h, MLP width f, heads a, vocabulary V. Rows that end in padding take less: it is left out (unpadding.py).
+    Temporary buffers of single operations are left out:
       a layer keeps P (8 h + 8 b h + 4 b f + 4 a + 8): two norms (a float32 input and 4 bytes of scale each, the
         normalised values, the output), q, k, v and the attention's output, its 4 a of log-sums, four MLP tensors;
       `activation_bytes` = layers x that, and P (4 h + 2 b h + 4) for the final norm and the loss's gradient of it;

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from models import unpadding
+
 # Positions whose logits exist at once. On a CPU (float32, one thread, 2,048 positions) 512 and 1,024 are equally
 # fast: 0.6-0.65 of the time of plain logits at vocabularies of 4,096 and 32,000, where torch's automatic choice for
 # float32 takes chunks of 32 to 64 rows and up to 1.15 of it. For 65,536 positions of a 512-wide model on CUDA the
@@ -38,41 +40,55 @@ class LlamaForCausalLM(transformers.LlamaForCausalLM):
 
     _compiled = False
 
-    def hidden_states(self, input_ids: Tensor) -> Tensor:
-        """Final normed hidden states [rows, length, hidden] of `input_ids` [rows, length].
+    def hidden_states(self, input_ids: Tensor, needed: Tensor | None = None) -> Tensor:
+        """Final normed hidden states [rows, length, hidden] of `input_ids` [rows, length], or, as one row
+        [1, N, hidden], those of the positions `needed` (of `unpadding.needed_positions`).
 
         Calls the layers of `LlamaModel` itself: its own forward looks for packed sequences in the position ids, which
         synchronises with the device at every call, and builds a causal mask [rows, 1, length, length] when compiled.
         Without a mask the layers use scaled_dot_product_attention(is_causal=True).
         """
-        decoder = self.model
+        decoder, rows = self.model, tuple(input_ids.shape)
+        if needed is None:
+            positions = torch.arange(rows[1], device=input_ids.device).unsqueeze(0)
+        else:
+            positions = (needed % rows[1]).unsqueeze(0)
+            input_ids = input_ids.flatten()[needed].unsqueeze(0)
         hidden = decoder.embed_tokens(input_ids)
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device).unsqueeze(0)
         rotary = decoder.rotary_emb(hidden, position_ids=positions)
+        if needed is not None and self._compiled:
+            # One graph for every N, chosen for the most there can be: for the N that comes first, a resumed run would
+            # get other kernels.
+            for tensor, dimension in ((hidden, 1), (needed, 0), *((part, 1) for part in rotary)):
+                torch._dynamo.mark_dynamic(tensor, dimension, hint_override=rows[0] * rows[1])
         for layer in decoder.layers:
-            hidden = layer(hidden, position_embeddings=rotary)
+            hidden = layer(hidden, position_embeddings=rotary, needed=needed, rows=rows)
         return decoder.norm(hidden)
 
-    def forward(self, input_ids: Tensor, labels: Tensor) -> Loss:
+    def forward(self, input_ids: Tensor, labels: Tensor, needed: Tensor | None = None) -> Loss:
         """Sum of the next-token losses of one micro-batch.
 
         Args:
             input_ids: int64 [rows, length].
             labels: int64 [rows, length], not shifted: position i is predicted from positions before i. -100 is no
                 target. The number of targets is `(labels[:, 1:] != -100).sum()`.
+            needed: `unpadding.needed_positions(labels)`, which saves the work on padding. It is not made here
+                because its size is known on the CPU without waiting for a device.
         """
         # Evaluations have a mode and shapes of their own: to compile for them takes longer than they do.
         eager = self._compiled and not torch.is_grad_enabled()
         with torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext():
-            hidden = self.hidden_states(input_ids)
+            hidden = self.hidden_states(input_ids, needed)
         # Shifting the labels instead of the hidden states leaves the large tensor a view.
-        targets = F.pad(labels[:, 1:], (0, 1), value=-100)
+        targets = F.pad(labels[:, 1:], (0, 1), value=-100).flatten()
+        if needed is not None:
+            targets = targets[needed]
         # A bfloat16 sum comes back in bfloat16 (2,873 of it as 2,864 or 2,880), so low precision sums the single
         # losses in float32. Their rounding averages out; the price is a fourth product, logits again in backward.
         loss = F.linear_cross_entropy(
             hidden.flatten(0, 1),
             self.lm_head.weight,
-            targets.flatten(),
+            targets,
             reduction="sum" if hidden.dtype == torch.float32 else "none",
             options=nn.LinearCrossEntropyOptions(batch_chunk_size=LOSS_CHUNK),
         )
@@ -96,7 +112,7 @@ def llama_config(section: Any) -> LlamaConfig:
         # A padding id would freeze one row of the embedding at zero.
         pad_token_id=None,
         tie_word_embeddings=False,
-        attn_implementation="sdpa",
+        attn_implementation=unpadding.ATTENTION,
     )
 
 

@@ -14,8 +14,8 @@ the rounds:
 
     positions/s   a second of training steps         ratio   of a round's speeds, to the plain loop
     tokens/s      without padding                    ratio   likewise
-    of bound      the time that 6 FLOPs for each position and each element of the matrices and lm_head take at the
-                  rate of a matrix product, measured in each round, over the time of a step
+    of bound      the time that 6 FLOPs for each token and each element of the matrices and lm_head take at the rate of
+                  a matrix product, measured in each round, over the time of a step
     data          share of the time that waits for data, %
     first         seconds of the first step, compilation included        peak    memory of the process, MiB
 
@@ -218,7 +218,7 @@ def evaluate(rounds: dict, gemm: list[float], config: Config) -> list[dict]:
     """The rows of the table."""
     positions = config.train.batch_size * config.data.sequence_length
     plan, attention = estimate.plan(config), 6 * config.model.num_hidden_layers * config.model.hidden_size
-    flops = (plan["flops_per_position"] - attention * config.data.sequence_length) * positions
+    flops_per_token = plan["flops_per_position"] - attention * config.data.sequence_length
     median, rows = statistics.median, []
     speeds = {key: [positions / median(one["seconds"][WARM:]) for one in runs] for key, runs in rounds.items()}
     whole_run = positions * config.train.steps
@@ -232,7 +232,7 @@ def evaluate(rounds: dict, gemm: list[float], config: Config) -> list[dict]:
         plain, plain_useful = (
             [mine / theirs for mine, theirs in zip(of[key], of["plain", False], strict=True)] for of in (speeds, useful)
         )
-        bounds = [flops / rate / (positions / speed) for rate, speed in zip(gemm, speeds[key], strict=True)]
+        bounds = [flops_per_token * speed / rate for rate, speed in zip(gemm, useful[key], strict=True)]
         rows.append(
             {
                 "loop": key[0],

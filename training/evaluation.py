@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from data import EvaluationData
+from models.unpadding import model_inputs
 from training.distributed import World
 from training.progress import perplexity
 
@@ -53,7 +54,7 @@ def evaluate(
             # while all processes compute it.
             piece = pieces[min(first + world.index, len(pieces) - 1)]
             input_ids, labels = held_out.batch(piece)
-            loss_sum = model(input_ids.to(world.device), labels.to(world.device)).loss_sum
+            loss_sum = model(**model_inputs(input_ids, labels, world.device)).loss_sum
             if first + world.index < len(pieces):
                 batch = piece.start // galore_rows
                 sums[0, batch] += loss_sum

@@ -16,6 +16,7 @@ import torch
 
 from configs.schema import Config, SettingsError, config_hash, to_dict
 from data import Batch, EvaluationData, TrainingData
+from models.unpadding import model_inputs
 from optimizers import BaseOptimizer, state_bytes
 from training import checkpoint
 from training.clock import DeviceClock
@@ -235,11 +236,9 @@ class Trainer:
         micro_batches = list(zip(batch.input_ids.split(self._rows), batch.labels.split(self._rows), strict=True))
         for index, (input_ids, labels) in enumerate(micro_batches):
             reduces = index == len(micro_batches) - 1
+            inputs = model_inputs(input_ids, labels, device)
             with contextlib.nullcontext() if reduces else self._layout.unreduced():
-                loss_sum = self._layout.model(
-                    input_ids=input_ids.to(device, non_blocking=True),
-                    labels=labels.to(device, non_blocking=True),
-                ).loss_sum
+                loss_sum = self._layout.model(**inputs).loss_sum
                 if self._release and not math.isfinite(loss := loss_sum.item() / targets):
                     return loss, math.nan
                 # Averaged over processes is what is a sum over all targets.

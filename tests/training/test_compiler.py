@@ -36,9 +36,11 @@ def test_without_a_compiler(monkeypatch):
 
 
 @pytest.mark.skipif(compiler.missing_compiler(CPU) is not None, reason="no C++ compiler")
-def test_a_compiled_run_resumes_to_the_same_bits(text, tmp_path, monkeypatch):
+@pytest.mark.parametrize("packing", ["true", "false"])
+def test_a_compiled_run_resumes_to_the_same_bits(text, tmp_path, monkeypatch, packing):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
-    settings = ("train.compile=true", "train.steps=4", "train.eval_every=2", "train.checkpoint_every=2")
+    intervals = ("train.steps=4", "train.eval_every=2", "train.checkpoint_every=2")
+    settings = ("train.compile=true", f"data.packing={packing}", *intervals)
     assert train.main(tiny.command(text, tmp_path / "whole", *settings)) == 0
     with monkeypatch.context() as patch:
         patch.setattr("training.loop.Trainer._gradients", tiny.unplugged_after(2))

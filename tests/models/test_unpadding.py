@@ -1,0 +1,62 @@
+"""Leaving out padding: which positions stay, and that the loss and its gradients do not notice."""
+
+import pytest
+import torch
+
+from models.unpadding import model_inputs, needed_positions
+from tests.models.test_llama import VOCABULARY, build, gradients
+
+CPU = torch.device("cpu")
+
+
+def padded_rows(lengths, length=16, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(VOCABULARY, (len(lengths), length), generator=generator)
+    return ids, ids.masked_fill(torch.arange(length) >= torch.tensor(lengths).unsqueeze(1), -100)
+
+
+def test_positions_up_to_the_last_predicted_target_are_needed():
+    _, labels = padded_rows([4, 6, 2, 1, 0], length=6)
+    labels[1, 2:4] = -100  # no target, but seen by what comes after it
+    assert needed_positions(labels).tolist() == [0, 1, 2, 6, 7, 8, 9, 10, 12, 13, 18, 19, 24, 25]
+
+
+def test_full_rows_are_left_alone():
+    ids, labels = padded_rows([6, 6], length=6)
+    labels[0, :3] = -100
+    assert needed_positions(labels) is None
+    assert set(model_inputs(ids, labels, CPU)) == {"input_ids", "labels"}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_loss_and_gradients_are_those_of_all_positions(checkpointing):
+    ids, labels = padded_rows([16, 3, 9, 0, 1, 12])
+    labels[5, 4:7] = -100
+    every = build(torch.float64, initializer_range=0.3)
+    needed = build(torch.float64, initializer_range=0.3, activation_checkpointing=checkpointing)
+    losses = [every(ids, labels).loss_sum, needed(**model_inputs(ids, labels, CPU)).loss_sum]
+    for loss_sum in losses:
+        loss_sum.backward()
+    torch.testing.assert_close(*losses)  # summed in float32
+    torch.testing.assert_close(gradients(needed), gradients(every), rtol=1e-9, atol=1e-12)
+
+
+def test_no_layer_computes_padding(monkeypatch):
+    ids, labels = padded_rows([16, 3, 9])
+    model, widths = build(), []
+    for layer in model.model.layers:
+        layer.mlp.register_forward_hook(lambda module, inputs, output: widths.append(inputs[0].shape[:-1]))
+    hidden = model.hidden_states(ids, needed_positions(labels))
+    assert widths == [(1, 15 + 2 + 8)] * 2 and hidden.shape == (1, 25, 32)
+    torch.testing.assert_close(hidden[0], model.hidden_states(ids).flatten(0, 1)[needed_positions(labels)])
+
+
+def test_one_compiled_graph_serves_every_number_of_positions(monkeypatch):
+    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
+    model = build()
+    model.compile(dynamic=False, backend="aot_eager")
+    for lengths in ([16, 3, 9], [5, 2, 14], [1, 0, 1]):
+        ids, labels = padded_rows(lengths)
+        inputs = model_inputs(ids, labels, CPU)
+        plain = build(torch.float32)(**inputs).loss_sum
+        torch.testing.assert_close(model(**inputs).loss_sum, plain)
