@@ -17,7 +17,8 @@ import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 import optimizers
-from configs.schema import Config, check_layout, load, optimizer_options
+from configs.checks import check_layout
+from configs.schema import Config, load, optimizer_options
 from data import EvaluationData, TrainingData, check_vocabulary, load_tokenizer
 from models import estimate
 from models.llama import build_model

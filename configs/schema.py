@@ -9,10 +9,7 @@ line, `model`, `data` and `optimizer` may name a file of that group (`optimizer:
 """
 
 import dataclasses
-import hashlib
 import inspect
-import json
-import math
 import typing
 from dataclasses import dataclass, field, make_dataclass
 from functools import cache
@@ -22,6 +19,8 @@ from typing import Any, Literal
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from configs.checks import check
+from configs.identity import flatten
 from configs.sources import GROUPS, SettingsError, Sources, nearest
 from optimizers import registry
 
@@ -167,7 +166,7 @@ def build(sources: Sources) -> Config:
     """The checked `Config` of the merged settings. Raises SettingsError."""
     schema = OmegaConf.structured(Config)
     schema.optimizer = OmegaConf.structured(_optimizer_section(sources))
-    known = list(_flatten(OmegaConf.to_container(schema)))
+    known = list(flatten(OmegaConf.to_container(schema)))
     _fill(schema, sources.settings, "", sources, known)
     try:
         missing = sorted(OmegaConf.missing_keys(schema))
@@ -179,7 +178,7 @@ def build(sources: Sources) -> Config:
         unset = section in GROUPS and section not in sources.settings
         pick = f"; pick {section}={'|'.join(sources.choices(section))}" if unset else ""
         raise SettingsError(f"{missing[0]} is required and not set{pick}")
-    _check(config, sources)
+    check(config, optimizer_options(config.optimizer), sources)
     if config.optimizer.adam_lr is None:
         config.optimizer.adam_lr = ADAM_LR.get(config.model.name, 0.001)
     config.run.name = config.run.name or f"{config.model.name}_{config.optimizer.name}_s{config.run.seed}"
@@ -262,140 +261,3 @@ def _expected(hint: Any) -> str:
     if origin is tuple:
         return f"a list of {len(arguments)} numbers"
     return " or ".join(map(_expected, arguments))
-
-
-def _check(config: Config, sources: Sources) -> None:
-    """Refuse values out of range and settings that exclude each other."""
-
-    def require(holds: bool, key: str, text: str) -> None:
-        if not holds:
-            raise SettingsError(f"{sources.where(key)}{key} {text}")
-
-    for section in dataclasses.fields(config):
-        for f in dataclasses.fields(getattr(config, section.name)):
-            key, value, bounds = f"{section.name}.{f.name}", getattr(getattr(config, section.name), f.name), f.metadata
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                least, most, above = bounds.get("least", value), bounds.get("most", value), bounds.get("above")
-                require(math.isfinite(value), key, f"must be a finite number, got {value}")
-                require(value >= least, key, f"must be at least {least}, got {value}")
-                require(value <= most, key, f"must be at most {most}, got {value}")
-                require(above is None or value > above, key, f"must be greater than {above}, got {value}")
-    try:
-        registry.check(config.optimizer.name, **optimizer_options(config.optimizer))
-    except ValueError as error:
-        option = str(error).split(" ")[0].split("=")[0]
-        raise SettingsError(f"{sources.where(f'optimizer.{option}')}optimizer.{error}") from error
-    refusal = registry.get(config.optimizer.name)[0].last_layer_refusal
-    require(
-        refusal is None or config.optimizer.last_layer != "method",
-        "optimizer.last_layer",
-        f"must be adam for {config.optimizer.name}: {refusal}",
-    )
-
-    run, model, data = config.run, config.model, config.data
-    for key, name in (("run.name", run.name), ("model.name", model.name)):
-        plain = name is None or (name == Path(name).name and name not in ("", ".."))
-        require(plain, key, f"must be one plain part of a path, got {name!r}")
-    require(run.dir is None or run.dir.strip() != "", "run.dir", f"must name a folder, got {run.dir!r}")
-    heads, longest = model.num_attention_heads, model.max_position_embeddings
-    require(
-        model.hidden_size % (2 * heads) == 0,
-        "model.hidden_size",
-        f"must be divisible by twice model.num_attention_heads {heads}, got {model.hidden_size}",
-    )
-    require(
-        data.sequence_length <= longest,
-        "data.sequence_length",
-        f"must not exceed model.max_position_embeddings {longest}, got {data.sequence_length}",
-    )
-    require(
-        config.train.dtype == "bfloat16" or not config.train.stochastic_rounding,
-        "train.stochastic_rounding",
-        f"is for train.dtype=bfloat16, got train.dtype={config.train.dtype}",
-    )
-    require(
-        data.path is not None or data.source not in ("files", "prepared"),
-        "data.path",
-        f"is required with data.source={data.source}",
-    )
-    require(
-        not run.record_basis_cosines or (config.train.parallel == "ddp" and not config.train.layerwise),
-        "run.record_basis_cosines",
-        "needs train.parallel=ddp and train.layerwise=false, where the main process sees every basis turn",
-    )
-    check_layout(config, processes=1)
-
-
-def check_layout(config: Config, processes: int) -> None:
-    """Refuse a batch that cannot be dealt to `processes` processes.
-
-    A process owns whole streams and holds at most `train.micro_batch_size` of its rows at once.
-
-    Raises:
-        SettingsError: naming the two settings that do not divide.
-    """
-    batch, micro, streams = config.train.batch_size, config.train.micro_batch_size, config.data.streams
-    if batch % streams:
-        raise SettingsError(f"train.batch_size must be divisible by data.streams {streams}, got {batch}")
-    if streams % processes:
-        raise SettingsError(f"data.streams must be divisible by the number of processes {processes}, got {streams}")
-    if micro is not None and batch % micro:
-        raise SettingsError(f"train.batch_size must be divisible by train.micro_batch_size {micro}, got {batch}")
-    share = batch // processes
-    if micro is not None and share > micro and share % micro:
-        raise SettingsError(
-            f"train.micro_batch_size must divide the {share} rows of each of {processes} processes, got {micro}"
-        )
-    if config.train.layerwise:
-        refuse = "train.layerwise=true steps a matrix as soon as its gradient is there: it cannot"
-        if processes > 1:
-            raise SettingsError(f"{refuse} wait for the gradients of {processes} processes; start one")
-        if micro is not None and micro < batch:
-            raise SettingsError(
-                f"{refuse} accumulate {batch // micro} micro-batches; set train.micro_batch_size=null "
-                f"or train.batch_size={micro}"
-            )
-        if config.train.clip_grad_norm is not None:
-            raise SettingsError(f"{refuse} clip by the norm of all gradients; set train.clip_grad_norm=null")
-
-
-def to_dict(config: Config) -> dict[str, Any]:
-    """The settings as plain nested dicts, lists, numbers and texts, fit for YAML and JSON."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-# What may differ between two starts of one run: where it is written, what is shown, how the work is cut.
-FREE_ON_RESUME = (
-    "run.",
-    "wandb.",
-    "train.threads",
-    "train.compile",
-    "train.log_every",
-    "train.eval_every",
-    "train.checkpoint_every",
-    "train.micro_batch_size",
-    "train.parallel",
-)
-
-
-def config_hash(config: Config) -> str:
-    """12 hexadecimal digits of the settings that, with the seed, determine the result of a run."""
-    binding = json.dumps(_binding(to_dict(config)), sort_keys=True)
-    return hashlib.sha256(binding.encode()).hexdigest()[:12]
-
-
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Dotted keys, sorted, in which two `to_dict`s differ although a resume needs them equal."""
-    old, new = _binding(old), _binding(new)
-    return sorted(key for key in old.keys() | new.keys() if key not in old or key not in new or old[key] != new[key])
-
-
-def _binding(settings: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in _flatten(settings).items() if not key.startswith(FREE_ON_RESUME)}
-
-
-def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in settings.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

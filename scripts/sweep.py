@@ -29,7 +29,8 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from configs.schema import Config, SettingsError, differences, load, to_dict
+from configs.identity import differences, to_dict
+from configs.schema import Config, SettingsError, load
 from scripts.jobs import run_all, training
 from training.errors import RunFolderError
 from training.records import RunFolder

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from configs.schema import Config, SettingsError, config_hash, to_dict
+from configs.identity import config_hash, to_dict
+from configs.schema import Config, SettingsError
 from data import Batch, EvaluationData, TrainingData
 from models.unpadding import model_inputs
 from optimizers import BaseOptimizer, state_bytes

@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from configs.schema import Config, to_dict
+from configs.identity import to_dict
+from configs.schema import Config
 from optimizers import BaseOptimizer
 from training import curve
 from training.cosines import BasisCosines

@@ -4,7 +4,8 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from configs.schema import Config, SettingsError, differences, to_dict
+from configs.identity import differences, to_dict
+from configs.schema import Config, SettingsError
 from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.records import RunFolder

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from configs import schema
+from configs import checks, identity, schema
 from configs.schema import SettingsError, load
 from configs.sources import FOLDER, GROUPS
 from optimizers import registry
@@ -184,45 +184,45 @@ def test_refusals_of_a_file_name_the_line(write, text, words):
 def test_layouts_over_processes():
     got = config("train.batch_size=16", "train.micro_batch_size=8")
     for processes in (1, 2, 4, 8):  # from 4 on a process has fewer rows than it may hold
-        schema.check_layout(got, processes)
+        checks.check_layout(got, processes)
     with pytest.raises(SettingsError, match=r"data\.streams must be divisible by the number of processes 3"):
-        schema.check_layout(got, 3)
+        checks.check_layout(got, 3)
     with pytest.raises(SettingsError, match=r"train\.micro_batch_size must divide the 8 rows of each of 3 processes"):
-        schema.check_layout(config("train.batch_size=24", "train.micro_batch_size=6", "data.streams=3"), 3)
+        checks.check_layout(config("train.batch_size=24", "train.micro_batch_size=6", "data.streams=3"), 3)
 
 
 # ---- hash and differences
 
 
 def test_hash_ignores_what_a_resume_may_change_and_nothing_else():
-    ours = schema.config_hash(config())
+    ours = identity.config_hash(config())
     free = "run.name=x run.seed=4 wandb.mode=offline train.threads=1 train.compile=true train.log_every=5 "
     free += "train.eval_every=0 train.checkpoint_every=0 train.micro_batch_size=4"
-    assert schema.config_hash(config(*free.split())) == ours
+    assert identity.config_hash(config(*free.split())) == ours
     for binding in ("train.steps=301", "optimizer.rank=31", "data.seed=1", "train.galore_batch_size=8"):
         changed = config(*free.split(), binding)
-        assert schema.config_hash(changed) != ours
+        assert identity.config_hash(changed) != ours
         key = binding.partition("=")[0]
-        assert schema.differences(schema.to_dict(config()), schema.to_dict(changed)) == [key]
+        assert identity.differences(identity.to_dict(config()), identity.to_dict(changed)) == [key]
 
 
 def test_hash_does_not_depend_on_how_the_yaml_is_written(write):
     block = write("train:\n  steps: 30   # short\nschedule:\n  warmup_fraction: 0.20\n", "a.yaml")
     flow = write("schedule: {warmup_fraction: 2e-1}\ntrain: {steps: 30}\n", "b.yaml")
     first, second = (config("configs/quickstart.yaml", file) for file in (block, flow))
-    assert schema.config_hash(first) == schema.config_hash(second)
+    assert identity.config_hash(first) == identity.config_hash(second)
 
 
 def test_the_resolved_settings_load_again(write):
     ours = config("optimizer.betas=[0.8, 0.9, 0.99]")
-    resolved = write(yaml.safe_dump(schema.to_dict(ours)))
+    resolved = write(yaml.safe_dump(identity.to_dict(ours)))
     again = config(resolved)
-    assert schema.to_dict(again) == schema.to_dict(ours)
+    assert identity.to_dict(again) == identity.to_dict(ours)
 
 
 def test_differences_see_keys_that_come_and_go():
-    old, new = schema.to_dict(config()), schema.to_dict(config("optimizer=racs"))
-    assert {"optimizer.name", "optimizer.rank", "optimizer.beta"} <= set(schema.differences(old, new))
+    old, new = identity.to_dict(config()), identity.to_dict(config("optimizer=racs"))
+    assert {"optimizer.name", "optimizer.rank", "optimizer.beta"} <= set(identity.differences(old, new))
 
 
 # ---- the files

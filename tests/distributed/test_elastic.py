@@ -6,7 +6,8 @@ import sys
 import pytest
 
 import train
-from configs.schema import SettingsError, check_layout, load
+from configs.checks import check_layout
+from configs.schema import SettingsError, load
 from tests import tiny
 from tests.faults.test_many_processes import ROOT, assert_nearly_same_end, launch_faulty
 from training import distributed

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps import utils as agent
 
-from configs.schema import load, to_dict
+from configs.identity import to_dict
+from configs.schema import load
 from scripts.jobs import ROOT
 from scripts.sweep import combinations, main
 from tests import tiny

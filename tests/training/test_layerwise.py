@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import train
-from configs.schema import SettingsError, check_layout, load
+from configs.checks import check_layout
+from configs.schema import SettingsError, load
 from models.llama import LlamaForCausalLM, Loss
 from tests import tiny
 from training.loop import Trainer
