@@ -181,7 +181,10 @@ def test_nano_tables_hold_every_row_and_the_claims_follow_the_numbers(tmp_path, 
     assert float(racs["in seconds"]) == pytest.approx(float(racs["interpolated"]) * 0.4 / 0.5, abs=0.02)
     (better,) = cells(claims, claim="RACS before Adam")  # adam's were made worst
     assert better["holds"] == "yes"
-    assert [row for row in cells(claims) if "Spearman" in row["nano"]]
+    orders = {row["claim"]: row["nano"].rpartition(" over ")[2] for row in cells(claims) if "Spearman" in row["nano"]}
+    # Of Alice's parts: Table 5's five, three more it may switch to, two more compensations.
+    assert orders.pop("order of the methods") == f"{len(nano_tables.paper_60m())} rows"
+    assert orders == {"order of Table 5's rows": "5 rows", "order of the parts of Alice": "10 rows"}
 
 
 @pytest.mark.parametrize(
