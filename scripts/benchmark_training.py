@@ -13,6 +13,7 @@ instead, as data.packing=true does (the default but for C4, whose published numb
 the rounds:
 
     positions/s   a second of training steps         ratio   of a round's speeds, to the plain loop
+                  (train.py leaves out padding, so the more of it there is, the higher this; tokens/s is what counts)
     tokens/s      without padding                    ratio   likewise
     of bound      the time that 6 FLOPs for each token and each element of the matrices and lm_head take at the rate of
                   a matrix product, measured in each round, over the time of a step
