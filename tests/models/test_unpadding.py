@@ -51,9 +51,9 @@ def test_no_layer_computes_padding():
     torch.testing.assert_close(hidden[0], model.hidden_states(ids).flatten(0, 1)[needed_positions(labels)])
 
 
-def test_one_compiled_graph_serves_every_number_of_positions(monkeypatch):
+@torch._dynamo.config.patch(error_on_recompile=True)
+def test_one_compiled_graph_serves_every_number_of_positions():
     torch._dynamo.reset()  # graphs of other tests' layers would count
-    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
     model = build()
     model.compile(dynamic=False, backend="aot_eager")
     for lengths in ([16, 3, 9], [5, 2, 14], [1, 0, 1]):
