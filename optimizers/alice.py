@@ -24,7 +24,7 @@ from torch import Tensor
 from . import subspace
 from .checks import check_betas, check_choice, check_range, check_whole, options_of
 from .chunk import Direction, working_dtype
-from .limiter import limit_growth, reference_limit
+from .limiter import limit_columns, limit_growth, reference_limit
 from .matrix import MatrixOptimizer
 from .moments import Moments, advance
 from .registry import register
@@ -198,18 +198,17 @@ class Alice(MatrixOptimizer):
         if group["compensation"] == "optimal":
             p = state["column_power"].lerp_(residual, 1 - group["betas"][0])
             square = torch.where(residual > 0, reciprocal(p), 0.0)
-            size, strength = (m - r) ** 0.5, group["alpha_c"]  # 1 / p may be the largest number there is
+            size, strength = (m - r) ** 0.5, group["alpha_c"]
         else:
             square = moments.power * reciprocal(moments.inside)
             size, strength = 1.0, 1.0
-        norm = size * (residual * square).sum(-1).sqrt()
         if group["compensation"] == "fira_plus":
             # The norm is set outright: a limiter before it would change nothing.
+            norm = (residual * square).sum(-1).sqrt()
             eta = group["alpha_c"] * (basis @ moments.normalized).norm(dim=(-2, -1)) * reciprocal(norm)
-        else:
-            eta, limited = limit_growth(norm, state["phi"], group["gamma"])
-            state["phi"].copy_(limited)
-        return (size * strength * eta).unsqueeze(-1) * square.sqrt()
+            return eta.unsqueeze(-1) * square.sqrt()
+        columns = limit_columns(square.sqrt(), residual, state["phi"], group["gamma"], size=size)
+        return columns.mul_(size * strength)  # 1 / p may be the largest number there is
 
     def _two_sided(self, gradient, state, group, basis, sigma, moments: Moments) -> Tensor:
         """[B, m, n]: alpha_c eta diag(Q)^(-1/2) R diag(S)^(-1/2), Q and S of the residual R as in RACS."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from . import subspace
 from .checks import check_choice, check_range, options_of
 from .chunk import Direction, working_dtype
-from .limiter import limit_growth, reference_limit
+from .limiter import limit_columns, reference_limit
 from .moments import advance
 from .projected import (
     RATIO_EPS,
@@ -93,18 +93,16 @@ class Apollo(ProjectedOptimizer):
             renew_basis(state, torch.stack([_gaussian(m, r, source) for source in sources]).to(gradient))
 
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
-        sigma = subspace.project(state["basis"].to(gradient.dtype), gradient)
-        _, inside, power = advance(sigma, state, group["betas"], group["eps"], inside=True, power=True)
+        sigma, total = self.projected(state["basis"].to(gradient.dtype), gradient)
+        wanted = {"normalized": False, "inside": True, "power": True}
+        _, inside, power = advance(sigma, state, group["betas"], group["eps"], **wanted)
         if group["scaling"] == "tensor":
             inside, power = inside.sum(-1, keepdim=True), power.sum(-1, keepdim=True)
         ratio = norm_ratio(inside, power)
-        norm = (ratio.square() * self.column_power(gradient)).sum(-1).sqrt()
         strength = group["scale"] ** 0.5
         seen = strength if group["scale_front"] else 1.0
-        eta, limited = limit_growth(seen * norm, state["phi"], group["gamma"], RATIO_EPS)
-        state["phi"].copy_(limited)
-        columns = (ratio * eta.unsqueeze(-1)).unsqueeze(-2)
-        return Direction(columns=columns, scale=strength * bias_correction(t, group["betas"]))
+        columns = limit_columns(ratio, total, state["phi"], group["gamma"], eps=RATIO_EPS, size=seen)
+        return Direction(columns=columns.unsqueeze(-2), scale=strength * bias_correction(t, group["betas"]))
 
     @staticmethod
     def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, t: int, index: int, lr: float, betas,

@@ -18,7 +18,7 @@ from torch import Tensor
 from . import subspace
 from .checks import check_choice, check_range, options_of
 from .chunk import Direction, working_dtype
-from .limiter import limit_growth, reference_limit
+from .limiter import limit_columns, reference_limit
 from .moments import advance
 from .projected import (
     RATIO_EPS,
@@ -79,16 +79,13 @@ class Fira(ProjectedOptimizer):
 
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
         basis = state["basis"].to(gradient.dtype)
-        sigma = subspace.project(basis, gradient)
+        sigma, total = self.projected(basis, gradient)
         normalized, inside, power = advance(sigma, state, group["betas"], group["eps"], inside=True, power=True)
         share = group["scale"] if group["residual"] == "official" else 1.0
-        residual = subspace.residual_power(self.column_power(gradient), state["basis"], sigma, inside, share)
+        residual = subspace.residual_power(total, state["basis"], sigma, inside, share)
         ratio = torch.where(residual > 0, norm_ratio(inside, power), 0.0)
-        norm = (ratio.square() * residual).sum(-1).sqrt()
-        eta, limited = limit_growth(norm, state["phi"], group["gamma"], RATIO_EPS)
-        state["phi"].copy_(limited)
         # scale U N + (G - k U R) D is G D + U (scale N - k R D): the residual is never formed.
-        columns = (ratio * eta.unsqueeze(-1)).unsqueeze(-2)
+        columns = limit_columns(ratio, residual, state["phi"], group["gamma"], eps=RATIO_EPS).unsqueeze(-2)
         right = normalized.mul_(group["scale"]).addcmul_(sigma, columns, value=-share)
         return Direction(columns=columns, left=basis, right=right, scale=bias_correction(t, group["betas"]))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from . import sharded, subspace
 from .base import BaseOptimizer
 from .chunk import Chunk, Direction, working_dtype
-from .moments import squares_down
+from .moments import column_sums
 
 # Matrices up to this size are stacked into one batched call of at most STACK_BYTES; larger ones are stepped
 # one by one, in place. Stacking copies the gradients: it pays where a launch (CUDA) or a call (CPU) costs
@@ -122,13 +122,19 @@ class MatrixOptimizer(BaseOptimizer):
 
     def column_power(self, gradient: Tensor) -> Tensor:
         """[B, m, n] -> [B, n]: sums of squares down the columns, without a new m x n tensor."""
-        sums = squares_down(gradient)
-        if sums is not None:
-            return sums
+        if sums := column_sums(gradient):
+            return sums[0]
         memory = self._shared(gradient.numel(), gradient.dtype, gradient)
         lies_transposed = gradient.stride(-1) != 1  # as what is written does then
         memory = memory.view_as(gradient.mT).mT if lies_transposed else memory.view_as(gradient)
         return torch.mul(gradient, gradient, out=memory).sum(-2)
+
+    def projected(self, basis: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """U^T G [B, r, n] of a basis [B, m, r], and the column power of G."""
+        if basis.shape[-1] == 1 and (sums := column_sums(gradient, basis)):
+            power, sigma = sums
+            return sigma, power
+        return subspace.project(basis, gradient), self.column_power(gradient)
 
     def _shared(self, size: int, dtype: torch.dtype, like: Tensor) -> Tensor:
         """Memory of `size` elements for the matrices of a step in turn. The system zeroes memory that is new, which on

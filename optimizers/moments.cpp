@@ -1,5 +1,6 @@
-// Adam's moments of one projected gradient, and the sums of squares that Alice, Fira and APOLLO take with them, each in
-// one pass on a CPU: torch makes a pass over memory of every square, average, root and sum.
+// Adam's moments of a projected gradient, the sums of squares that Alice, Fira and APOLLO take with them, and a rank-1
+// projection with its sums, each in one pass on a CPU: torch makes a pass over memory of every square, average, root and
+// sum.
 //
 // Squares are summed in double whatever T is: a residual is the difference of two of them (subspace.residual_power).
 #include <algorithm>
@@ -10,62 +11,91 @@ namespace {
 
 constexpr long BLOCK = 512; // columns at a time: their two rows of sums stay in the first cache
 
-// For columns [start, end) of matrices r x n by rows:
+// The next columns that one block of sums holds: those from `column` on of a stack's columns, counted through all its
+// matrices of n columns each, that lie in one matrix and before `end`.
+struct Block {
+    long matrix, first, count;
+    Block(long column, long n, long end)
+        : matrix(column / n), first(column % n), count(std::min({BLOCK, n - first, end - column})) {}
+};
+
+// For columns [start, end) of a stack of matrices r x n by rows:
 // m1, v <- ema(sigma, b1), ema(sigma^2, b2); normalized = m1 / (sqrt(max(v, smallest normal number)) + eps);
-// inside[j] and power[j], where they are wanted, the sums of sigma^2 and of normalized^2 down column j.
+// inside[j] and power[j] the sums of sigma^2 and of normalized^2 down column j. The last three where they are wanted.
 template <typename T>
-void moments(const T *sigma, T *m1, T *v, T *normalized, T *inside, T *power, long r, long n, long start, long end,
-             double b1, double b2, double eps) {
+void moments(const T *sigma, T *m1, T *v, T *normalized, T *inside, T *power, long r, long n, double b1, double b2,
+             double eps, long start, long end) {
     const T new1 = T(1 - b1), new2 = T(1 - b2), added = T(eps); // 1 - b of a rounded b would be off by 1e-4 of it
     double squares[BLOCK], lengths[BLOCK];
-    for (; start < end; start += BLOCK) {
-        const long count = std::min(BLOCK, end - start);
-        std::fill_n(squares, count, 0.0);
-        std::fill_n(lengths, count, 0.0);
+    while (start < end) {
+        const Block block(start, n, end);
+        std::fill_n(squares, block.count, 0.0);
+        std::fill_n(lengths, block.count, 0.0);
         for (long i = 0; i < r; ++i) {
-            const long at = i * n + start;
-            for (long j = 0; j < count; ++j) {
+            const long at = (block.matrix * r + i) * n + block.first;
+            for (long j = 0; j < block.count; ++j) {
                 const T value = sigma[at + j];
                 const T first = m1[at + j] += new1 * (value - m1[at + j]);
                 const T second = v[at + j] += new2 * (value * value - v[at + j]);
                 const T x = first / (std::sqrt(std::max(second, std::numeric_limits<T>::min())) + added);
-                normalized[at + j] = x;
-                squares[j] += double(value) * value;
-                lengths[j] += double(x) * x;
+                if (normalized)
+                    normalized[at + j] = x;
+                if (inside)
+                    squares[j] += double(value) * value;
+                if (power)
+                    lengths[j] += double(x) * x;
             }
         }
-        for (long j = 0; j < count && inside; ++j)
+        for (long j = 0; j < block.count && inside; ++j)
             inside[start + j] = T(squares[j]);
-        for (long j = 0; j < count && power; ++j)
+        for (long j = 0; j < block.count && power; ++j)
             power[start + j] = T(lengths[j]);
+        start += block.count;
     }
 }
 
-// sums[j] for j in [start, end) = sum over i of g[i, j]^2, g rows x columns by rows
-template <typename T> void squares_down(const T *g, T *sums, long rows, long columns, long start, long end) {
-    double block[BLOCK];
-    for (; start < end; start += BLOCK) {
-        const long count = std::min(BLOCK, end - start);
-        std::fill_n(block, count, 0.0);
-        for (long i = 0; i < rows; ++i)
-            for (long j = 0; j < count; ++j) {
-                const double value = g[i * columns + start + j];
-                block[j] += value * value;
+// For columns j in [start, end) of a stack of matrices m x n by rows: squares[j] = sum over i of g[i, j]^2 and, where
+// vectors u of m numbers are given, products[j] = sum over i of u[i] g[i, j].
+template <typename T>
+void sums_down(const T *g, const T *u, T *squares, T *products, long m, long n, long start, long end) {
+    double square[BLOCK], product[BLOCK];
+    while (start < end) {
+        const Block block(start, n, end);
+        std::fill_n(square, block.count, 0.0);
+        std::fill_n(product, block.count, 0.0);
+        for (long i = 0; i < m; ++i) {
+            const long row = block.matrix * m + i;
+            const double factor = u ? u[row] : 0;
+            for (long j = 0; j < block.count; ++j) {
+                const double value = g[row * n + block.first + j];
+                square[j] += value * value;
+                if (u)
+                    product[j] += factor * value;
             }
-        for (long j = 0; j < count; ++j)
-            sums[start + j] = T(block[j]);
+        }
+        for (long j = 0; j < block.count; ++j)
+            squares[start + j] = T(square[j]);
+        for (long j = 0; j < block.count && u; ++j)
+            products[start + j] = T(product[j]);
+        start += block.count;
     }
 }
 
-// sums[i] for i in [start, end) = sum over j of g[i, j]^2
-template <typename T> void squares_along(const T *g, T *sums, long, long columns, long start, long end) {
+// The same along rows i in [start, end) of a stack of matrices m x n: of squares g[i, j]^2 and of u[j] g[i, j] over j.
+template <typename T>
+void sums_along(const T *g, const T *u, T *squares, T *products, long m, long n, long start, long end) {
     for (long i = start; i < end; ++i) {
-        double sum = 0;
-        for (long j = 0; j < columns; ++j) {
-            const double value = g[i * columns + j];
-            sum += value * value;
+        double square = 0, product = 0;
+        const T *row = g + i * n, *factors = u ? u + i / m * n : row;
+        for (long j = 0; j < n; ++j) {
+            const double value = row[j];
+            square += value * value;
+            if (u)
+                product += factors[j] * value;
         }
-        sums[i] = T(sum);
+        squares[i] = T(square);
+        if (u)
+            products[i] = T(product);
     }
 }
 
@@ -73,14 +103,16 @@ template <typename T> void squares_along(const T *g, T *sums, long, long columns
 
 #define FOR_TYPE(T)                                                                                                    \
     extern "C" void moments_##T(const T *sigma, T *m1, T *v, T *normalized, T *inside, T *power, long r, long n,       \
-                                long start, long end, double b1, double b2, double eps) {                              \
-        moments<T>(sigma, m1, v, normalized, inside, power, r, n, start, end, b1, b2, eps);                            \
+                                double b1, double b2, double eps, long start, long end) {                              \
+        moments<T>(sigma, m1, v, normalized, inside, power, r, n, b1, b2, eps, start, end);                            \
     }                                                                                                                  \
-    extern "C" void squares_down_##T(const T *g, T *sums, long rows, long columns, long start, long end) {             \
-        squares_down<T>(g, sums, rows, columns, start, end);                                                           \
+    extern "C" void sums_down_##T(const T *g, const T *u, T *squares, T *products, long m, long n, long start,          \
+                                  long end) {                                                                          \
+        sums_down<T>(g, u, squares, products, m, n, start, end);                                                       \
     }                                                                                                                  \
-    extern "C" void squares_along_##T(const T *g, T *sums, long rows, long columns, long start, long end) {            \
-        squares_along<T>(g, sums, rows, columns, start, end);                                                          \
+    extern "C" void sums_along_##T(const T *g, const T *u, T *squares, T *products, long m, long n, long start,         \
+                                   long end) {                                                                         \
+        sums_along<T>(g, u, squares, products, m, n, start, end);                                                      \
     }
 FOR_TYPE(float)
 FOR_TYPE(double)

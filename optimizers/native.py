@@ -38,7 +38,7 @@ def function(source: str, name: str, signature: str, *tensors: Tensor) -> Callab
     is given as a tensor or None."""
     first = tensors[0]
     for tensor in tensors:
-        plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu"
+        plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.is_cpu
         if not (plain and tensor.dtype == first.dtype and tensor.is_contiguous()):
             return None
     if first.dtype not in C_TYPES or (loaded := library(source)) is None:
@@ -60,10 +60,10 @@ def _declared(loaded: ctypes.CDLL, symbol: str, signature: str) -> Callable[...,
     return compiled
 
 
-def shares(length: int, count: int) -> list[tuple[int, int]]:
-    """The ranges to cut `length` into so that `count` pieces of work of that length keep torch's threads busy."""
-    size = -(-length // -(-torch.get_num_threads() // count))
-    return [(start, min(start + size, length)) for start in range(0, length, size)]
+def in_ranges(call: Callable[[int, int], None], length: int) -> None:
+    """call(start, end) for ranges that make up `length`, one for each thread that torch uses."""
+    size = max(1, -(-length // torch.get_num_threads()))
+    for_each(call, [(start, min(start + size, length)) for start in range(0, length, size)])
 
 
 def for_each(call: Callable[..., None], items: list[tuple]) -> None:

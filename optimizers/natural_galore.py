@@ -78,7 +78,7 @@ class NaturalGaLore(ProjectedOptimizer):
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
         basis = state["basis"].to(gradient.dtype)
         natural = self._natural(subspace.project(basis, gradient), state, group, t)
-        normalized = advance(natural, state, group["betas"], group["eps"], inside=False, power=False).normalized
+        normalized = advance(natural, state, group["betas"], group["eps"]).normalized
         return Direction(left=basis, right=normalized, scale=group["scale"] * bias_correction(t, group["betas"]))
 
     def refresh(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int, sources: list) -> None:

@@ -50,9 +50,9 @@ def leading_left_singular_vectors(matrix: Tensor, rank: int) -> Tensor:
 
 def project(basis: Tensor, gradient: Tensor) -> Tensor:
     """U^T G: [B, m, r], [B, m, n] -> [B, r, n]."""
-    if basis.shape[-1] == 1 and len(basis) == 1:  # for one column a CPU's matrix product takes twice as long as this
-        return torch.mv(gradient[0].mT, basis[0, :, 0]).view(1, 1, -1)
-    return basis.mT @ gradient
+    if len(basis) > 1:
+        return basis.mT @ gradient
+    return torch.mm(basis[0].mT, gradient[0]).unsqueeze(0)  # a batch of one takes a CPU 5 to 15 % longer
 
 
 class Reflectors(NamedTuple):

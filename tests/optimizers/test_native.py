@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from optimizers import GaLore, native
+from optimizers.limiter import limit_columns, reference_limit
 from optimizers.moments import advance
 
 compile_anew = native.library.__wrapped__
@@ -36,15 +37,15 @@ def test_without_a_home_or_the_source_torch_does_it(monkeypatch, tmp_path):
 
 
 def test_only_plain_dense_matrices_by_rows_are_handed_over(monkeypatch):
-    compiled = SimpleNamespace(squares_down_float=SimpleNamespace(), squares_down_double=SimpleNamespace())
+    compiled = SimpleNamespace(sums_down_float=SimpleNamespace(), sums_down_double=SimpleNamespace())
     monkeypatch.setattr(native, "_declared", lambda loaded, symbol, signature: getattr(loaded, symbol))
     monkeypatch.setattr(native, "library", lambda source: compiled)  # whether there is a compiler or not
     matrix = torch.ones(4, 6)
-    assert native.function("moments.cpp", "squares_down", "ppllll", matrix)
-    assert native.function("moments.cpp", "squares_down", "ppllll", matrix.double())
+    assert native.function("moments.cpp", "sums_down", "ppppllll", matrix)
+    assert native.function("moments.cpp", "sums_down", "ppppllll", matrix.double())
     for other in (matrix.mT, matrix[:, ::2], matrix.bfloat16(), matrix.to("meta")):
-        assert native.function("moments.cpp", "squares_down", "ppllll", other) is None
-    assert native.function("moments.cpp", "squares_down", "ppllll", matrix, matrix.double()) is None
+        assert native.function("moments.cpp", "sums_down", "ppppllll", other) is None
+    assert native.function("moments.cpp", "sums_down", "ppppllll", matrix, matrix.double()) is None
 
 
 @pytest.mark.parametrize(("count", "threads"), [(3, 1), (3, 2), (1, 2), (1, 5)])
@@ -72,17 +73,28 @@ def test_moments_equal_the_formula(form, eps, count, threads):
     assert (state["v"] - second).abs().max() < 1e-14
 
 
+def test_only_what_is_asked_for_is_kept(form):
+    """APOLLO takes the lengths of N's columns and not N."""
+    sigma = torch.randn(2, 4, 700, generator=torch.Generator().manual_seed(0))
+    results = []
+    for normalized in (True, False):
+        state = {key: torch.zeros(2, 4, 700) for key in ("m1", "v")}
+        results.append((advance(sigma, state, (0.9, 0.99), 1e-8, normalized=normalized, power=True), state))
+    (whole, state), (part, same_state) = results
+    assert part.normalized is None and part.inside is None is whole.inside
+    assert torch.equal(part.power, whole.power) and torch.equal(state["v"], same_state["v"])
+
+
 def test_moments_whose_squares_underflow_are_finite(form):
     state = {key: torch.zeros(1, 2, 9) for key in ("m1", "v")}
-    normalized = advance(torch.full((1, 2, 9), 1e-30), state, (0.9, 0.999), 0.0, inside=False, power=False).normalized
-    assert normalized.isfinite().all()
+    assert advance(torch.full((1, 2, 9), 1e-30), state, (0.9, 0.999), 0.0).normalized.isfinite().all()
 
 
 def test_slow_averages_keep_their_digits(form):
     """1 - b2 of a b2 that was rounded to float32 is off by 1e-3 of itself."""
     state = {key: torch.zeros(1, 4, 8) for key in ("m1", "v")}
     sigma = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0))
-    advance(sigma, state, (0.9, 0.99999), 1e-8, inside=False, power=False)
+    advance(sigma, state, (0.9, 0.99999), 1e-8)
     expected = 1e-5 * sigma.double().square()
     assert ((state["v"] - expected) / expected).abs().max() < 1e-6
 
@@ -111,8 +123,42 @@ def test_sums_of_squares_keep_their_digits(form, transposed, threads, monkeypatc
     assert ((sums - expected) / expected).abs().max() < 4 * torch.finfo(torch.float32).eps
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_one_column_is_projected_in_the_pass_that_sums_squares(form, transposed, threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    source = torch.Generator().manual_seed(0)
+    matrices = torch.randn(4, 30, 700, generator=source, dtype=torch.float64)
+    basis = torch.randn(4, 30, 1, generator=source, dtype=torch.float64)
+    optimizer = GaLore([torch.nn.Parameter(torch.zeros(3, 4))])
+    sigma, power = optimizer.projected(basis, matrices.mT.contiguous().mT if transposed else matrices)
+    assert sigma.shape == (4, 1, 700) and (sigma - basis.mT @ matrices).abs().max() < 1e-13
+    assert (power - matrices.square().sum(1)).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("ratios", [1, 700])
+@pytest.mark.parametrize(("eps", "size"), [(0.0, 3.0), (1e-2, 1.0)])
+def test_columns_are_limited_as_a_norm_is(form, eps, size, ratios):
+    source = torch.Generator().manual_seed(0)
+    phi, expected_phi = torch.zeros(3, dtype=torch.float64), [0.0] * 3
+    for growth in (0.0, 1.0, 1.005, 5.0, 0.1):
+        ratio = torch.rand(3, ratios, generator=source, dtype=torch.float64)
+        G = growth * torch.randn(3, 8, 700, generator=source, dtype=torch.float64)
+        columns = limit_columns(ratio, G.square().sum(1), phi, 1.01, eps=eps, size=size)
+        for b in range(3):
+            eta, expected_phi[b] = reference_limit((size * G[b] * ratio[b]).norm().item(), expected_phi[b], 1.01, eps)
+            assert (columns[b] - eta * ratio[b]).abs().max() < 1e-14
+            assert phi[b].item() == pytest.approx(expected_phi[b], rel=1e-14)
+
+
+def test_what_is_not_a_number_is_not_limited_away(form):
+    phi = torch.ones(1)
+    columns = limit_columns(torch.full((1, 1), float("nan")), torch.ones(1, 3), phi, 1.01)
+    assert columns.isnan().all() and phi.isnan().all()
+
+
 def test_a_changed_average_is_noticed_by_autograd(form):
     state = {key: torch.zeros(1, 2, 3) for key in ("m1", "v")}
     versions = [tensor._version for tensor in state.values()]
-    advance(torch.ones(1, 2, 3), state, (0.9, 0.999), 1e-8, inside=False, power=False)
+    advance(torch.ones(1, 2, 3), state, (0.9, 0.999), 1e-8)
     assert all(tensor._version > version for tensor, version in zip(state.values(), versions, strict=True))
