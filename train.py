@@ -28,7 +28,7 @@ from training.parallel import lay_out
 from training.progress import set_up_logging
 from training.recorder import Recorder, export_model, final_line
 from training.records import RunFolder
-from training.resume import find_start
+from training.resume import begin, find_start
 
 log = logging.getLogger("training")
 
@@ -113,7 +113,7 @@ def run(config: Config, world: distributed.World) -> int:
             held_out = world.broadcast(held_out)
             recorder = None
             if world.is_main:
-                recorder = opened.enter_context(Recorder(folder, config, start.step, optimizer))
+                recorder = opened.enter_context(Recorder(folder, config, start.found, optimizer))
             trainer = Trainer(config, world, layout, optimizer, folder=folder.checkpoints, recorder=recorder)
             data = TrainingData(
                 config.data,
@@ -125,6 +125,8 @@ def run(config: Config, world: distributed.World) -> int:
                 state=trainer.restore(start.found) if start.found is not None else None,
             )
             opened.callback(data.close)
+            if world.is_main:
+                begin(folder, config)
 
         signum = trainer.train(data, held_out)
         if signum:

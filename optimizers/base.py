@@ -205,23 +205,26 @@ class BaseOptimizer(torch.optim.Optimizer):
         """As torch's, but every tensor of state has the dtype that the method holds it in.
 
         torch casts floating-point state to the parameter's dtype, which would round the float32 averages
-        of a bfloat16 model. Raises ValueError for a tensor of another shape than the parameter's state has.
+        of a bfloat16 model. Raises ValueError for tensors of other names or shapes than the parameter's state has.
         """
         super().load_state_dict(state_dict)
         saved = [i for group in state_dict["param_groups"] for i in group["params"]]
         for i, (parameter, group) in zip(saved, sharded.members(self), strict=True):
             whole = parameter if self.owner(parameter) is not None else sharded.local(parameter)
-            held = self.template(whole, group)
-            for key, value in state_dict["state"].get(i, {}).items():
-                if not isinstance(value, Tensor):
-                    continue
-                like = held.get(key, value)
-                if self.owns(parameter) and value.shape != like.shape:
+            held = sharded.tensors(self.template(whole, group))
+            found = sharded.tensors(state_dict["state"].get(i, {}))
+            if found and found.keys() != held.keys():
+                raise ValueError(
+                    f"state of parameter {i} holds {', '.join(sorted(found))}; {type(self).__name__} holds "
+                    f"{', '.join(sorted(held)) or 'nothing'}"
+                )
+            for key, value in found.items():
+                if value.shape != held[key].shape:
                     raise ValueError(
                         f"state of parameter {i}: {key} has the shape {tuple(value.shape)}, a parameter of "
-                        f"{tuple(parameter.shape)} needs {tuple(like.shape)}"
+                        f"{tuple(parameter.shape)} needs {tuple(held[key].shape)}"
                     )
-                self.state[parameter][key] = value.to(parameter.device, like.dtype, copy=True)
+                self.state[parameter][key] = value.to(parameter.device, held[key].dtype, copy=True)
 
     def share_refreshes(self, processes: dist.ProcessGroup) -> None:
         """From the next step on, each of `processes` renews its share of the bases and sends them to the others.

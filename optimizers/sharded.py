@@ -166,6 +166,11 @@ def plain(state: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in state.items() if not isinstance(value, Tensor)}
 
 
+def tensors(state: dict[str, Any]) -> dict[str, Tensor]:
+    """The rest: what only the process holds that steps the parameter, or its rows."""
+    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+
+
 def full_state_dict(optimizer: torch.optim.Optimizer) -> dict:
     """`BaseOptimizer.full_state_dict`. A process holds one parameter's whole tensors at a time."""
     state_dict, first = optimizer.state_dict(), True

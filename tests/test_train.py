@@ -2,6 +2,8 @@
 
 import json
 import math
+import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ import yaml
 import train
 from scripts import evaluate as evaluate_script
 from tests import tiny
-from training import records
+from training import loop, records
+from training.recorder import final_line
 
 TRAIN_KEYS = "kind step tokens loss lr adam_lr grad_norm tokens_per_second optimizer_seconds data_seconds train_seconds"
 EVAL_KEYS = "kind step tokens loss perplexity galore_perplexity eval_tokens train_seconds"
@@ -98,6 +101,61 @@ def test_a_run_keeps_the_seed_it_began_with_and_says_so(text, tmp_path, capsys, 
     assert "began with run.seed=0" in caplog.text and "is finished" in capsys.readouterr().out
     assert train.main([*argv, "run.seed=7", "train.steps=3", "run.allow_config_change=true"]) == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["seed"] == 0
+
+
+def test_a_changed_option_of_the_optimizer_holds_after_a_resume(text, tmp_path):
+    """A checkpoint of an optimizer brings options of its own."""
+    ends = []
+    for run, alpha in (("same", 0.05), ("other", 0.5)):
+        argv = tiny.command(text, tmp_path / run, "optimizer=racs")
+        assert train.main([*argv, "optimizer.alpha=0.05", "train.steps=2"]) == 0
+        further = [f"optimizer.alpha={alpha}", "train.steps=4", "run.allow_config_change=true"]
+        assert train.main([*argv, *further]) == 0
+        ends.append([row["loss"] for row in rows_of(tmp_path / run, "train")])
+    same, other = ends
+    assert same[:3] == other[:3] and same[3] != other[3]  # step 3 is the first with the new option
+
+
+@pytest.mark.parametrize(
+    "change", ["optimizer=galore", "optimizer.rank=3", "data.path=/nowhere", "model.hidden_size=64"]
+)
+def test_a_continuation_that_does_not_fit_leaves_the_finished_run_as_it_was(change, text, tmp_path, capsys):
+    argv = tiny.command(text, tmp_path / "run", "train.steps=2")
+    assert train.main(argv) == 0
+    kept = [tmp_path / "run" / name for name in ("config.yaml", "summary.json", "metrics.jsonl")]
+    before = [file.read_bytes() for file in kept]
+    capsys.readouterr()
+    assert train.main([*argv, change, "train.steps=4", "run.allow_config_change=true"]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert ("/nowhere" if "path" in change else "does not fit these settings") in said.splitlines()[-1]
+    assert [file.read_bytes() for file in kept] == before
+    assert train.main(argv) == 0
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_an_evaluation_that_is_not_finite_ends_the_run_and_is_not_kept(whole_run, text, tmp_path, monkeypatch, capsys):
+    argv = tiny.command(text, tmp_path / "run")
+    sound = loop.evaluate
+    monkeypatch.setattr(loop, "evaluate", lambda *args, **kw: replace(sound(*args, **kw), loss=math.nan))
+    assert train.main(argv) == 1
+    sentence = "step 4 is not kept: the loss of its evaluation is nan (the last checkpoint is that of step 3 in "
+    assert capsys.readouterr().err.splitlines()[-1].startswith(sentence)
+    monkeypatch.undo()
+    assert train.main(argv) == 0
+    assert tiny.metrics(tmp_path / "run") == tiny.metrics(whole_run)
+
+
+def test_a_loss_too_large_for_a_perplexity_is_said_to_be_infinite(whole_run):
+    summary = json.loads((whole_run / "summary.json").read_text()) | {"final_loss": 800.0, "final_perplexity": None}
+    assert "final perplexity inf, " in final_line(summary, records.RunFolder(whole_run))
+
+
+def test_an_optimizer_whose_package_is_missing_is_one_sentence(text, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    for flags in ([], ["--plan"]):
+        assert train.main(tiny.command(text, tmp_path / "run", "optimizer=adam_8bit", *flags)) == 2
+        assert capsys.readouterr().err == "8-bit optimizers need bitsandbytes: pip install bitsandbytes\n"
 
 
 def test_effective_throughput_against_a_reference(whole_run, text, tmp_path):

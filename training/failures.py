@@ -18,12 +18,13 @@ USER_ERRORS = (SettingsError, DataError, RunFolderError)
 
 @contextlib.contextmanager
 def of_settings() -> Iterator[None]:
-    """While a run is built from its settings a ValueError is the settings' fault. Raises SettingsError."""
+    """While a run is built from its settings a ValueError is the settings' fault, and so is an ImportError: it is of a
+    package that only some settings need. Raises SettingsError."""
     try:
         yield
     except USER_ERRORS:
         raise
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         raise SettingsError(str(error)) from error
 
 

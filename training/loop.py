@@ -75,7 +75,8 @@ class Trainer:
         self.config, self.world, self.optimizer = config, world, optimizer
         self.counters = Counters()
         self._folder, self._recorder = folder, recorder
-        self._base_lrs = [group["lr"] for group in optimizer.param_groups]
+        # As configured: a checkpoint brings its own, and of lr the last step's.
+        self._options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         self._layout = layout
         layout.adopt(optimizer)
         self._parameters = [parameter for parameter in layout.bare.parameters() if parameter.requires_grad]
@@ -89,13 +90,17 @@ class Trainer:
             self._release = GradientRelease(self._parameters, optimizer, self._optimizer_clock)
 
     def restore(self, found: checkpoint.Checkpoint) -> dict[str, dict]:
-        """Take over everything saved in `found`; returns the states of all streams, for the data.
+        """Take over everything saved in `found` but the optimizer's options, which are those of the settings; returns
+        the states of all streams, for the data.
 
         Raises SettingsError when the settings describe another model or optimizer.
         """
         saved = checkpoint.load(found, self._layout.state_device)
         try:
             self._layout.load(saved.model)
+            groups = saved.optimizer["param_groups"]
+            for group, options in zip(groups, self._options, strict=False):  # loading refuses another number of groups
+                group.update(options)
             self.optimizer.load_full_state_dict(saved.optimizer)
         except (RuntimeError, ValueError) as error:  # after run.allow_config_change
             reason = " ".join(str(error).split())
@@ -109,8 +114,8 @@ class Trainer:
         """Run until the last step (returns 0) or until any process was sent a signal (returns its number); the
         state is saved either way.
 
-        Raises MachineError for a loss that is not finite, a process that failed or a final save that did, and
-        whatever the data raise, after saving.
+        Raises MachineError for a loss that is not finite, of a step or an evaluation, for a process that failed or a
+        final save that did, and whatever the data raise, after saving.
         """
         settings, counters = self.config.train, self.counters
         self.world.signals.defer()
@@ -170,7 +175,7 @@ class Trainer:
         try:
             batch = data.take(lambda: self.world.signals.noted)
             targets = 0 if batch is None else int((batch.labels[:, 1:] != -100).sum())
-        except (ValueError, OSError) as error:  # of the data's thread: a bad line, a source that gave up
+        except Exception as error:  # of the data's thread: a bad line, a source that gave up
             failure = error
         waited = time.perf_counter() - started
         rows = self.world.exchange(targets, self.world.signals.noted, failure is not None)
@@ -191,15 +196,14 @@ class Trainer:
             final_fraction=schedule.final_fraction,
             first_lr_zero=schedule.first_lr_zero,
         )
-        for group, base in zip(self.optimizer.param_groups, self._base_lrs, strict=True):
-            group["lr"] = base * factor
+        for group, options in zip(self.optimizer.param_groups, self._options, strict=True):
+            group["lr"] = options["lr"] * factor
         loss, norm = self._gradients(batch, targets)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            saved = f"the last checkpoint is that of step {self._saved_step}" if self._saved_step else "none is saved"
             # Layer-wise, a bad gradient of a good loss is known only when it has been applied; it is never saved.
             applied = "was applied but not kept" if self._release and math.isfinite(loss) else "was not applied"
             raise MachineError(
-                f"step {step} {applied}: its loss is {loss}, its gradient norm {norm} ({saved} in {self._folder})"
+                f"step {step} {applied}: its loss is {loss}, its gradient norm {norm} ({self._last_saved()})"
             )
         watching = self._recorder.watching(step) if self._recorder is not None else contextlib.nullcontext()
         with watching, self._optimizer_clock:
@@ -288,6 +292,10 @@ class Trainer:
         if found is None:
             return self.world.stop_signal()
         counters = self.counters
+        if not math.isfinite(found.loss):
+            raise MachineError(
+                f"step {counters.step} is not kept: the loss of its evaluation is {found.loss} ({self._last_saved()})"
+            )
         counters.evaluated, counters.evaluation_loss = counters.step, found.loss
         if self._recorder is not None:
             log.info("step %d: evaluation perplexity %.4g", counters.step, perplexity(found.loss))
@@ -304,6 +312,10 @@ class Trainer:
                 }
             )
         return 0
+
+    def _last_saved(self) -> str:
+        saved = f"the last checkpoint is that of step {self._saved_step}" if self._saved_step else "none is saved"
+        return f"{saved} in {self._folder}"
 
     def _save(self, *, required: bool = True) -> None:
         """Save the state at this boundary, unless that was done.

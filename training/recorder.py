@@ -16,8 +16,11 @@ from configs.identity import to_dict
 from configs.schema import Config
 from optimizers import BaseOptimizer
 from training import curve
+from training.checkpoint import Checkpoint
 from training.cosines import BasisCosines
 from training.errors import SaveError
+from training.files import fsync
+from training.progress import perplexity
 from training.records import MetricsLog, Reference, RunFolder, effective_tokens_per_second
 from training.tracking import Tracker
 
@@ -25,18 +28,19 @@ from training.tracking import Tracker
 class Recorder:
     """Sends rows to metrics.jsonl and wandb. One of these exists in a run, on its main process.
 
-    `resumed_step` is the step of the checkpoint that the run goes on from, None at its beginning.
+    `found` is the checkpoint that the run goes on from, None at its beginning.
     Raises ValueError naming `run.reference` when no finished run is there, or `run.record_basis_cosines` when
     `optimizer` has no bases to record.
     """
 
-    def __init__(self, folder: RunFolder, config: Config, resumed_step: int | None, optimizer: BaseOptimizer):
+    def __init__(self, folder: RunFolder, config: Config, found: Checkpoint | None, optimizer: BaseOptimizer):
+        resumed, evaluated = (found.step, found.counters["evaluated"]) if found is not None else (None, None)
         self._folder = folder
         self._reference = Reference.read(Path(config.run.reference).expanduser()) if config.run.reference else None
-        self._metrics = MetricsLog(folder.metrics, resumed_step)
+        self._metrics = MetricsLog(folder.metrics, resumed, evaluated)
         self._cosines = None
         if config.run.record_basis_cosines:
-            self._cosines = BasisCosines(folder.path / "basis_cosines.jsonl", optimizer, resumed_step)
+            self._cosines = BasisCosines(folder.path / "basis_cosines.jsonl", optimizer, resumed)
         self._tracker = Tracker(config.wandb, folder.path, name=config.run.name, config=to_dict(config))
         self._finished = False
 
@@ -91,7 +95,10 @@ def export_model(
         model.save_pretrained(temporary, state_dict=weights)
         tokenizer.save_pretrained(temporary)
         shutil.rmtree(path, ignore_errors=True)
+        for file in (*temporary.iterdir(), temporary):
+            fsync(file)
         temporary.rename(path)
+        fsync(path.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise SaveError(f"cannot write the model to {path}: {error}; its weights are in the last checkpoint") from error
@@ -100,7 +107,7 @@ def export_model(
 def final_line(summary: dict[str, Any], folder: RunFolder) -> str:
     """What a finished run is worth and where it lies."""
     return (
-        f"final perplexity {summary['final_perplexity']:.4g}, {summary['tokens_per_second']:,.0f} tokens/s; "
+        f"final perplexity {perplexity(summary['final_loss']):.4g}, {summary['tokens_per_second']:,.0f} tokens/s; "
         f"curve: {folder.curve}; model: {folder.model}"
     )
 

@@ -136,12 +136,13 @@ class MetricsLog:
         path: the file.
         resumed_step: the step of the checkpoint the run resumes from; later rows, and torn ones, are dropped
             because those steps are trained again. None = a run from the beginning: all are.
+        evaluated_step: the step of the last evaluation that the checkpoint knows of; later ones are made again.
 
     Attributes:
         evaluations: the rows of kind "eval" so far, those from before the resume included.
     """
 
-    def __init__(self, path: Path, resumed_step: int | None = None):
+    def __init__(self, path: Path, resumed_step: int | None = None, evaluated_step: int | None = None):
         self._path = path
         self._pending: deque[bytes] = deque()
         self._failing = False
@@ -150,7 +151,12 @@ class MetricsLog:
             before = path.read_bytes() if path.exists() else b""
             kept = b""
             if resumed_step is not None:
-                lines = [(line, row) for line, row in _rows(before) if row["step"] <= resumed_step]
+                evaluated = resumed_step if evaluated_step is None else evaluated_step
+                lines = [
+                    (line, row)
+                    for line, row in _rows(before)
+                    if row["step"] <= (evaluated if row.get("kind") == "eval" else resumed_step)
+                ]
                 kept = b"".join(line for line, _ in lines)
                 self.evaluations = [row for _, row in lines if row["kind"] == "eval"]
             if kept != before:

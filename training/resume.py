@@ -28,8 +28,8 @@ class Start:
 
 
 def find_start(folder: RunFolder, config: Config) -> Start:
-    """Look into `folder` and leave the resolved config there, with the seed that the run began with. For the process
-    that holds the folder.
+    """Look into `folder`, and give `config` the seed that the run there began with. For the process that holds the
+    folder.
 
     Raises SettingsError when the run in the folder had other settings, and those are not allowed to change.
     """
@@ -47,8 +47,11 @@ def find_start(folder: RunFolder, config: Config) -> Start:
         log.warning("the run in %s began with run.seed=%d and keeps it; another seed needs another run.dir or run.name",
                     folder.path, seed)  # fmt: skip
         config.run.seed = seed
-    if summary is not None and (found is None or found.step >= config.train.steps):
-        return Start(found, summary, seed)
+    finished = summary is not None and (found is None or found.step >= config.train.steps)
+    return Start(found, summary if finished else None, seed)
+
+
+def begin(folder: RunFolder, config: Config) -> None:
+    """Leave the resolved config in `folder`, where a run that all is ready for is finished no longer."""
     folder.summary.unlink(missing_ok=True)
     folder.write_config(to_dict(config))
-    return Start(found, None, seed)

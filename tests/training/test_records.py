@@ -190,6 +190,15 @@ def test_a_resume_keeps_the_rows_up_to_its_step(tmp_path, torn):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_evaluation_that_the_checkpoint_does_not_know_of_is_dropped(tmp_path):
+    """A signal during the evaluation of a step saves that step without it; the next start evaluates, and may be cut."""
+    path = tmp_path / "metrics.jsonl"
+    rows = [eval_row(1), train_row(2), eval_row(2)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    metrics = MetricsLog(path, resumed_step=2, evaluated_step=1)
+    assert read_metrics(path) == rows[:2] and metrics.evaluations == rows[:1]
+
+
 def test_a_run_from_the_beginning_starts_empty(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text(json.dumps(eval_row(0)) + "\n")
