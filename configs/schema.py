@@ -64,7 +64,9 @@ class Data:
     source: Literal["c4", "files", "builtin", "prepared"] = setting(MISSING, "where the text comes from")
     path: str | None = setting(None, "training text: file, glob or C4-shaped folder; for c4 null is the hub")
     eval_path: str | None = setting(None, "the same for the evaluation text")
-    tokenizer: str | None = setting(None, "hub name or folder; null: the tokenizer that comes with builtin")
+    tokenizer: str | None = setting(
+        None, "hub name or folder; null: t5-base for c4, a prepared store's own, else that of builtin"
+    )
     packing: bool = setting(MISSING, "true: documents joined and cut; false: one document a row, truncated or padded")
     sequence_length: int = setting(256, "positions a row", least=2)
     streams: int = setting(8, "sub-streams of the source; the number of processes must divide it", least=1)

@@ -1,11 +1,13 @@
 """YAML files and `key=value` arguments merged into one plain dict that remembers where every value came from."""
 
 import difflib
+import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 FOLDER = Path(__file__).resolve().parent
 GROUPS = ("model", "data", "optimizer")
@@ -51,10 +53,11 @@ class Sources:
             if not all(key.split(".")):
                 raise SettingsError(f"argument {argument!r} is not of the form key=value")
             try:
-                # A space after the first colon is all that YAML asks of `{base: alice}` or `[0.9, 0.99]`.
-                value = OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"] if text else ""
+                value = _parsed(text)
             except yaml.YAMLError as error:
                 raise SettingsError(f"argument {argument!r} has a value that is {_problem(error)}") from error
+            except (OmegaConfBaseException, ValueError, LookupError) as error:
+                raise SettingsError(f"argument {argument!r} has a value that makes no sense: {_line(error)}") from error
             for part in reversed(key.split(".")):
                 value = {part: value}
             self._merge(value, lines={}, shown="")
@@ -117,6 +120,24 @@ def nearest(word: str, choices: list[str], prefix: str = "") -> str:
     return f"; did you mean {prefix}{close[0]}?" if close else ""
 
 
+def argument(key: str, value: str) -> str:
+    """key=value, an argument that `add_overrides` reads as this very text: in quotes where YAML sees more in it."""
+    try:
+        plain = _parsed(value) == value
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, LookupError):
+        plain = False
+    return f"{key}={value if plain else json.dumps(value, ensure_ascii=False)}"
+
+
+def _parsed(text: str) -> Any:
+    # A space after the first colon is all that YAML asks of `{base: alice}` or `[0.9, 0.99]`.
+    return OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"] if text else ""
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
 def _read(path: Path, shown: str) -> tuple[dict, dict[str, int]]:
     """The mapping in a YAML file, and the line of each dotted key."""
     try:
@@ -128,6 +149,8 @@ def _read(path: Path, shown: str) -> tuple[dict, dict[str, int]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise SettingsError(f"{shown}{f' line {mark.line + 1}' if mark else ''}: {_problem(error)}") from error
+    except (OmegaConfBaseException, ValueError, LookupError) as error:
+        raise SettingsError(f"{shown} makes no sense: {_line(error)}") from error
     if not isinstance(content, DictConfig) or isinstance(root, yaml.ScalarNode):
         raise SettingsError(f"{shown} line 1: a settings file holds keys and values")
     lines: dict[str, int] = {}

@@ -1,5 +1,7 @@
 """The fixed set of rows that perplexity is measured on."""
 
+import itertools
+
 import torch
 from torch import LongTensor
 
@@ -27,19 +29,19 @@ class EvaluationData:
     def __init__(self, section, tokenizer, *, vocab_size: int):
         encoder = Encoder(tokenizer, vocab_size)
         source = evaluation_source(section)
+        read = itertools.count()  # of documents
         texts = (text for file in range(len(source.files)) for _, text in source.read(file, 0))
-        documents = ((number, 0, ids) for number, ids in enumerate(encoder(texts), 1))
-        kept, self.targets, read = [], 0, 0
+        documents = ((next(read), 0, ids) for ids in encoder(texts))
+        kept, self.targets = [], 0
         length = section.sequence_length
-        for row, number, _ in rows(documents, packing=section.packing, length=length, eos=encoder.eos):
+        for row, _, _ in rows(documents, packing=section.packing, length=length, eos=encoder.eos):
             kept.append(row)
-            read = number
             self.targets += len(row) - 1
             if self.targets >= section.eval_tokens:
                 break
         else:
             raise DataError(
-                f"data.eval_tokens={section.eval_tokens}, but the {read} documents of {source.setting} give only "
+                f"data.eval_tokens={section.eval_tokens}, but the {next(read)} documents of {source.setting} give only "
                 f"{self.targets} targets; lower data.eval_tokens or give more text in data.eval_path"
             )
         self.input_ids, self.lengths = pad(kept, section.sequence_length, encoder)

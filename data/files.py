@@ -81,8 +81,9 @@ def _text_lines(name: str, start: int, every: int, offset: int, closing: threadi
 def _lines(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Iterator[tuple[int, bytes]]:
     """Yield (number from 0, line) of the lines asked for. Blank ones are not dealt: often every other line is blank."""
     position, documents = -1, 0
+    stem = urlsplit(name).path if is_url(name) else name
     with io.BufferedReader(RemoteFile(name, closing)) if is_url(name) else Path(name).open("rb") as file:
-        lines = gzip.GzipFile(fileobj=file) if urlsplit(name).path.endswith(".gz") else file
+        lines = gzip.GzipFile(fileobj=file) if stem.endswith(".gz") else file
         try:
             for position, line in enumerate(lines):
                 if line.isspace():

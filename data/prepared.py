@@ -36,8 +36,9 @@ class PreparedSource:
         self.fingerprint = manifest["splits"][split]["fingerprint"]
         self._first = np.cumsum([0] + [file["documents"] for file in manifest["splits"][split]["files"]])
         arrays = {"ids": np.dtype(manifest["dtype"]), "ends": OFFSET, "positions": OFFSET}
+        root = Path(folder).expanduser()
         self._ids, self._ends, self._positions = (
-            _map(Path(folder) / f"{split}.{kind}", dtype) for kind, dtype in arrays.items()
+            _map(root / f"{split}.{kind}", dtype) for kind, dtype in arrays.items()
         )
 
     def read(self, file: int, start: int, every: int = 1, offset: int = 0) -> Iterator[tuple[int, np.ndarray]]:
@@ -61,7 +62,7 @@ def read_manifest(folder: str | None) -> dict:
     """
     if not folder:
         raise DataError("data.source=prepared needs data.path: a folder made by scripts/prepare_data.py")
-    path = Path(folder) / "manifest.json"
+    path = Path(folder).expanduser() / "manifest.json"
     try:
         manifest = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -71,7 +72,7 @@ def read_manifest(folder: str | None) -> dict:
             f"{path} is of format {manifest.get('format')}, this code reads format {FORMAT}; prepare it again"
         )
     for name, expected in manifest["checksums"].items():
-        file = Path(folder) / name
+        file = path.with_name(name)
         size = file.stat().st_size if file.exists() else 0
         if size != expected["bytes"]:
             raise DataError(f"{file} has {size} bytes, its manifest says {expected['bytes']}; prepare the data again")

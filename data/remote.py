@@ -46,6 +46,7 @@ def fetch(url: str, closing: threading.Event) -> Iterator[bytes]:
     ends a pause.
 
     Raises:
+        DataError: `url` is none.
         SourceUnavailable: an answer that no retry cures (404, 403 ...), or RETRIES retries without a new byte.
     """
     offset, size, ended_at, failures = 0, None, None, 0
@@ -76,6 +77,8 @@ def fetch(url: str, closing: threading.Event) -> Iterator[bytes]:
                 if offset == ended_at:
                     return  # no length was given, and a second answer ends where the first did
                 ended_at = offset
+            except httpx.InvalidURL as error:
+                raise DataError(f"{url} is no URL ({error})") from error
             except (httpx.HTTPError, _Fault) as error:
                 failures += 1
                 reason = f"{type(error).__name__} {error}".strip() if isinstance(error, httpx.HTTPError) else str(error)

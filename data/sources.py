@@ -106,7 +106,7 @@ def evaluation_source(section) -> TextSource | PreparedSource:
         path, key = section.eval_path, "data.eval_path"
     elif section.source == "builtin":
         return _addresses(held_out=True)
-    elif section.source == "files" and not (isinstance(section.path, str) and Path(section.path).is_dir()):
+    elif section.source == "files" and not (isinstance(section.path, str) and Path(section.path).expanduser().is_dir()):
         raise DataError("data.source=files needs data.eval_path, unless data.path is a folder with C4's shards")
     else:
         path, key = section.path or C4, "data.path"
@@ -115,7 +115,7 @@ def evaluation_source(section) -> TextSource | PreparedSource:
 
 def _files(key: str, path: str | list[str], split: str, *, hub: bool) -> list[str]:
     """Names of files and URLs, each once: in the order of a list, sorted within a glob or folder."""
-    entries = list(path) if not isinstance(path, str) else [path] if Path(path).exists() else path.split(",")
+    entries = list(path) if not isinstance(path, str) else [path] if os.path.exists(path) else path.split(",")  # noqa: PTH110  a long list is no path, and Path raises
     names: list[str] = []
     for entry in (entry.strip() for entry in entries if entry.strip()):
         found = _expand(key, entry, split, hub)

@@ -49,7 +49,7 @@ def _default_tokenizer(section) -> Path | str:
         return "t5-base"  # the paper's protocol
     if section.source == "prepared":
         read_manifest(section.path)  # says what is wrong with the store, if there is none
-        return Path(section.path) / "tokenizer"
+        return Path(section.path).expanduser() / "tokenizer"
     return BUILTIN
 
 

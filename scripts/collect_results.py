@@ -26,8 +26,8 @@ TARGET = "adam"  # whose best final loss the others are timed against
 
 
 def arena_table(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each optimizer and last layer: its best run by final loss, among those that differ from it only in
-    settings of the optimizer; sorted by perplexity."""
+    """A row for each optimizer and last layer, sorted by perplexity: its best run by final loss. The records are of
+    runs that differ in settings of the optimizer alone."""
     groups: dict[tuple, list[dict[str, Any]]] = {}
     for kept in records:
         groups.setdefault((kept["summary"]["optimizer"], kept["settings"]["optimizer"]["last_layer"] or ""), []).append(

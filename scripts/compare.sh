@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)}
-files=$(ls configs/experiment/nano/builtin/*.yaml | paste -sd,)
+files=$(ls configs/experiment/nano/builtin/*.yaml | paste -sd, -)
 scripts/sweep.sh -j "${1:-1}" runs/builtin "$files"
 "$python" scripts/collect_results.py results/builtin --runs runs/builtin --title \
     "Every optimizer at one learning rate: llama_nano, 300 steps of 1,024 tokens of the builtin text (scripts/compare.sh)"

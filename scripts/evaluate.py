@@ -61,8 +61,11 @@ def evaluate_run(config: Config, world: distributed.World) -> Evaluation:
 
 
 def save(found: Evaluation, path: Path, name: str) -> None:
-    """Put the evaluation as `name` among those in the JSON file `path`."""
-    saved = json.loads(path.read_text()) if path.is_file() else {}
+    """Put the evaluation as `name` among those in the JSON file `path`. Raises SettingsError if that is damaged."""
+    try:
+        saved = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise SettingsError(f"{path} is not readable ({error}); the evaluation is not saved") from error
     saved[name] = {"loss": found.loss, "perplexity": perplexity(found.loss), "eval_tokens": found.targets}
     write_atomically(path, (json.dumps(saved, indent=2) + "\n").encode())
 
@@ -86,16 +89,17 @@ def main(arguments: list[str]) -> int:
         )
         found = evaluate_run(config, world)
         world.close()
+        if world.is_main:
+            exact, galore = f"perplexity {perplexity(found.loss):.4f}", found.galore_perplexity
+            galore = "" if galore is None else f", GaLore's {galore:.4f}"
+            print(f"{exact}{galore} (loss {found.loss:.6f} over {found.targets:,} targets)", flush=True)
+            if name is not None:
+                save(found, Path(arguments[0], "evaluations.json"), name)
     except (Exception, distributed.Interrupted) as error:
         return failures.report(error, world)
     finally:
         if world is not None:
             world.signals.release()
-    if world.is_main:
-        if name is not None:
-            save(found, Path(arguments[0], "evaluations.json"), name)
-        galore = "" if found.galore_perplexity is None else f", GaLore's {found.galore_perplexity:.4f}"
-        print(f"perplexity {perplexity(found.loss):.4f}{galore} (loss {found.loss:.6f} over {found.targets:,} targets)")
     return 0
 
 

@@ -1,5 +1,6 @@
 """Run many commands, several at a time: what is done is skipped, and an interrupt reaches and waits for them all."""
 
+import argparse
 import contextlib
 import os
 import shlex
@@ -13,25 +14,37 @@ from pathlib import Path
 
 import psutil
 
+from configs.sources import argument
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A command for a process of its own. It is done when the file `proof` exists; what it prints goes to `log`. Both
-    are relative to the project's folder, where the command runs."""
+    """A command for a process of its own. It is done when the file `proof` exists, unless it is to run `again`; what it
+    prints goes to `log`. Both are relative to the project's folder, where the command runs."""
 
     name: str
     command: tuple[str, ...]
     proof: Path
     log: Path
+    again: bool = False
 
 
-def training(name: str, arguments: Sequence[str], out: Path, launcher: Sequence[str] | None = None) -> Job:
+def training(
+    name: str, arguments: Sequence[str], out: Path, launcher: Sequence[str] | None = None, *, again: bool = False
+) -> Job:
     """A run of train.py with these arguments in the folder out/name; `launcher` stands before train.py (default:
     this Python)."""
-    command = (*(launcher or [sys.executable]), "train.py", *arguments, f"run.dir={out / name}")
-    return Job(name, command, proof=out / name / "summary.json", log=out / f"{name}.log")
+    command = (*(launcher or [sys.executable]), "train.py", *arguments, argument("run.dir", str(out / name)))
+    return Job(name, command, proof=out / name / "summary.json", log=out / f"{name}.log", again=again)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return int(text)
 
 
 def run_all(jobs: Sequence[Job], *, at_once: int = 1, devices: Sequence[str] = (), dry: bool = False) -> int:
@@ -42,7 +55,7 @@ def run_all(jobs: Sequence[Job], *, at_once: int = 1, devices: Sequence[str] = (
 
     With `devices` a job gets the CUDA device that the fewest others are on. `dry` prints the commands instead.
     """
-    waiting = [job for job in jobs if not (ROOT / job.proof).exists()]
+    waiting = [job for job in jobs if job.again or not (ROOT / job.proof).exists()]
     if dry:
         for number, job in enumerate(waiting):
             device = f"CUDA_VISIBLE_DEVICES={devices[number % len(devices)]} " if devices else ""

@@ -18,21 +18,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.errors import DataError
 from data.sources import training_source
+from scripts.jobs import positive
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("corpora", nargs="+", metavar="CORPUS")
-    parser.add_argument("--shards", type=int, default=8)
+    parser.add_argument("--shards", type=positive, default=8)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     try:
         source = training_source(SimpleNamespace(source="files", path=arguments.corpora))
         texts = [text for file in range(len(source.files)) for _, text in source.read(file, 0)]
-    except DataError as error:
+    except (DataError, OSError) as error:
         print(error, file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, DataError) else 1
     random.Random(arguments.seed).shuffle(texts)
     folder = arguments.out / "en"
     folder.mkdir(parents=True, exist_ok=True)

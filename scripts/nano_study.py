@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from configs.schema import load  # noqa: E402
 from scripts import records  # noqa: E402
-from scripts.jobs import Job, run_all, training  # noqa: E402
+from scripts.jobs import Job, positive, run_all, training  # noqa: E402
 
 CONFIGS = Path("configs/experiment/nano")
 RUNS, RESULTS = Path("runs/nano"), Path("results/nano")
@@ -187,7 +187,7 @@ def _script(name: str, script: str, *arguments: str, proof: Path) -> Job:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpora", type=Path, metavar="CORPORA")
-    parser.add_argument("-j", dest="jobs", type=int, default=1, help="runs at a time, one thread each")
+    parser.add_argument("-j", dest="jobs", type=positive, default=1, help="runs at a time, one thread each")
     parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage to run")
     parser.add_argument("--only", default=",".join(methods()), metavar="METHOD,...", help="some methods alone")
     arguments = parser.parse_args()

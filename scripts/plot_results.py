@@ -326,11 +326,13 @@ def _write_cosines(rows: Rows, path: Path) -> None:
         row: [record["basis_cosines"] for record in rows.get(row, ()) if "basis_cosines" in record]
         for row in ("tracking", "none")
     }
-    if not any(recorded.values()):
+    refreshes = [refresh for seeds in recorded.values() for seed in seeds for refresh in seed]
+    numbers = [i for i in map(str, records.EIGENVECTORS) if all(i in refresh for refresh in refreshes)]
+    if not refreshes or not numbers:
         return
     figure = _figure(14, 3.9)
-    panels = figure.subplots(1, len(records.EIGENVECTORS), sharey=True)
-    for axes, number in zip(panels, map(str, records.EIGENVECTORS), strict=True):
+    panels = figure.subplots(1, len(numbers), sharey=True, squeeze=False)[0]
+    for axes, number in zip(panels, numbers, strict=True):
         _grid(axes, f"eigenvector {number}")
         axes.set_xlabel("step of the refresh")
         for row, seeds in recorded.items():

@@ -85,11 +85,19 @@ def _short(number: float | None) -> float | None:
 
 
 def _cosines(rows: list[dict]) -> list[dict[str, float]]:
-    """For each refresh, the median over the matrices of |cosine| of each of EIGENVECTORS before and after it."""
+    """For each refresh, the median over the matrices of |cosine| before and after it, of each of EIGENVECTORS that all
+    their bases have."""
     by_step: dict[int, list[list[float]]] = {}
     for row in rows:
         by_step.setdefault(row["step"], []).append(row["cosines"])
     return [
-        {"step": step, **{str(i): _short(statistics.median(c[i - 1] for c in cosines)) for i in EIGENVECTORS}}
+        {
+            "step": step,
+            **{
+                str(i): _short(statistics.median(c[i - 1] for c in cosines))
+                for i in EIGENVECTORS
+                if i <= min(map(len, cosines))
+            },
+        }
         for step, cosines in sorted(by_step.items())
     ]

@@ -39,7 +39,12 @@ while [ "$SECONDS" -lt "$end" ]; do
         # From the first imports to well past several checkpoints.
         sleep "$((RANDOM % 25)).$((RANDOM % 10))"
         if kill -9 "$process" 2>/dev/null; then here=$((here + 1)); fi
-        wait "$process" 2>/dev/null || true
+        code=0
+        wait "$process" 2>/dev/null || code=$?
+        if [ "$code" != 0 ] && [ "$code" != 137 ]; then
+            echo "a run ended by itself with exit code $code, see $folder/killed.log" >&2
+            exit 1
+        fi
     done
     runs=$((runs + 1)) kills=$((kills + here))
     found=$(digest "$folder/killed")

@@ -19,7 +19,6 @@ do not separate values: optimizer.betas=[0.9,0.99],[0.8,0.99].
 import argparse
 import itertools
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -31,7 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configs.identity import differences, to_dict
 from configs.schema import Config, SettingsError, load
-from scripts.jobs import run_all, training
+from configs.sources import argument
+from scripts.jobs import positive, run_all, training
 from training.errors import RunFolderError
 from training.records import RunFolder
 
@@ -48,7 +48,7 @@ def combinations(files: list[str], settings: list[str]) -> dict[str, list[str]]:
             raise SettingsError(f"argument {setting!r} is not of the form key=value")
         if key == "run.dir":
             raise SettingsError("run.dir is OUT and the run's name in a sweep, leave it out")
-        values = re.split(r",(?![^\[{]*[\]}])", text)
+        values = _split(text)
         shown = key.removeprefix("optimizer.").removeprefix("run.")
         parts = [f"_{shown}={value.replace('/', '-')}" if len(values) > 1 else "" for value in values]
         axes.append([(part, f"{key}={value}") for part, value in zip(parts, values, strict=True)])
@@ -61,6 +61,18 @@ def combinations(files: list[str], settings: list[str]) -> dict[str, list[str]]:
     return runs
 
 
+def _split(text: str) -> list[str]:
+    """`text` cut at the commas that stand outside all brackets."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
 def _file_names(files: list[str]) -> list[str]:
     """The shortest ends of the paths that tell the files apart, as alice, or 60m_alice and 130m_alice."""
     parts = [Path(file).resolve().with_suffix("").parts for file in files]
@@ -71,21 +83,25 @@ def _file_names(files: list[str]) -> list[str]:
     raise SettingsError(f"a settings file is given twice in {','.join(files)}")
 
 
-def check(name: str, arguments: list[str], out: Path) -> Config:
-    """The settings of a run. Raises SettingsError where train.py would refuse them, or where the run's folder holds a
-    run with others, which would be skipped or gone on with under a wrong name; RunFolderError if that is unreadable."""
+def check(name: str, arguments: list[str], out: Path) -> tuple[Config, bool]:
+    """The settings of a run, and whether its folder holds a run that is to go on with these instead of others. Raises
+    SettingsError where train.py would refuse them, or where the run's folder holds a run with others, which would be
+    skipped or gone on with under a wrong name; RunFolderError if that is unreadable."""
     try:
-        config = load([*arguments, f"run.dir={out / name}"]).config
+        config = load([*arguments, argument("run.dir", str(out / name))]).config
     except SettingsError as error:
         raise SettingsError(f"{name}: {error}") from error
     before, now = RunFolder(out / name).read_config(), to_dict(config)
-    if before is not None and not config.run.allow_config_change:
-        changed = differences(before, now) + ["run.seed"] * (before["run"]["seed"] != now["run"]["seed"])
-        if changed:
-            raise SettingsError(
-                f"{out / name} holds a run with other settings ({', '.join(changed)}): choose another OUT"
-            )
-    return config
+    if before is None:
+        return config, False
+    changed = differences(before, now)
+    if config.run.allow_config_change:
+        return config, bool(changed)
+    if before["run"]["seed"] != now["run"]["seed"]:
+        changed.append("run.seed")
+    if changed:
+        raise SettingsError(f"{out / name} holds a run with other settings ({', '.join(changed)}): choose another OUT")
+    return config, False
 
 
 def wandb_sweep(arguments: argparse.Namespace, names: list[str], config: Config) -> str:
@@ -120,10 +136,11 @@ def check_machine(devices: list[str], launcher: list[str]) -> None:
             raise SettingsError(f"-g: there is no CUDA device {unknown[0]}; there are {', '.join(known) or 'none'}")
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return int(text)
+def _words(launcher: str) -> list[str]:
+    try:
+        return shlex.split(launcher)
+    except ValueError as error:
+        raise SettingsError(f"-l: {launcher!r} is no command ({error})") from error
 
 
 def main() -> int:
@@ -137,7 +154,7 @@ def main() -> int:
     parser.add_argument("out", metavar="OUT")
     parser.add_argument("files", metavar="FILE.yaml[,FILE.yaml...]")
     parser.add_argument("settings", nargs="*", metavar="key=value[,value...]")
-    parser.add_argument("-j", dest="jobs", type=_positive, metavar="JOBS")
+    parser.add_argument("-j", dest="jobs", type=positive, metavar="JOBS")
     parser.add_argument("-g", dest="devices", default="", metavar="DEVICES")
     parser.add_argument("-l", dest="launcher", default="", metavar="LAUNCHER")
     parser.add_argument("-n", dest="dry", action="store_true")
@@ -147,14 +164,15 @@ def main() -> int:
     choice.add_argument("--wandb", action="store_true")
     arguments = parser.parse_intermixed_args()
 
-    out, launcher = Path(arguments.out), shlex.split(arguments.launcher)
+    out = Path(arguments.out)
     devices = [device for device in arguments.devices.split(",") if device]
     try:
+        launcher = _words(arguments.launcher)
         runs = combinations(arguments.files.split(","), arguments.settings)
         names = list(runs)
-        configs = [check(name, runs[name], out) for name in names]
+        checked = {name: check(name, runs[name], out) for name in names}
         if arguments.wandb:
-            print(wandb_sweep(arguments, names, configs[0]), end="")
+            print(wandb_sweep(arguments, names, checked[names[0]][0]), end="")
             return 0
         if arguments.only is not None:
             if arguments.only not in names:
@@ -168,7 +186,7 @@ def main() -> int:
             check_machine(devices, launcher)
     except (SettingsError, RunFolderError) as error:
         parser.error(str(error))
-    jobs = [training(name, runs[name], out, launcher) for name in names]
+    jobs = [training(name, runs[name], out, launcher, again=checked[name][1]) for name in names]
     return run_all(jobs, at_once=arguments.jobs or len(devices) or 1, devices=devices, dry=arguments.dry)
 
 

@@ -106,9 +106,9 @@ def main() -> int:
     try:
         source = training_source(section)
         model = train(_first(source, arguments.megabytes * 1e6), arguments.vocab_size)
-    except DataError as error:
+    except (DataError, OSError) as error:
         print(error, file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, DataError) else 1
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "spiece.model").write_bytes(model)
     as_transformers(model).save_pretrained(arguments.out)

@@ -94,7 +94,8 @@ def save(
     values (TypeError otherwise). A whole checkpoint of this step that is there already is kept.
 
     Raises SaveError with one sentence if the disk refuses (full, over quota, broken). Nothing of the attempt
-    is left behind and older checkpoints are as they were, so the caller may go on and try again later.
+    is left behind, so the caller may go on and try again later. Older checkpoints are as they were, but where the
+    disk has no room for one more only the newest whole one is kept.
     """
     final = folder / f"step_{step:08d}"
     if final.exists() and fault(final) is None:
@@ -113,6 +114,8 @@ def save(
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
         _delete(final)  # a damaged one of the same step
+        if free_bytes(folder) < needed:
+            _give_up_older(folder)
         free = free_bytes(folder)
         room += f", {in_words(free)} free"
         if free < needed:
@@ -140,7 +143,7 @@ def save(
             raise
         raise SaveError(
             f"cannot save the checkpoint of step {step} in {folder}: {_reason(error)} ({room}); "
-            "earlier checkpoints are untouched"
+            "the newest one before it is untouched"
         ) from error
     return final
 
@@ -195,6 +198,15 @@ def prune(saved: Path, keep: int = 2) -> None:
             _delete(path)
 
 
+def _give_up_older(folder: Path) -> None:
+    """Delete all checkpoints but the newest whole one, if there is one."""
+    paths = _newest_first(folder)
+    whole = next((path for path in paths if fault(path) is None), None)
+    for path in paths if whole is not None else []:
+        if path != whole:
+            _delete(path)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary folders of saves that were cut short. Only for the process that saves here."""
     for path in folder.glob("step_*.tmp"):
@@ -203,6 +215,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def fault(path: Path) -> str | None:
     """What is wrong with the checkpoint at `path`, in a few words; None if it is whole."""
+    name = MARKER
     try:
         marker = json.loads((path / MARKER).read_text())
         for name in FILES:
@@ -214,7 +227,7 @@ def fault(path: Path) -> str | None:
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except OSError as error:
-        return f"{error.filename} cannot be read ({error.strerror})"
+        return f"{name} cannot be read ({error.strerror})"
     except (ValueError, KeyError, TypeError):
         return f"{MARKER} makes no sense"
     return None

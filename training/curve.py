@@ -74,7 +74,7 @@ def draw(folder: RunFolder) -> None:
 
 
 def _perplexities(losses: Sequence[float]) -> list[float]:
-    return [math.exp(min(loss, 700.0)) for loss in losses]
+    return [math.exp(min(loss, 300.0)) for loss in losses]  # an axis needs room above its largest value
 
 
 def _smoothed(losses: Sequence[float]) -> list[float]:

@@ -8,7 +8,7 @@ import yaml
 
 from configs import checks, identity, schema
 from configs.schema import SettingsError, load
-from configs.sources import FOLDER, GROUPS
+from configs.sources import FOLDER, GROUPS, argument
 from optimizers import registry
 
 OPTIMIZERS = sorted(path.stem for path in (FOLDER / "optimizer").glob("*.yaml"))
@@ -101,6 +101,13 @@ def test_numbers_lists_and_texts_are_read_as_typed():
     assert got.wandb.tags == ["a", "b"] and got.run.name == "7"
 
 
+@pytest.mark.parametrize(
+    "value", ["runs/x", "my runs #1/a_lr=0.1", "{base: alice, rank: 3}", "a: b", "7", "null", "'", "é"]
+)
+def test_an_argument_is_read_as_the_text_it_was_made_of(value):
+    assert config(argument("run.dir", value)).run.dir == value
+
+
 def test_names_and_folders_default_to_what_is_run():
     assert config("run.seed=3").run.dir == "runs/llama_nano_alice_s3"
     assert config("run.dir=~/x").run.dir == str(Path.home() / "x")
@@ -149,6 +156,9 @@ def test_plan_flags():
         ("run.dir=", "run.dir must name a folder"),
         ("run.name=${nothing}", "run.name: "),
         ("train.steps=[1,", "not valid YAML"),
+        ("train.steps=${HOME", "argument 'train.steps=${HOME' has a value that makes no sense: "),
+        ("optimizer=[{null:1}]", "optimizer"),
+        ("train.steps=[!!int,x]", "argument 'train.steps=[!!int,x]' has a value that makes no sense: "),
         ("=3", "not of the form key=value"),
         ("--paln", "unknown flag --paln; usage"),
         ("configs/quickstrat.yaml", "does not exist; did you mean configs/quickstart.yaml?"),
@@ -174,6 +184,7 @@ def test_refusals_name_the_key_and_the_nearest_valid_thing(arguments, words):
         ("train: {}\ntrain: {}\n", "a.yaml line 2: not valid YAML, found duplicate key train"),
         ("train.steps: 3\n", "a.yaml line 1: train.steps must be written as nested keys"),
         ("- train\n", "a.yaml line 1: a settings file holds keys and values"),
+        ("run: {dir: '${HOME'}\n", "a.yaml makes no sense: "),
         ("base: nothing.yaml\n", "a.yaml line 1: base nothing.yaml does not exist"),
     ],
 )

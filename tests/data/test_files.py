@@ -47,6 +47,23 @@ def test_every_format_gives_the_documents_from_any_position(tmp_path, name):
         ]
 
 
+def test_a_local_name_is_no_url(tmp_path):
+    folder = tmp_path / "C#?x=1"
+    folder.mkdir()
+    WRITERS["a.json.gz"](folder / "a.json.gz")
+    source = training_source(make_section(path=str(folder / "a.json.gz")))
+    assert [text for _, text in source.read(0, 0)] == DOCUMENTS
+
+
+def test_a_list_may_be_longer_than_a_name(tmp_path, monkeypatch):
+    WRITERS["a.txt"](tmp_path / "a.txt")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert training_source(make_section(path=",".join(["a.txt"] * 100))).files == ("a.txt",)
+    write_shards(tmp_path, DOCUMENTS, 1, "c4-validation.{:05d}-of-{:05d}.json.gz")
+    assert len(evaluation_source(make_section(path="~")).files) == 1
+
+
 def test_paths_are_files_lists_globs_or_c4_shaped_folders(tmp_path):
     shards = [str(path) for path in write_shards(tmp_path, DOCUMENTS, 3)]
     [validation] = map(str, write_shards(tmp_path, texts(3, start=90), 1, "c4-validation.{:05d}-of-{:05d}.json.gz"))
@@ -156,5 +173,8 @@ def test_too_few_documents_for_evaluation(tmp_path, tokenizer):
     section = make_section(path=str(tmp_path), eval_tokens=10**6)
     with pytest.raises(DataError, match=r"data.eval_tokens=1000000, but the 12 documents of .* give only \d+ targets"):
         EvaluationData(section, tokenizer, vocab_size=VOCABULARY)
+    short = make_section(path=str(tmp_path), eval_tokens=10**6, packing=True, sequence_length=4096)
+    with pytest.raises(DataError, match=r"the 12 documents of .* give only 0 targets"):
+        EvaluationData(short, tokenizer, vocab_size=VOCABULARY)
     with pytest.raises(DataError, match=r"needs data.eval_path"):
         EvaluationData(make_section(path="a.jsonl"), tokenizer, vocab_size=VOCABULARY)

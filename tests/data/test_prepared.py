@@ -1,6 +1,7 @@
 """A prepared store gives the rows, states and evaluation set of its text; a store that does not fit is refused."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -80,6 +81,16 @@ def test_what_is_no_store_is_refused(store, tokenizer, tmp_path):
     store.eval_path = str(tmp_path)
     with pytest.raises(DataError, match=r"data.eval_path has no meaning"):
         TrainingData(store, tokenizer, vocab_size=VOCABULARY, batch_size=8)
+
+
+def test_a_store_in_the_home_folder(store, monkeypatch):
+    path = Path(store.path)
+    monkeypatch.setenv("HOME", str(path.parent))
+    store.path = f"~/{path.name}"
+    tokenizer = load_tokenizer(store)
+    assert (
+        TrainingData(store, tokenizer, vocab_size=VOCABULARY, batch_size=8).take(interrupted=lambda: False) is not None
+    )
 
 
 def test_command_line(text, tmp_path, capsys):

@@ -147,6 +147,11 @@ def test_a_shard_that_shrinks_while_it_is_read_is_not_mixed(mirror):
         list(reading)
 
 
+def test_what_is_no_url_is_one_sentence():
+    with pytest.raises(DataError, match=r"http://host:abc/x\.jsonl is no URL"):
+        list(remote.fetch("http://host:abc/x.jsonl", threading.Event()))
+
+
 def test_close_does_not_wait_for_a_retry(mirror, tokenizer, monkeypatch):
     monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 600.0)
     monkeypatch.setattr(remote, "LONGEST_PAUSE_SECONDS", 600.0)

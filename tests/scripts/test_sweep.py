@@ -59,6 +59,10 @@ def test_names_hold_what_varies():
 def test_brackets_hold_a_value_together():
     betas = "optimizer.betas=[0.9,0.99],[0.8,0.99]"
     assert list(combinations(["a.yaml"], [betas])) == ["a_betas=[0.9,0.99]", "a_betas=[0.8,0.99]"]
+    nested = "optimizer={base: alice, betas: [0.9,0.9,0.99]},{base: racs}"
+    assert [run[1] for run in combinations(["a.yaml"], [nested]).values()] == [
+        "optimizer={base: alice, betas: [0.9,0.9,0.99]}", "optimizer={base: racs}",
+    ]  # fmt: skip
     one = "optimizer={base: alice, rank: 64}"
     assert combinations(["a.yaml"], [one, "wandb.tags=[x,y]"]) == {"a": ["a.yaml", one, "wandb.tags=[x,y]"]}
 
@@ -85,6 +89,7 @@ def test_files_of_one_name_are_told_apart_by_their_folders():
         (f"{QUICKSTART} run.dir=x", "run.dir is OUT and the run's name"),
         (f"{QUICKSTART} -j 0", "argument -j: must be at least 1, got 0"),
         (f"{QUICKSTART} -g 0,99", "-g: there is no CUDA device"),
+        (f"{QUICKSTART} -l 'python", '-l: "\'python" is no command (No closing quotation)'),
         (f"{QUICKSTART} -l no-such-launcher", "-l: there is no program no-such-launcher"),
         (f"{QUICKSTART} run.seed=0,1 --job-index 2", "--job-index must be from 0 to 1, got 2"),
         (f"{QUICKSTART} run.seed=0,1 --only x", "no run is called x; there are quickstart_seed=0, quickstart_seed=1"),
@@ -155,6 +160,22 @@ def test_a_run_of_another_seed_is_not_gone_on_with(sweep, tiny_sweep, tmp_path):
     assert sweep(*others, "run.seed=0", "-n")[0] == 0
     assert "holds a run with other settings (run.seed)" in sweep(*others, "run.seed=1", "-n")[2]
     assert sweep(*others, "run.seed=1", "run.allow_config_change=true", "-n")[0] == 0
+
+
+def test_a_finished_run_goes_on_when_told(sweep, tiny_sweep, tmp_path):
+    *others, _ = tiny_sweep
+    finished = tmp_path / "out" / "tiny"
+    finished.mkdir(parents=True)
+    (finished / "config.yaml").write_text(yaml.safe_dump(to_dict(load(others[1:]).config)))
+    (finished / "summary.json").write_text("{}")
+    assert planned(sweep(*others, "run.allow_config_change=true", "-n")[1]) == []
+    assert len(planned(sweep(*others, "train.steps=300", "run.allow_config_change=true", "-n")[1])) == 1
+
+
+def test_a_folder_may_have_any_name(sweep, tmp_path):
+    out = tmp_path / "my runs #1"
+    [arguments] = planned(sweep(str(out), QUICKSTART, "-n")[1])
+    assert load(arguments).config.run.dir == str(out / "quickstart")
 
 
 def test_one_run_is_picked_by_its_place_among_all(sweep, tiny_sweep, tmp_path):

@@ -286,6 +286,16 @@ def test_a_full_disk_is_noticed_before_the_last_byte_is_taken(tmp_path, monkeypa
     assert fingerprint(tmp_path) == before
 
 
+def test_a_disk_with_room_for_two_keeps_the_newest_whole_one_and_takes_the_next(tmp_path, monkeypatch):
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    (tmp_path / "step_00000003" / "model.safetensors").write_bytes(b"damaged")
+    monkeypatch.setattr(checkpoint, "free_bytes", lambda folder: 10**9 * (len(list(folder.glob("step_*"))) < 2))
+    saved = save(tmp_path, 4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000002", "step_00000004"]
+    assert checkpoint.newest(tmp_path).path == saved
+
+
 def test_random_states_continue():
     states = random_states()
     expected = random.random(), numpy.random.rand(), torch.rand(3)

@@ -56,8 +56,9 @@ def test_equal_rows_give_equal_bytes_whatever_the_users_style(tmp_path):
         [train(1, None), train(2, 800.0), evaluation(2, None)],
         [train(step, 2.0) for step in range(1, 4)],
         [train(1, 10.0), evaluation(0, 10.0), evaluation(1, 1e-3)],
+        [train(1, 10.0), train(2, 3000.0), evaluation(2, 690.0)],
     ],
-    ids=["nothing", "one evaluation", "one step", "not finite", "constant", "wide"],
+    ids=["nothing", "one evaluation", "one step", "not finite", "constant", "wide", "lost"],
 )
 def test_odd_runs_are_drawn_without_a_complaint(tmp_path, rows, caplog):
     with warnings.catch_warnings(), caplog.at_level(logging.WARNING):
