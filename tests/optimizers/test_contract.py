@@ -233,7 +233,7 @@ def test_state_of_other_shapes_or_dtypes_is_no_silent_harm(name):
     train(optimizer, range(1, 3))
     saved = optimizer.state_dict()
     if any(isinstance(value, torch.Tensor) for value in optimizer.state[weights[0]].values()):
-        with pytest.raises(ValueError, match="needs|holds"):
+        with pytest.raises(ValueError, match=r"needs|holds"):
             make(name, parameters([(16, 400)], dtype=torch.float32)).load_state_dict(saved)
     wider = make(name, parameters([(16, 24)], dtype=torch.float64))
     wider.load_state_dict(saved)
