@@ -11,6 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 FOLDER = Path(__file__).resolve().parent
 GROUPS = ("model", "data", "optimizer")
+# What OmegaConf and the constructors of YAML's types raise for a value that is YAML and still cannot be read.
+NONSENSE = (OmegaConfBaseException, ValueError, LookupError)
 
 
 class SettingsError(ValueError):
@@ -56,8 +58,10 @@ class Sources:
                 value = _parsed(text)
             except yaml.YAMLError as error:
                 raise SettingsError(f"argument {argument!r} has a value that is {_problem(error)}") from error
-            except (OmegaConfBaseException, ValueError, LookupError) as error:
-                raise SettingsError(f"argument {argument!r} has a value that makes no sense: {_line(error)}") from error
+            except NONSENSE as error:
+                raise SettingsError(
+                    f"argument {argument!r} has a value that makes no sense: {one_line(error)}"
+                ) from error
             for part in reversed(key.split(".")):
                 value = {part: value}
             self._merge(value, lines={}, shown="")
@@ -124,7 +128,7 @@ def argument(key: str, value: str) -> str:
     """key=value, an argument that `add_overrides` reads as this very text: in quotes where YAML sees more in it."""
     try:
         plain = _parsed(value) == value
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, LookupError):
+    except (yaml.YAMLError, *NONSENSE):
         plain = False
     return f"{key}={value if plain else json.dumps(value, ensure_ascii=False)}"
 
@@ -134,7 +138,8 @@ def _parsed(text: str) -> Any:
     return OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"] if text else ""
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """The error's text, whose line breaks are spaces."""
     return " ".join(str(error).split())
 
 
@@ -149,8 +154,8 @@ def _read(path: Path, shown: str) -> tuple[dict, dict[str, int]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise SettingsError(f"{shown}{f' line {mark.line + 1}' if mark else ''}: {_problem(error)}") from error
-    except (OmegaConfBaseException, ValueError, LookupError) as error:
-        raise SettingsError(f"{shown} makes no sense: {_line(error)}") from error
+    except NONSENSE as error:
+        raise SettingsError(f"{shown} makes no sense: {one_line(error)}") from error
     if not isinstance(content, DictConfig) or isinstance(root, yaml.ScalarNode):
         raise SettingsError(f"{shown} line 1: a settings file holds keys and values")
     lines: dict[str, int] = {}

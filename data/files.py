@@ -40,8 +40,7 @@ def reader(name: str) -> Callable[..., Iterator[Located]]:
             that breaks off, a broken JSON line, a `text` that is missing or no string (each with file and line).
         SourceUnavailable: from a URL, see `data.remote.fetch`.
     """
-    path = urlsplit(name).path if is_url(name) else name
-    suffix = Path(path.removesuffix(".gz")).suffix.lower()
+    suffix = Path(_path(name).removesuffix(".gz")).suffix.lower()
     if suffix in (".json", ".jsonl", ".ndjson"):
         return _json_lines
     if suffix in (".txt", ".text"):
@@ -50,6 +49,11 @@ def reader(name: str) -> Callable[..., Iterator[Located]]:
         return _parquet_rows
     where = " over the network; download the file" if suffix == ".parquet" else ""
     raise DataError(f"{name}: this format is not read{where} (formats: {FORMATS})")
+
+
+def _path(name: str) -> str:
+    """What of a file's name or URL ends in its kind."""
+    return urlsplit(name).path if is_url(name) else name
 
 
 def _json_lines(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Iterator[Located]:
@@ -81,9 +85,8 @@ def _text_lines(name: str, start: int, every: int, offset: int, closing: threadi
 def _lines(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Iterator[tuple[int, bytes]]:
     """Yield (number from 0, line) of the lines asked for. Blank ones are not dealt: often every other line is blank."""
     position, documents = -1, 0
-    stem = urlsplit(name).path if is_url(name) else name
     with io.BufferedReader(RemoteFile(name, closing)) if is_url(name) else Path(name).open("rb") as file:
-        lines = gzip.GzipFile(fileobj=file) if stem.endswith(".gz") else file
+        lines = gzip.GzipFile(fileobj=file) if _path(name).endswith(".gz") else file
         try:
             for position, line in enumerate(lines):
                 if line.isspace():

@@ -115,9 +115,10 @@ def evaluation_source(section) -> TextSource | PreparedSource:
 
 def _files(key: str, path: str | list[str], split: str, *, hub: bool) -> list[str]:
     """Names of files and URLs, each once: in the order of a list, sorted within a glob or folder."""
-    entries = list(path) if not isinstance(path, str) else [path] if os.path.exists(path) else path.split(",")  # noqa: PTH110  a long list is no path, and Path raises
+    if isinstance(path, str):  # Path.exists raises for a list longer than a name may be
+        path = [path] if os.path.exists(path) else path.split(",")  # noqa: PTH110
     names: list[str] = []
-    for entry in (entry.strip() for entry in entries if entry.strip()):
+    for entry in (entry.strip() for entry in path if entry.strip()):
         found = _expand(key, entry, split, hub)
         if not found:
             raise DataError(f"{key}={entry}: no file matches")

@@ -94,8 +94,8 @@ class Apollo(ProjectedOptimizer):
 
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
         sigma, total = self.projected(state["basis"].to(gradient.dtype), gradient)
-        wanted = {"normalized": False, "inside": True, "power": True}
-        _, inside, power = advance(sigma, state, group["betas"], group["eps"], **wanted)
+        moments = advance(sigma, state, group["betas"], group["eps"], normalized=False, inside=True, power=True)
+        inside, power = moments.inside, moments.power
         if group["scaling"] == "tensor":
             inside, power = inside.sum(-1, keepdim=True), power.sum(-1, keepdim=True)
         ratio = norm_ratio(inside, power)

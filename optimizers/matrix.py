@@ -129,13 +129,6 @@ class MatrixOptimizer(BaseOptimizer):
         memory = memory.view_as(gradient.mT).mT if lies_transposed else memory.view_as(gradient)
         return torch.mul(gradient, gradient, out=memory).sum(-2)
 
-    def projected(self, basis: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """U^T G [B, r, n] of a basis [B, m, r], and the column power of G."""
-        if basis.shape[-1] == 1 and (sums := column_sums(gradient, basis)):
-            power, sigma = sums
-            return sigma, power
-        return subspace.project(basis, gradient), self.column_power(gradient)
-
     def _shared(self, size: int, dtype: torch.dtype, like: Tensor) -> Tensor:
         """Memory of `size` elements for the matrices of a step in turn. The system zeroes memory that is new, which on
         a CPU takes longer than to square a matrix."""

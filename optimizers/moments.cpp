@@ -19,6 +19,11 @@ struct Block {
         : matrix(column / n), first(column % n), count(std::min({BLOCK, n - first, end - column})) {}
 };
 
+template <typename T> void store(const double *sums, long count, T *out) {
+    for (long j = 0; j < count; ++j)
+        out[j] = T(sums[j]);
+}
+
 // For columns [start, end) of a stack of matrices r x n by rows:
 // m1, v <- ema(sigma, b1), ema(sigma^2, b2); normalized = m1 / (sqrt(max(v, smallest normal number)) + eps);
 // inside[j] and power[j] the sums of sigma^2 and of normalized^2 down column j. The last three where they are wanted.
@@ -26,11 +31,9 @@ template <typename T>
 void moments(const T *sigma, T *m1, T *v, T *normalized, T *inside, T *power, long r, long n, double b1, double b2,
              double eps, long start, long end) {
     const T new1 = T(1 - b1), new2 = T(1 - b2), added = T(eps); // 1 - b of a rounded b would be off by 1e-4 of it
-    double squares[BLOCK], lengths[BLOCK];
     while (start < end) {
         const Block block(start, n, end);
-        std::fill_n(squares, block.count, 0.0);
-        std::fill_n(lengths, block.count, 0.0);
+        double squares[BLOCK] = {}, lengths[BLOCK] = {};
         for (long i = 0; i < r; ++i) {
             const long at = (block.matrix * r + i) * n + block.first;
             for (long j = 0; j < block.count; ++j) {
@@ -46,10 +49,10 @@ void moments(const T *sigma, T *m1, T *v, T *normalized, T *inside, T *power, lo
                     lengths[j] += double(x) * x;
             }
         }
-        for (long j = 0; j < block.count && inside; ++j)
-            inside[start + j] = T(squares[j]);
-        for (long j = 0; j < block.count && power; ++j)
-            power[start + j] = T(lengths[j]);
+        if (inside)
+            store(squares, block.count, inside + start);
+        if (power)
+            store(lengths, block.count, power + start);
         start += block.count;
     }
 }
@@ -58,11 +61,9 @@ void moments(const T *sigma, T *m1, T *v, T *normalized, T *inside, T *power, lo
 // vectors u of m numbers are given, products[j] = sum over i of u[i] g[i, j].
 template <typename T>
 void sums_down(const T *g, const T *u, T *squares, T *products, long m, long n, long start, long end) {
-    double square[BLOCK], product[BLOCK];
     while (start < end) {
         const Block block(start, n, end);
-        std::fill_n(square, block.count, 0.0);
-        std::fill_n(product, block.count, 0.0);
+        double square[BLOCK] = {}, product[BLOCK] = {};
         for (long i = 0; i < m; ++i) {
             const long row = block.matrix * m + i;
             const double factor = u ? u[row] : 0;
@@ -73,10 +74,9 @@ void sums_down(const T *g, const T *u, T *squares, T *products, long m, long n, 
                     product[j] += factor * value;
             }
         }
-        for (long j = 0; j < block.count; ++j)
-            squares[start + j] = T(square[j]);
-        for (long j = 0; j < block.count && u; ++j)
-            products[start + j] = T(product[j]);
+        store(square, block.count, squares + start);
+        if (u)
+            store(product, block.count, products + start);
         start += block.count;
     }
 }
@@ -86,7 +86,7 @@ template <typename T>
 void sums_along(const T *g, const T *u, T *squares, T *products, long m, long n, long start, long end) {
     for (long i = start; i < end; ++i) {
         double square = 0, product = 0;
-        const T *row = g + i * n, *factors = u ? u + i / m * n : row;
+        const T *row = g + i * n, *factors = u ? u + i / m * n : nullptr;
         for (long j = 0; j < n; ++j) {
             const double value = row[j];
             square += value * value;

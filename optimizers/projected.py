@@ -15,6 +15,7 @@ from torch import Tensor
 from . import subspace
 from .checks import check_betas, check_range, check_whole
 from .matrix import MatrixOptimizer
+from .moments import column_sums
 
 RATIO_EPS = 1e-8  # added to the norms that Fira and APOLLO divide by, as in their packages
 
@@ -42,6 +43,13 @@ class ProjectedOptimizer(MatrixOptimizer):
 
     def refresh(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int, sources: list) -> None:
         renew_basis(state, subspace.leading_left_singular_vectors(gradient, state["basis"].shape[-1]))
+
+    def projected(self, basis: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """U^T G [B, r, n] of a basis [B, m, r], and the column power of G."""
+        if basis.shape[-1] == 1 and (sums := column_sums(gradient, basis)):
+            power, sigma = sums
+            return sigma, power
+        return subspace.project(basis, gradient), self.column_power(gradient)
 
 
 def renew_basis(state: dict[str, Tensor], new: Tensor) -> None:

@@ -35,7 +35,7 @@ def training(
     name: str, arguments: Sequence[str], out: Path, launcher: Sequence[str] | None = None, *, again: bool = False
 ) -> Job:
     """A run of train.py with these arguments in the folder out/name; `launcher` stands before train.py (default:
-    this Python)."""
+    this Python); `again`: though it is finished."""
     command = (*(launcher or [sys.executable]), "train.py", *arguments, argument("run.dir", str(out / name)))
     return Job(name, command, proof=out / name / "summary.json", log=out / f"{name}.log", again=again)
 

@@ -19,6 +19,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from data.errors import DataError
 from data.sources import training_source
 from scripts.jobs import positive
+from training import failures
+
+
+def write(texts: list[str], folder: Path, shards: int) -> None:
+    """Deal the texts to gzipped shards with C4's names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard in range(shards):
+        name = f"c4-train.{shard:05}-of-{shards:05}.json.gz"
+        # Without a time stamp and the file's name in its header, gzip is a function of the text.
+        with (folder / name).open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
+            for text in texts[shard::shards]:
+                file.write((json.dumps({"text": text}, ensure_ascii=False) + "\n").encode())
 
 
 def main() -> int:
@@ -31,18 +43,10 @@ def main() -> int:
     try:
         source = training_source(SimpleNamespace(source="files", path=arguments.corpora))
         texts = [text for file in range(len(source.files)) for _, text in source.read(file, 0)]
+        random.Random(arguments.seed).shuffle(texts)
+        write(texts, arguments.out / "en", arguments.shards)
     except (DataError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2 if isinstance(error, DataError) else 1
-    random.Random(arguments.seed).shuffle(texts)
-    folder = arguments.out / "en"
-    folder.mkdir(parents=True, exist_ok=True)
-    for shard in range(arguments.shards):
-        name = f"c4-train.{shard:05}-of-{arguments.shards:05}.json.gz"
-        # Without a time stamp and the file's name in its header, gzip is a function of the text.
-        with (folder / name).open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
-            for text in texts[shard :: arguments.shards]:
-                file.write((json.dumps({"text": text}, ensure_ascii=False) + "\n").encode())
+        return failures.report(error, None)
     print(f"{len(texts):,} documents, {sum(map(len, texts)):,} characters in {arguments.out}")
     return 0
 

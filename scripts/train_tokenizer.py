@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.errors import DataError
 from data.sources import training_source
+from training import failures
 
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as in T5
 LONGEST_PIECE_BYTES = 1 << 16  # SentencePiece leaves out sentences that are longer than told
@@ -106,12 +107,11 @@ def main() -> int:
     try:
         source = training_source(section)
         model = train(_first(source, arguments.megabytes * 1e6), arguments.vocab_size)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / "spiece.model").write_bytes(model)
+        as_transformers(model).save_pretrained(arguments.out)
     except (DataError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2 if isinstance(error, DataError) else 1
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "spiece.model").write_bytes(model)
-    as_transformers(model).save_pretrained(arguments.out)
+        return failures.report(error, None)
     print(f"{arguments.vocab_size} pieces in {arguments.out}")
     return 0
 

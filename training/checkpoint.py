@@ -94,8 +94,8 @@ def save(
     values (TypeError otherwise). A whole checkpoint of this step that is there already is kept.
 
     Raises SaveError with one sentence if the disk refuses (full, over quota, broken). Nothing of the attempt
-    is left behind, so the caller may go on and try again later. Older checkpoints are as they were, but where the
-    disk has no room for one more only the newest whole one is kept.
+    is left behind, so the caller may go on and try again later. Older checkpoints are as they were; only where the disk
+    has no room for this one beside them all but the newest whole one are deleted first.
     """
     final = folder / f"step_{step:08d}"
     if final.exists() and fault(final) is None:
@@ -114,8 +114,8 @@ def save(
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
         _delete(final)  # a damaged one of the same step
-        if free_bytes(folder) < needed:
-            _give_up_older(folder)
+        if (missing := needed - free_bytes(folder)) > 0:
+            _give_up_older(folder, missing)
         free = free_bytes(folder)
         room += f", {in_words(free)} free"
         if free < needed:
@@ -198,12 +198,14 @@ def prune(saved: Path, keep: int = 2) -> None:
             _delete(path)
 
 
-def _give_up_older(folder: Path) -> None:
-    """Delete all checkpoints but the newest whole one, if there is one."""
+def _give_up_older(folder: Path, missing: int) -> None:
+    """Delete all checkpoints but the newest whole one, if there is one and that frees `missing` bytes."""
     paths = _newest_first(folder)
     whole = next((path for path in paths if fault(path) is None), None)
-    for path in paths if whole is not None else []:
-        if path != whole:
+    others = [path for path in paths if path != whole]
+    freed = sum(file.stat().st_size for path in others for file in path.iterdir())
+    if whole is not None and freed >= missing:
+        for path in others:
             _delete(path)
 
 

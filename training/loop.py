@@ -16,6 +16,7 @@ import torch
 
 from configs.identity import config_hash, to_dict
 from configs.schema import Config, SettingsError
+from configs.sources import one_line
 from data import Batch, EvaluationData, TrainingData
 from models.unpadding import model_inputs
 from optimizers import BaseOptimizer, state_bytes
@@ -103,8 +104,7 @@ class Trainer:
                 group.update(options)
             self.optimizer.load_full_state_dict(saved.optimizer)
         except (RuntimeError, ValueError) as error:  # after run.allow_config_change
-            reason = " ".join(str(error).split())
-            raise SettingsError(f"{found.path} does not fit these settings: {reason}") from error
+            raise SettingsError(f"{found.path} does not fit these settings: {one_line(error)}") from error
         set_random_states(saved.random_states)
         self.counters = Counters(**found.counters)
         self._saved_step, self._streams = found.step, saved.streams
@@ -175,7 +175,7 @@ class Trainer:
         try:
             batch = data.take(lambda: self.world.signals.noted)
             targets = 0 if batch is None else int((batch.labels[:, 1:] != -100).sum())
-        except Exception as error:  # of the data's thread: a bad line, a source that gave up
+        except Exception as error:  # of the data's thread; whatever it is, what was trained is saved first
             failure = error
         waited = time.perf_counter() - started
         rows = self.world.exchange(targets, self.world.signals.noted, failure is not None)

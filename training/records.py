@@ -23,6 +23,7 @@ from typing import Any, Self
 
 import yaml
 
+from configs.sources import one_line
 from training.errors import RunFolderError, SaveError
 from training.files import free_bytes, in_words, write_atomically
 
@@ -95,7 +96,7 @@ class RunFolder:
             except FileNotFoundError:
                 return None
             except (yaml.YAMLError, UnicodeDecodeError) as error:
-                raise RunFolderError(f"run.dir: {self.config} is not readable: {_one_line(error)}") from error
+                raise RunFolderError(f"run.dir: {self.config} is not readable: {one_line(error)}") from error
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Put the resolved config, plain values only, into config.yaml."""
@@ -155,7 +156,7 @@ class MetricsLog:
                 lines = [
                     (line, row)
                     for line, row in _rows(before)
-                    if row["step"] <= (evaluated if row.get("kind") == "eval" else resumed_step)
+                    if row["step"] <= (evaluated if row["kind"] == "eval" else resumed_step)
                 ]
                 kept = b"".join(line for line, _ in lines)
                 self.evaluations = [row for _, row in lines if row["kind"] == "eval"]
@@ -273,7 +274,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -250,6 +250,8 @@ def test_corpora_are_mixed_without_loss_and_the_same_every_time(tmp_path, monkey
         assert shard.read_bytes() == (tmp_path / "two" / "en" / shard.name).read_bytes()
     monkeypatch.setattr(sys, "argv", ["mix", str(tmp_path / "out"), str(tmp_path / "missing.jsonl")])
     assert mix_corpora.main() == 2 and "missing.jsonl" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["mix", sources[0], sources[1]])  # a file is no folder
+    assert mix_corpora.main() == 1 and "Traceback" not in capsys.readouterr().err
 
 
 def test_the_study_tunes_every_method_on_as_many_rates_and_trains_with_the_best(tmp_path, monkeypatch):

@@ -296,6 +296,16 @@ def test_a_disk_with_room_for_two_keeps_the_newest_whole_one_and_takes_the_next(
     assert checkpoint.newest(tmp_path).path == saved
 
 
+def test_nothing_is_given_up_for_a_checkpoint_that_would_still_not_fit(tmp_path, monkeypatch):
+    for step in (1, 2):
+        save(tmp_path, step)
+    before = fingerprint(tmp_path)
+    monkeypatch.setattr(checkpoint, "free_bytes", lambda folder: 1000)
+    with pytest.raises(SaveError, match="No space left"):
+        checkpoint.save(tmp_path, 3, **contents(3) | {"model_state": {"big": torch.zeros(10**6)}})
+    assert fingerprint(tmp_path) == before
+
+
 def test_random_states_continue():
     states = random_states()
     expected = random.random(), numpy.random.rand(), torch.rand(3)
