@@ -24,10 +24,11 @@ from torch import Tensor
 from . import subspace
 from .checks import check_betas, check_choice, check_range, check_whole, options_of
 from .chunk import Direction, working_dtype
-from .limiter import limit_columns, limit_growth, reference_limit
+from .limiter import limit_growth, reference_limit
 from .matrix import MatrixOptimizer
 from .moments import Moments, advance
 from .registry import register
+from .residual import above_rounding, column_scales, corrected, residual_power
 from .scaling import fixed_point, reciprocal, reference_fixed_point, scaled_norm
 
 SWITCHING = ("complement", "none", "gaussian", "gaussian_mix", "full_basis")
@@ -63,6 +64,7 @@ class Alice(MatrixOptimizer):
     """
 
     last_layer = "method"
+    lie_with_gradient = ("m1", "v")
 
     def __init__(
         self,
@@ -174,9 +176,9 @@ class Alice(MatrixOptimizer):
         compensation = group["compensation"]
         basis = state["basis"].to(gradient.dtype)
         m, r = basis.shape[-2:]
-        sigma = subspace.project(basis, gradient)
+        sigma = subspace.project(basis, gradient, state["m1"])
         if group["tracking"]:
-            torch.baddbmm(state["tracked"], sigma, sigma.mT, beta=beta3, alpha=1 - beta3, out=state["tracked"])
+            subspace.average_gram(state["tracked"], sigma, beta3)
         compensated = r < m and compensation != "none"
         by_ratio = compensated and compensation.startswith("fira")
         moments = advance(sigma, state, (beta1, beta2), 0.0, inside=compensated, power=by_ratio)
@@ -193,26 +195,26 @@ class Alice(MatrixOptimizer):
 
     def _column_scales(self, gradient, state, group, basis, sigma, moments: Moments) -> Tensor:
         """[B, n]: what multiplies each column of the residual ("optimal", "fira", "fira_plus")."""
-        m, r = basis.shape[-2:]
-        residual = subspace.residual_power(self.column_power(gradient), state["basis"], sigma, moments.inside)
-        if group["compensation"] == "optimal":
-            p = state["column_power"].lerp_(residual, 1 - group["betas"][0])
-            square = torch.where(residual > 0, reciprocal(p), 0.0)
-            size, strength = (m - r) ** 0.5, group["alpha_c"]
-        else:
-            square = moments.power * reciprocal(moments.inside)
-            size, strength = 1.0, 1.0
+        total = self.column_power(gradient)
         if group["compensation"] == "fira_plus":
             # The norm is set outright: a limiter before it would change nothing.
+            residual = residual_power(total, state["basis"], sigma, moments.inside)
+            square = moments.power * reciprocal(moments.inside)
             norm = (residual * square).sum(-1).sqrt()
             eta = group["alpha_c"] * (basis @ moments.normalized).norm(dim=(-2, -1)) * reciprocal(norm)
             return eta.unsqueeze(-1) * square.sqrt()
-        columns = limit_columns(square.sqrt(), residual, state["phi"], group["gamma"], size=size)
-        return columns.mul_(size * strength)  # 1 / p may be the largest number there is
+        m, r = basis.shape[-2:]
+        optimal = group["compensation"] == "optimal"
+        size, strength = ((m - r) ** 0.5, group["alpha_c"]) if optimal else (1.0, 1.0)
+        total, share = corrected(total, state["basis"], sigma, moments.inside, 1.0)
+        return column_scales(
+            total, moments.inside, moments.power, state["phi"], group["gamma"], share=share, size=size,
+            strength=size * strength, average=state.get("column_power"), decay=group["betas"][0],
+        )  # fmt: skip
 
     def _two_sided(self, gradient, state, group, basis, sigma, moments: Moments) -> Tensor:
         """[B, m, n]: alpha_c eta diag(Q)^(-1/2) R diag(S)^(-1/2), Q and S of the residual R as in RACS."""
-        left = subspace.residual_power(self.column_power(gradient), state["basis"], sigma, moments.inside)
+        left = residual_power(self.column_power(gradient), state["basis"], sigma, moments.inside)
         residual = torch.where((left > 0).unsqueeze(-2), torch.baddbmm(gradient, basis, sigma, alpha=-1), 0.0)
         power = residual.square()
         columns, rows = fixed_point(power, iterations=5)
@@ -261,7 +263,7 @@ class Alice(MatrixOptimizer):
         omega = torch.where(v > 0, m1 / v.sqrt(), 0)
 
         R = G - U @ sigma
-        R = torch.where(subspace.above_rounding((R**2).sum(0), (G**2).sum(0)) > 0, R, 0)
+        R = torch.where(above_rounding((R**2).sum(0), (G**2).sum(0)) > 0, R, 0)
         C = torch.zeros_like(G)
         if r < m and compensation == "optimal":
             p = state["p"] = b1 * state.get("p", 0) + (1 - b1) * (R**2).sum(0)

@@ -18,18 +18,18 @@ from torch import Tensor
 from . import subspace
 from .checks import check_choice, check_range, options_of
 from .chunk import Direction, working_dtype
-from .limiter import limit_columns, reference_limit
+from .limiter import reference_limit
 from .moments import advance
 from .projected import (
     RATIO_EPS,
     ProjectedOptimizer,
     bias_correction,
-    norm_ratio,
     reference_moments,
     reference_refresh,
     renew_basis,
 )
 from .registry import register
+from .residual import column_scales
 
 
 @register("apollo")
@@ -93,15 +93,14 @@ class Apollo(ProjectedOptimizer):
             renew_basis(state, torch.stack([_gaussian(m, r, source) for source in sources]).to(gradient))
 
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
-        sigma, total = self.projected(state["basis"].to(gradient.dtype), gradient)
+        sigma, total = self.projected(state["basis"].to(gradient.dtype), gradient, state["m1"])
         moments = advance(sigma, state, group["betas"], group["eps"], normalized=False, inside=True, power=True)
-        inside, power = moments.inside, moments.power
-        if group["scaling"] == "tensor":
-            inside, power = inside.sum(-1, keepdim=True), power.sum(-1, keepdim=True)
-        ratio = norm_ratio(inside, power)
+        sums = (total, moments.inside, moments.power)
+        if group["scaling"] == "tensor":  # those of one long column
+            sums = (each.sum(-1, keepdim=True) for each in sums)
         strength = group["scale"] ** 0.5
         seen = strength if group["scale_front"] else 1.0
-        columns = limit_columns(ratio, total, state["phi"], group["gamma"], eps=RATIO_EPS, size=seen)
+        columns = column_scales(*sums, state["phi"], group["gamma"], share=0.0, eps=RATIO_EPS, size=seen)
         return Direction(columns=columns.unsqueeze(-2), scale=strength * bias_correction(t, group["betas"]))
 
     @staticmethod

@@ -18,17 +18,17 @@ from torch import Tensor
 from . import subspace
 from .checks import check_choice, check_range, options_of
 from .chunk import Direction, working_dtype
-from .limiter import limit_columns, reference_limit
+from .limiter import reference_limit
 from .moments import advance
 from .projected import (
     RATIO_EPS,
     ProjectedOptimizer,
     bias_correction,
-    norm_ratio,
     reference_moments,
     reference_refresh,
 )
 from .registry import register
+from .residual import above_rounding, column_scales, corrected
 
 
 @register("fira")
@@ -79,15 +79,15 @@ class Fira(ProjectedOptimizer):
 
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
         basis = state["basis"].to(gradient.dtype)
-        sigma, total = self.projected(basis, gradient)
+        sigma, total = self.projected(basis, gradient, state["m1"])
         normalized, inside, power = advance(sigma, state, group["betas"], group["eps"], inside=True, power=True)
-        share = group["scale"] if group["residual"] == "official" else 1.0
-        residual = subspace.residual_power(total, state["basis"], sigma, inside, share)
-        ratio = torch.where(residual > 0, norm_ratio(inside, power), 0.0)
-        # scale U N + (G - k U R) D is G D + U (scale N - k R D): the residual is never formed.
-        columns = limit_columns(ratio, residual, state["phi"], group["gamma"], eps=RATIO_EPS).unsqueeze(-2)
-        right = normalized.mul_(group["scale"]).addcmul_(sigma, columns, value=-share)
-        return Direction(columns=columns, left=basis, right=right, scale=bias_correction(t, group["betas"]))
+        scale, share = group["scale"], group["scale"] if group["residual"] == "official" else 1.0
+        total, outside = corrected(total, state["basis"], sigma, inside, share)
+        options = {"share": outside, "eps": RATIO_EPS, "strength": 1 / scale}
+        columns = column_scales(total, inside, power, state["phi"], group["gamma"], **options).unsqueeze(-2)
+        # With C = D / scale, scale U N + (G - k U R) D is scale (G C + U (N - k R C)): the residual is never formed.
+        right = normalized.addcmul_(sigma, columns, value=-share)
+        return Direction(columns=columns, left=basis, right=right, scale=scale * bias_correction(t, group["betas"]))
 
     @staticmethod
     def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, t: int, index: int, lr: float, betas,
@@ -102,7 +102,7 @@ class Fira(ProjectedOptimizer):
         R = U.T @ G
         N = reference_moments(R, state, betas, eps)
         outside = G - (scale if residual == "official" else 1.0) * U @ R
-        outside = torch.where(subspace.above_rounding((outside**2).sum(0), (G**2).sum(0)) > 0, outside, 0)
+        outside = torch.where(above_rounding((outside**2).sum(0), (G**2).sum(0)) > 0, outside, 0)
         X = outside * N.norm(dim=0) / (R.norm(dim=0) + RATIO_EPS)
         eta, state["phi"] = reference_limit(X.norm().item(), state.get("phi", 0.0), gamma, RATIO_EPS)
         W = W - lr * bias_correction(t, betas) * (scale * U @ N + eta * X)

@@ -54,7 +54,7 @@ class GaLore(ProjectedOptimizer):
 
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
         basis = state["basis"].to(gradient.dtype)
-        sigma = subspace.project(basis, gradient)
+        sigma = subspace.project(basis, gradient, state["m1"])
         normalized = advance(sigma, state, group["betas"], group["eps"]).normalized
         return Direction(left=basis, right=normalized, scale=group["scale"] * bias_correction(t, group["betas"]))
 

@@ -18,6 +18,7 @@ class GaLore8bit(GaLore):
     """`GaLore` with 8-bit moments: the same options. Raises ImportError without bitsandbytes."""
 
     last_layer = "adam"
+    lie_with_gradient = ()  # bitsandbytes takes what lies by rows
     reference_tolerance = eight_bit.REFERENCE_TOLERANCE
 
     def add_param_group(self, param_group: dict) -> None:

@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-from . import native
-
 
 def limit_growth(norm: Tensor, previous: Tensor, gamma: float, eps: float = 0.0) -> tuple[Tensor, Tensor]:
     """Factor that keeps a norm from growing by more than `gamma` times from one step to the next.
@@ -16,25 +14,6 @@ def limit_growth(norm: Tensor, previous: Tensor, gamma: float, eps: float = 0.0)
     growth = norm / (previous + eps)
     eta = torch.where(previous > 0, gamma / growth.clamp(min=gamma), 1.0)
     return eta, eta * norm
-
-
-def limit_columns(
-    ratio: Tensor, power: Tensor, phi: Tensor, gamma: float, *, eps: float = 0.0, size: float = 1.0
-) -> Tensor:
-    """eta ratio, for the limiter's eta of X = size G diag(ratio); `phi` [B] is advanced to the limited norm.
-
-    ratio [B, n] or [B, 1]; power [B, n]: the sums of squares down the columns of G. X is not formed.
-    """
-    together = native.function("limiter.cpp", "limit_columns", "pppplllddd", ratio, power, phi)
-    if together:
-        limited = torch.empty_like(ratio)
-        together(ratio, power, phi, limited, *power.shape, ratio.shape[-1], gamma, eps, size)
-        torch.autograd.graph.increment_version(phi)
-        return limited
-    norm = size * (ratio.square() * power).sum(-1).sqrt()
-    eta, limited_norm = limit_growth(norm, phi, gamma, eps)
-    phi.copy_(limited_norm)
-    return eta.unsqueeze(-1) * ratio
 
 
 def reference_limit(norm: float, previous: float, gamma: float, eps: float = 0.0) -> tuple[float, float]:

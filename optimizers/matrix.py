@@ -5,6 +5,7 @@ stacks of matrices, without a host synchronisation.
 """
 
 import itertools
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from . import sharded, subspace
+from . import sharded, subspace, threads
 from .base import BaseOptimizer
 from .chunk import Chunk, Direction, working_dtype
 from .moments import column_sums
@@ -41,15 +42,18 @@ class MatrixOptimizer(BaseOptimizer):
     counts_steps = True  # whether the update or the refresh depends on t
     decay_first = False  # whether weights decay before the update, not after it
     refreshed: tuple[str, ...] = ("basis",)  # names of the state that `refresh` writes
+    # Names of the state [r, n] that lies in memory as the gradient [m, n] does where a matrix is not stacked: products
+    # of a tall matrix that keep its order are up to 12 % faster on a CPU.
+    lie_with_gradient: tuple[str, ...] = ()
 
     def __init__(self, params: Iterable, options: dict[str, Any]):
         self._plans: dict[int, list[Chunk]] = {}
-        self._memory: Tensor | None = None
+        self._memory: dict[int, Tensor] = {}
         super().__init__(params, options)
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
-        self._plans, self._memory = {}, None
+        self._plans, self._memory = {}, {}
 
     # ---- what a method says of itself
 
@@ -97,23 +101,34 @@ class MatrixOptimizer(BaseOptimizer):
 
     def step_group(self, group: dict, parameters: list[Tensor]) -> None:
         chunks = self._chunks(group, parameters)
-        shared = self._refresh_shared(chunks, group) if self._sharers is not None else set()
+        refreshed = self._refresh_shared(chunks, group) if self._sharers is not None else set()
+        beside = []
         for index, chunk in enumerate(chunks):
-            t = self._age(chunk.parameters[0]) + 1
-            gradients, direction = chunk.gradients(), None
-            if gradients:
-                given = self.squares(chunk, gradients) if self.takes_squares else chunk.stacked(gradients)
-                if index not in shared:
-                    self.accumulate(given, chunk.state, group)
-                    self._refresh(chunk, given, group, t, self._due(chunk, group, t))
-                direction = self.update(given, chunk.state, group, t)
-                gradients = gradients if self.takes_squares else given
-            noise = self.rounding_noise(chunk.parameters)
-            chunk.descend(group["lr"], group["weight_decay"], self.decay_first, gradients, direction, noise)
-            if self.counts_steps:
-                for parameter in chunk.parameters:
-                    self.state[parameter]["step"] = t
-        self._memory = None
+            if chunk.on_one_thread:
+                beside.append((chunk, group, index in refreshed))
+            else:
+                self._step_chunk(chunk, group, index in refreshed)
+        beside.sort(key=lambda item: -sum(parameter.numel() for parameter in item[0].parameters))  # to end together
+        threads.for_each(self._step_chunk, beside)
+        self._memory = {}
+
+    @torch.no_grad()  # each thread has a switch of its own
+    def _step_chunk(self, chunk: Chunk, group: dict, refreshed: bool) -> None:
+        """One step of a chunk, whose bases are `refreshed` or have yet to be."""
+        t = self._age(chunk.parameters[0]) + 1
+        gradients, direction = chunk.gradients(), None
+        if gradients:
+            given = self.squares(chunk, gradients) if self.takes_squares else chunk.stacked(gradients)
+            if not refreshed:
+                self.accumulate(given, chunk.state, group)
+                self._refresh(chunk, given, group, t, self._due(chunk, group, t))
+            direction = self.update(given, chunk.state, group, t)
+            gradients = gradients if self.takes_squares else given
+        noise = self.rounding_noise(chunk.parameters)
+        chunk.descend(group["lr"], group["weight_decay"], self.decay_first, gradients, direction, noise)
+        if self.counts_steps:
+            for parameter in chunk.parameters:
+                self.state[parameter]["step"] = t
 
     def squares(self, chunk: Chunk, gradients: list[Tensor]) -> Tensor:
         """G^2 [B, m, n], in memory that is used again at the next call of this or of `column_power`."""
@@ -130,11 +145,12 @@ class MatrixOptimizer(BaseOptimizer):
         return torch.mul(gradient, gradient, out=memory).sum(-2)
 
     def _shared(self, size: int, dtype: torch.dtype, like: Tensor) -> Tensor:
-        """Memory of `size` elements for the matrices of a step in turn. The system zeroes memory that is new, which on
-        a CPU takes longer than to square a matrix."""
-        memory = self._memory
+        """Memory of `size` elements for the matrices that a thread steps in turn. The system zeroes memory that is
+        new, which on a CPU takes longer than to square a matrix."""
+        thread = threading.get_ident()
+        memory = self._memory.get(thread)
         if memory is None or memory.numel() < size or memory.dtype != dtype or memory.device != like.device:
-            memory = self._memory = torch.empty(size, dtype=dtype, device=like.device)
+            memory = self._memory[thread] = torch.empty(size, dtype=dtype, device=like.device)
         return memory[:size]
 
     def _due(self, chunk: Chunk, group: dict, t: int) -> list[int]:
@@ -235,30 +251,36 @@ class MatrixOptimizer(BaseOptimizer):
     def _plan(self, group: dict, parameters: list[Tensor]) -> list[Chunk]:
         position = {parameter: i for i, parameter in enumerate(self._parameters())}
         stacks = self._stacks(group, parameters, parameters[0].device.type)
-        return [self._chunk(stack, group, position) for stack in stacks]
+        # Beside each other, each on one thread, but for what would keep the others waiting.
+        share = sum(parameter.numel() for parameter in parameters) // torch.get_num_threads()
+        return [self._chunk(stack, group, position, share) for stack in stacks]
 
-    def _chunk(self, parameters: list[Tensor], group: dict, position: dict[Tensor, int]) -> Chunk:
+    def _chunk(self, parameters: list[Tensor], group: dict, position: dict[Tensor, int], share: int) -> Chunk:
         owned = [parameter for parameter in parameters if self.owns(parameter)]
         holders = [self.state[parameter] for parameter in owned]
         keys = [key for key, value in holders[0].items() if isinstance(value, Tensor)] if owned else []
+        (rows, columns), whole = parameters[0].shape, self.owner(parameters[0]) is None
+        transposed = rows > columns or (self.transpose_square and rows == columns)
         if len(owned) == 1:
+            for key in self.lie_with_gradient if transposed else ():
+                holders[0][key] = holders[0][key].mT.contiguous().mT
             state = {key: holders[0][key].unsqueeze(0) for key in keys}
         else:
             state = {key: torch.stack([holder[key] for holder in holders]) for key in keys}
             for key in keys:
                 for holder, view in zip(holders, state[key].unbind(0), strict=True):
                     holder[key] = view
-        rows, columns = parameters[0].shape
         fields = {
             "parameters": parameters,
             "owned": owned,
-            "transposed": rows > columns or (self.transpose_square and rows == columns),
+            "transposed": transposed,
             "indices": [position[parameter] for parameter in owned],
             "lr_factor": self.lr_factor(*parameters[0].shape, group),
             "state": state,
             "holders": [{key: holder[key] for key in keys} for holder in holders],
+            "on_one_thread": whole and parameters[0].is_cpu and len(parameters) * rows * columns <= share,
         }
-        if self.owner(parameters[0]) is not None:
+        if not whole:
             exchange = sharded.Exchange(parameters, [self.owner(parameter) for parameter in parameters])
             return sharded.ShardedChunk(**fields, exchange=exchange)
         return Chunk(**fields)

@@ -24,23 +24,33 @@ template <typename T> void store(const double *sums, long count, T *out) {
         out[j] = T(sums[j]);
 }
 
-// For columns [start, end) of a stack of matrices r x n by rows:
-// m1, v <- ema(sigma, b1), ema(sigma^2, b2); normalized = m1 / (sqrt(max(v, smallest normal number)) + eps);
-// inside[j] and power[j] the sums of sigma^2 and of normalized^2 down column j. The last three where they are wanted.
+// Adam's moments of one number: m1, v <- ema(value, b1), ema(value^2, b2); returns m1 / (sqrt(v) + eps), where v counts
+// as no less than the smallest normal number.
+template <typename T> struct Adam {
+    const T new1, new2, eps;
+    Adam(double b1, double b2, double eps) // 1 - b of a rounded b would be off by 1e-4 of it
+        : new1(T(1 - b1)), new2(T(1 - b2)), eps(T(eps)) {}
+    T advance(T value, T &m1, T &v) const {
+        m1 += new1 * (value - m1);
+        v += new2 * (value * value - v);
+        return m1 / (std::sqrt(std::max(v, std::numeric_limits<T>::min())) + eps);
+    }
+};
+
+// For columns j in [start, end) of a stack of matrices r x n by rows: the moments of sigma, `normalized` what they
+// return, inside[j] and power[j] the sums of sigma^2 and of normalized^2 down column j. The last three where they are
+// wanted.
 template <typename T>
-void moments(const T *sigma, T *m1, T *v, T *normalized, T *inside, T *power, long r, long n, double b1, double b2,
-             double eps, long start, long end) {
-    const T new1 = T(1 - b1), new2 = T(1 - b2), added = T(eps); // 1 - b of a rounded b would be off by 1e-4 of it
+void moments_down(const T *sigma, T *m1, T *v, T *normalized, T *inside, T *power, long r, long n, double b1, double b2,
+                  double eps, long start, long end) {
+    const Adam<T> adam(b1, b2, eps);
     while (start < end) {
         const Block block(start, n, end);
         double squares[BLOCK] = {}, lengths[BLOCK] = {};
         for (long i = 0; i < r; ++i) {
             const long at = (block.matrix * r + i) * n + block.first;
             for (long j = 0; j < block.count; ++j) {
-                const T value = sigma[at + j];
-                const T first = m1[at + j] += new1 * (value - m1[at + j]);
-                const T second = v[at + j] += new2 * (value * value - v[at + j]);
-                const T x = first / (std::sqrt(std::max(second, std::numeric_limits<T>::min())) + added);
+                const T value = sigma[at + j], x = adam.advance(value, m1[at + j], v[at + j]);
                 if (normalized)
                     normalized[at + j] = x;
                 if (inside)
@@ -54,6 +64,27 @@ void moments(const T *sigma, T *m1, T *v, T *normalized, T *inside, T *power, lo
         if (power)
             store(lengths, block.count, power + start);
         start += block.count;
+    }
+}
+
+// The same where the matrices lie by columns, r numbers each.
+template <typename T>
+void moments_along(const T *sigma, T *m1, T *v, T *normalized, T *inside, T *power, long r, long, double b1, double b2,
+                   double eps, long start, long end) {
+    const Adam<T> adam(b1, b2, eps);
+    for (long j = start; j < end; ++j) {
+        double square = 0, length = 0;
+        for (long at = j * r; at < (j + 1) * r; ++at) {
+            const T value = sigma[at], x = adam.advance(value, m1[at], v[at]);
+            if (normalized)
+                normalized[at] = x;
+            square += double(value) * value;
+            length += double(x) * x;
+        }
+        if (inside)
+            inside[j] = T(square);
+        if (power)
+            power[j] = T(length);
     }
 }
 
@@ -102,10 +133,14 @@ void sums_along(const T *g, const T *u, T *squares, T *products, long m, long n,
 } // namespace
 
 #define FOR_TYPE(T)                                                                                                    \
-    extern "C" void moments_##T(const T *sigma, T *m1, T *v, T *normalized, T *inside, T *power, long r, long n,       \
-                                double b1, double b2, double eps, long start, long end) {                              \
-        moments<T>(sigma, m1, v, normalized, inside, power, r, n, b1, b2, eps, start, end);                            \
-    }                                                                                                                  \
+    extern "C" void moments_down_##T(const T *sigma, T *m1, T *v, T *normalized, T *inside, T *power, long r, long n, \
+        double b1, double b2, double eps, long start, long end) { \
+        moments_down<T>(sigma, m1, v, normalized, inside, power, r, n, b1, b2, eps, start, end); \
+    } \
+    extern "C" void moments_along_##T(const T *sigma, T *m1, T *v, T *normalized, T *inside, T *power, long r, long n, \
+        double b1, double b2, double eps, long start, long end) { \
+        moments_along<T>(sigma, m1, v, normalized, inside, power, r, n, b1, b2, eps, start, end); \
+    } \
     extern "C" void sums_down_##T(const T *g, const T *u, T *squares, T *products, long m, long n, long start,          \
                                   long end) {                                                                          \
         sums_down<T>(g, u, squares, products, m, n, start, end);                                                       \

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import native
+from . import native, threads
 from .chunk import average
 
 
@@ -30,16 +30,15 @@ def advance(
     inside: bool = False,
     power: bool = False,
 ) -> Moments:
-    """Advance the averages m1 and v of `state` [B, r, n] by sigma [B, r, n] and its square; eps is added to the root of
-    the uncorrected v. `normalized`, `inside`, `power`: whether these are wanted."""
+    """Advance the averages m1 and v of `state` [B, r, n] by sigma [B, r, n], which lies in memory as they do, and its
+    square; eps is added to the root of the uncorrected v. `normalized`, `inside`, `power`: whether these are wanted."""
     first, second, (batch, r, n) = state["m1"], state["v"], sigma.shape
     sums = [sigma.new_empty(batch, n) if wanted else None for wanted in (inside, power)]
-    in_one_pass = native.function("moments.cpp", "moments", "pppppplldddll", sigma, first, second)
+    way, lying = _by_rows(sigma, first, second)
+    in_one_pass = native.function("moments.cpp", f"moments_{way}", "pppppplldddll", *lying)
     if in_one_pass:
         kept = torch.empty_like(sigma) if normalized else None
-        native.in_ranges(
-            lambda *part: in_one_pass(sigma, first, second, kept, *sums, r, n, *betas, eps, *part), batch * n
-        )
+        threads.in_ranges(lambda *part: in_one_pass(*lying, kept, *sums, r, n, *betas, eps, *part), batch * n)
         torch.autograd.graph.increment_version([first, second])
         return Moments(kept, *sums)
     square = sigma.square()
@@ -56,15 +55,21 @@ def advance(
 def column_sums(matrices: Tensor, vectors: Tensor | None = None) -> tuple[Tensor, Tensor | None] | None:
     """Sums of squares down the columns of `matrices` [B, m, n], and U^T G for `vectors` U [B, m, 1] if they are given:
     [B, n] and [B, 1, n], in one pass and without an m x n tensor; None where that cannot be."""
-    lies_transposed = matrices.stride(-1) != 1  # as what is written does then
-    lying = matrices.mT if lies_transposed else matrices
+    way, (lying,) = _by_rows(matrices)
     given = (lying,) if vectors is None else (lying, vectors)
-    in_one_pass = native.function("moments.cpp", "sums_along" if lies_transposed else "sums_down", "ppppllll", *given)
+    in_one_pass = native.function("moments.cpp", f"sums_{way}", "ppppllll", *given)
     if in_one_pass is None:
         return None
     batch, n = len(matrices), matrices.shape[-1]
     squares, products = matrices.new_empty(batch, n), None if vectors is None else matrices.new_empty(batch, 1, n)
-    native.in_ranges(
+    threads.in_ranges(
         lambda *part: in_one_pass(lying, vectors, squares, products, *lying.shape[1:], *part), squares.numel()
     )
     return squares, products
+
+
+def _by_rows(*matrices: Tensor) -> tuple[str, list[Tensor]]:
+    """ "down" and `matrices`, which lie by rows, or "along" and their transposes, if it is these that do."""
+    if matrices[0].stride(-1) == 1:
+        return "down", list(matrices)
+    return "along", [matrix.mT for matrix in matrices]

@@ -17,7 +17,6 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -58,27 +57,6 @@ def _declared(loaded: ctypes.CDLL, symbol: str, signature: str) -> Callable[...,
     compiled = getattr(loaded, symbol)
     compiled.argtypes, compiled.restype = [KINDS[letter] for letter in signature], None
     return compiled
-
-
-def in_ranges(call: Callable[[int, int], None], length: int) -> None:
-    """call(start, end) for ranges that make up `length`, one for each thread that torch uses."""
-    size = max(1, -(-length // torch.get_num_threads()))
-    for_each(call, [(start, min(start + size, length)) for start in range(0, length, size)])
-
-
-def for_each(call: Callable[..., None], items: list[tuple]) -> None:
-    """call(*item) for each of `items`, on as many threads as torch uses: calls do not hold the interpreter's lock."""
-    threads = torch.get_num_threads()
-    if threads == 1 or len(items) == 1:
-        for item in items:
-            call(*item)
-    else:
-        list(_pool(threads).map(lambda item: call(*item), items))
-
-
-@functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="optimizers")
 
 
 @functools.cache

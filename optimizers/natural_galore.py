@@ -43,6 +43,7 @@ class NaturalGaLore(ProjectedOptimizer):
 
     refreshed = ("basis", "gram")
     last_layer = "method"
+    lie_with_gradient = ()  # the history is of rows
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class NaturalGaLore(ProjectedOptimizer):
 
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
         basis = state["basis"].to(gradient.dtype)
-        natural = self._natural(subspace.project(basis, gradient), state, group, t)
+        natural = self._natural(subspace.project(basis, gradient, state["m1"]), state, group, t)
         normalized = advance(natural, state, group["betas"], group["eps"]).normalized
         return Direction(left=basis, right=normalized, scale=group["scale"] * bias_correction(t, group["betas"]))
 

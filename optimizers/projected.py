@@ -24,6 +24,7 @@ class ProjectedOptimizer(MatrixOptimizer):
     """Refresh, checks and state of the methods whose moments live in a subspace of the gradient's columns."""
 
     transpose_square = True
+    lie_with_gradient = ("m1", "v")
 
     @classmethod
     def check_options(cls, options: dict) -> None:
@@ -44,12 +45,12 @@ class ProjectedOptimizer(MatrixOptimizer):
     def refresh(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int, sources: list) -> None:
         renew_basis(state, subspace.leading_left_singular_vectors(gradient, state["basis"].shape[-1]))
 
-    def projected(self, basis: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """U^T G [B, r, n] of a basis [B, m, r], and the column power of G."""
+    def projected(self, basis: Tensor, gradient: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """U^T G [B, r, n] of a basis [B, m, r], lying in memory as `like` does, and the column power of G."""
         if basis.shape[-1] == 1 and (sums := column_sums(gradient, basis)):
             power, sigma = sums
             return sigma, power
-        return subspace.project(basis, gradient), self.column_power(gradient)
+        return subspace.project(basis, gradient, like), self.column_power(gradient)
 
 
 def renew_basis(state: dict[str, Tensor], new: Tensor) -> None:
@@ -61,11 +62,6 @@ def bias_correction(t: int, betas: tuple[float, float]) -> float:
     """sqrt(1 - b2^t) / (1 - b1^t), the factor of N at step t (from 1)."""
     beta1, beta2 = betas
     return (1 - beta2**t) ** 0.5 / (1 - beta1**t)
-
-
-def norm_ratio(inside: Tensor, power: Tensor) -> Tensor:
-    """||N|| / (||R|| + 1e-8) from ||R||^2 and ||N||^2: how much Adam would stretch the projected gradient R."""
-    return power.sqrt() / (inside.sqrt() + RATIO_EPS)
 
 
 # ---- what the plain forms share

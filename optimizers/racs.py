@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import native
+from . import native, threads
 from .checks import check_decay, check_range, check_whole, options_of
 from .chunk import Direction, working_dtype
 from .limiter import limit_growth, reference_limit
@@ -75,7 +75,7 @@ class RACS(MatrixOptimizer):
     def step_group(self, group: dict, parameters: list[Tensor]) -> None:
         steps = {parameter: step for parameter in parameters if (step := self._native_step(parameter, group))}
         if steps:
-            native.for_each(lambda step: step(), [(step,) for step in steps.values()])
+            threads.for_each(lambda step: step(), [(step,) for step in steps.values()])
             if group["weight_decay"]:
                 torch._foreach_mul_(list(steps), 1 - group["lr"] * group["weight_decay"])
         rest = [parameter for parameter in parameters if parameter not in steps]

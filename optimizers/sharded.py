@@ -212,7 +212,8 @@ def _whole_state(optimizer: torch.optim.Optimizer, parameter: DTensor, group: di
         return
     for key, value in optimizer.template(parameter, group).items():
         if isinstance(value, Tensor):
-            value = held[key] if optimizer.owns(parameter) else torch.empty_like(value, device=parameter.device)
+            owned = optimizer.owns(parameter)
+            value = held[key].contiguous() if owned else torch.empty_like(value, device=parameter.device)
             dist.broadcast(value, dist.get_global_rank(mesh.get_group(), owner), mesh.get_group())
             yield key, value
         else:

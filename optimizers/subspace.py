@@ -48,11 +48,20 @@ def leading_left_singular_vectors(matrix: Tensor, rank: int) -> Tensor:
     return torch.linalg.svd(lower).U[..., :rank]
 
 
-def project(basis: Tensor, gradient: Tensor) -> Tensor:
-    """U^T G: [B, m, r], [B, m, n] -> [B, r, n]."""
+def project(basis: Tensor, gradient: Tensor, like: Tensor) -> Tensor:
+    """U^T G: [B, m, r], [B, m, n] -> [B, r, n], lying in memory as `like` [B, r, n] does."""
     if len(basis) > 1:
         return basis.mT @ gradient
-    return torch.mm(basis[0].mT, gradient[0]).unsqueeze(0)  # a batch of one takes a CPU 5 to 15 % longer
+    basis, gradient = basis[0], gradient[0]  # a batch of one takes a CPU 5 to 15 % longer
+    by_columns = like.stride(-1) != 1
+    return (torch.mm(gradient.mT, basis).mT if by_columns else torch.mm(basis.mT, gradient)).unsqueeze(0)
+
+
+def average_gram(mean: Tensor, sigma: Tensor, decay: float) -> None:
+    """mean <- decay mean + (1 - decay) sigma sigma^T: [B, r, r], [B, r, n]."""
+    product, one = (torch.baddbmm, slice(None)) if len(mean) > 1 else (torch.addmm, 0)
+    mean, sigma = mean[one], sigma[one]
+    product(mean, sigma, sigma.mT, beta=decay, alpha=1 - decay, out=mean)
 
 
 class Reflectors(NamedTuple):
@@ -97,26 +106,5 @@ def unit_gaussian_columns(rows: int, columns: int, source: torch.Generator) -> T
     return gaussian / gaussian.norm(dim=0)
 
 
-# A column's residual counts where its share of the column's power is above this many units of rounding.
+# What a sum has lost in cancellation is rounding up to this many units of it.
 ROUNDING = 8
-
-
-def residual_power(total: Tensor, basis: Tensor, sigma: Tensor, inside: Tensor, share: float = 1.0) -> Tensor:
-    """[B, n]: colsum((G - share U sigma)^2) for sigma = U^T G, 0 where it drowns in rounding.
-
-    total [B, n] = colsum(G^2), sigma [B, r, n], inside [B, n] = colsum(sigma^2); basis [B, m, r] in the dtype it is
-    held in. No m x n matrix is formed:
-    ||g - k U s||^2 = ||g||^2 - s^T (2 k I - k^2 U^T U) s. U^T U is the identity to the basis's own rounding, and
-    that of a basis held in bfloat16 is larger than many a residual.
-    """
-    if basis.dtype == sigma.dtype:
-        inside = (2 * share - share**2) * inside
-    else:
-        basis = basis.to(sigma.dtype)
-        inside = (sigma * torch.baddbmm(sigma, basis.mT @ basis, sigma, beta=2 * share, alpha=-(share**2))).sum(-2)
-    return above_rounding(total - inside, total)
-
-
-def above_rounding(residual: Tensor, total: Tensor) -> Tensor:
-    """`residual`, a part of `total` (both sums of squares), or 0 where it is no more than rounding."""
-    return torch.where(residual > ROUNDING * torch.finfo(total.dtype).eps * total, residual, 0.0)

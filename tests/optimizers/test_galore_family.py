@@ -14,7 +14,7 @@ from galore_torch.galore_projector import GaLoreProjector
 from optimizers import Apollo, Fira, GaLore, NaturalGaLore, registry
 from optimizers.subspace import generator
 
-from .harness import gradient, parameters, train
+from .harness import gradient, options_of, parameters, train
 
 pytestmark = pytest.mark.usefixtures("form")
 
@@ -312,3 +312,23 @@ def test_natural_gradient_survives_nearly_parallel_gradients():
     pairs = natural_gradients(1.0, torch.float32, range(1, 25), grads, history=20, update_interval=100)
     for natural, sigma in pairs:
         assert torch.cosine_similarity(natural.flatten(), sigma.flatten(), dim=0) > 0.9
+
+
+@pytest.mark.parametrize("name", ["galore", "fira", "apollo", "alice"])
+@pytest.mark.parametrize("shape", [(24, 16), (16, 24)])
+def test_state_may_have_been_saved_as_it_lies_elsewhere(name, shape):
+    """Of a tall matrix that is alone moments lie by columns, in a stack and with others who step it by rows."""
+    runs = []
+    for by_rows in (False, True):
+        (weight,) = weights = parameters([shape])
+        optimizer = registry.get(name)[0](weights, lr=0.01, **options_of(name))
+        train(optimizer, range(1, 4))
+        saved = optimizer.state_dict()
+        if by_rows:
+            saved["state"][0] |= {key: saved["state"][0][key].contiguous() for key in ("m1", "v")}
+        resumed = registry.get(name)[0](weights, lr=0.01, **options_of(name))
+        resumed.load_state_dict(saved)
+        train(resumed, range(4, 9))
+        assert resumed.state[weight]["m1"].mT.is_contiguous() == (shape == (24, 16))
+        runs.append(weight)
+    assert torch.equal(*runs)

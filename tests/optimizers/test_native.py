@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from optimizers import GaLore, native
-from optimizers.limiter import limit_columns, reference_limit
+from optimizers.limiter import reference_limit
 from optimizers.moments import advance
+from optimizers.residual import column_scales
 
 compile_anew = native.library.__wrapped__
 
@@ -49,10 +50,14 @@ def test_only_plain_dense_matrices_by_rows_are_handed_over(monkeypatch):
 
 
 @pytest.mark.parametrize(("count", "threads"), [(3, 1), (3, 2), (1, 2), (1, 5)])
+@pytest.mark.parametrize("by_columns", [False, True])
 @pytest.mark.parametrize("eps", [0.0, 1e-3])
-def test_moments_equal_the_formula(form, eps, count, threads):
+def test_moments_equal_the_formula(form, eps, by_columns, count, threads):
+    def lying(tensor):
+        return tensor.mT.contiguous().mT if by_columns else tensor
+
     b1, b2 = 0.9, 0.99
-    state = {key: torch.zeros(count, 5, 1100, dtype=torch.float64) for key in ("m1", "v")}
+    state = {key: lying(torch.zeros(count, 5, 1100, dtype=torch.float64)) for key in ("m1", "v")}
     first, second = state["m1"].clone(), state["v"].clone()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -61,7 +66,7 @@ def test_moments_equal_the_formula(form, eps, count, threads):
             source = torch.Generator().manual_seed(step)
             sigma = torch.randn(count, 5, 1100, generator=source, dtype=torch.float64)
             sigma[:, 2, 7] = 0.0
-            got = advance(sigma, state, (b1, b2), eps, inside=True, power=True)
+            got = advance(lying(sigma), state, (b1, b2), eps, inside=True, power=True)
             first, second = b1 * first + (1 - b1) * sigma, b2 * second + (1 - b2) * sigma**2
             expected = torch.where(second > 0, first / (second.sqrt() + eps), 0.0)
             assert (got.normalized - expected).abs().max() < 1e-13
@@ -119,7 +124,7 @@ def test_sums_of_squares_keep_their_digits(form, transposed, threads, monkeypatc
     optimizer = GaLore([torch.nn.Parameter(torch.zeros(3, 4))])
     sums = optimizer.column_power(matrices.mT.contiguous().mT if transposed else matrices)
     expected = matrices.double().square().sum(1)
-    # What counts as a residual is eight units of rounding (subspace.ROUNDING).
+    # What counts as a residual is eight units of rounding (residual.above_rounding).
     assert ((sums - expected) / expected).abs().max() < 4 * torch.finfo(torch.float32).eps
 
 
@@ -131,30 +136,46 @@ def test_one_column_is_projected_in_the_pass_that_sums_squares(form, transposed,
     matrices = torch.randn(4, 30, 700, generator=source, dtype=torch.float64)
     basis = torch.randn(4, 30, 1, generator=source, dtype=torch.float64)
     optimizer = GaLore([torch.nn.Parameter(torch.zeros(3, 4))])
-    sigma, power = optimizer.projected(basis, matrices.mT.contiguous().mT if transposed else matrices)
+    given = matrices.mT.contiguous().mT if transposed else matrices
+    sigma, power = optimizer.projected(basis, given, torch.empty(4, 1, 700))
     assert sigma.shape == (4, 1, 700) and (sigma - basis.mT @ matrices).abs().max() < 1e-13
     assert (power - matrices.square().sum(1)).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("ratios", [1, 700])
-@pytest.mark.parametrize(("eps", "size"), [(0.0, 3.0), (1e-2, 1.0)])
-def test_columns_are_limited_as_a_norm_is(form, eps, size, ratios):
+@pytest.mark.parametrize("averaged", [False, True])
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize(("eps", "size", "strength"), [(0.0, 3.0, 1.5), (1e-2, 1.0, 1.0)])
+def test_columns_of_a_residual_are_scaled_as_a_matrix_is(form, averaged, share, eps, size, strength):
     source = torch.Generator().manual_seed(0)
-    phi, expected_phi = torch.zeros(3, dtype=torch.float64), [0.0] * 3
+    draw = {"generator": source, "dtype": torch.float64}
+    U, phi, expected_phi = torch.linalg.qr(torch.randn(3, 8, 2, **draw)).Q, torch.zeros(3).double(), [0.0] * 3
+    average, p = torch.zeros(3, 700).double(), torch.zeros(3, 700).double()
     for growth in (0.0, 1.0, 1.005, 5.0, 0.1):
-        ratio = torch.rand(3, ratios, generator=source, dtype=torch.float64)
-        G = growth * torch.randn(3, 8, 700, generator=source, dtype=torch.float64)
-        columns = limit_columns(ratio, G.square().sum(1), phi, 1.01, eps=eps, size=size)
+        G, N = growth * torch.randn(3, 8, 700, **draw), torch.randn(3, 2, 700, **draw)
+        G[:, :, 5] = 0.0
+        G[:, :, 6] = U[:, :, 0]  # no residual at share 1
+        sigma = U.mT @ G
+        sums = (matrix.square().sum(1) for matrix in (G, sigma, N))
+        options = {"average": average, "decay": 0.9} if averaged else {}
+        got = column_scales(*sums, phi, 1.01, share=share, eps=eps, size=size, strength=strength, **options)
+        R = G - share * U @ sigma
+        R[:, :, 6] = 0.0 if share == 1 else R[:, :, 6]
+        p = 0.9 * p + 0.1 * R.square().sum(1)
+        f = p.rsqrt() if averaged else N.norm(dim=1) / (sigma.norm(dim=1) + eps)
+        f = torch.where(R.square().sum(1) > 0, f, 0.0)
         for b in range(3):
-            eta, expected_phi[b] = reference_limit((size * G[b] * ratio[b]).norm().item(), expected_phi[b], 1.01, eps)
-            assert (columns[b] - eta * ratio[b]).abs().max() < 1e-14
-            assert phi[b].item() == pytest.approx(expected_phi[b], rel=1e-14)
+            eta, expected_phi[b] = reference_limit((size * R[b] * f[b]).norm().item(), expected_phi[b], 1.01, eps)
+            assert torch.allclose(got[b], strength * eta * f[b], rtol=1e-10, atol=0)
+            assert phi[b].item() == pytest.approx(expected_phi[b], rel=1e-12)
+        assert not averaged or torch.allclose(average, p, rtol=1e-10, atol=1e-30)
 
 
-def test_what_is_not_a_number_is_not_limited_away(form):
+@pytest.mark.parametrize("place", range(3))
+def test_what_is_not_a_number_is_not_scaled_away(form, place):
+    sums = [torch.ones(1, 3) for _ in range(3)]
+    sums[place][0, 1] = float("nan")
     phi = torch.ones(1)
-    columns = limit_columns(torch.full((1, 1), float("nan")), torch.ones(1, 3), phi, 1.01)
-    assert columns.isnan().all() and phi.isnan().all()
+    assert column_scales(*sums, phi, 1.01, share=0.0)[0, 1].isnan() and phi.isnan().all()
 
 
 def test_a_changed_average_is_noticed_by_autograd(form):

@@ -1,0 +1,79 @@
+"""Matrices beside each other on the threads of a CPU."""
+
+import threading
+
+import pytest
+import torch
+
+from optimizers import registry, threads
+from optimizers.matrix import MatrixOptimizer
+
+from .harness import options_of, parameters, train
+
+# Stacks that are stepped beside each other, and a matrix that is more than a thread's share.
+SHAPES = [(8, 12)] * 4 + [(12, 8)] * 3 + [(10, 10)] * 3 + [(9, 14), (14, 9), (200, 24)]
+MATRICES = [name for name in registry.names() if issubclass(registry.get(name)[0], MatrixOptimizer)]
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_steps_on_three_threads_are_those_on_one(name, three_threads):
+    runs = {}
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        optimizer = registry.get(name)[0](parameters(SHAPES), lr=0.01, **options_of(name))
+        runs[count] = train(optimizer, range(1, 8))
+    small, large = [slice(0, -1), slice(-1, None)]
+    assert all(torch.equal(one, three) for one, three in zip(runs[1][small], runs[3][small], strict=True))
+    assert torch.allclose(runs[1][large][0], runs[3][large][0], rtol=0, atol=1e-10)
+
+
+def test_each_call_has_one_thread_and_divides_no_further(three_threads):
+    seen = []
+
+    def call(item):
+        seen.append((threading.get_ident(), torch.get_num_threads(), threads.count()))
+        inner = []
+        threads.for_each(inner.append, [(1,), (2,)])  # on a thread of a pool that may be full: it would wait forever
+        threads.in_ranges(lambda start, end: inner.append((start, end)), 5)
+        assert inner == [1, 2, (0, 5)]
+
+    threads.for_each(call, [(i,) for i in range(20)])
+    assert len(seen) == 20 and {(one, count) for _, one, count in seen} == {(1, 1)}
+    assert threading.get_ident() not in {thread for thread, _, _ in seen}
+    assert torch.get_num_threads() == 3
+    elsewhere = []
+    thread = threading.Thread(target=lambda: elsewhere.append(torch.get_num_threads()))
+    thread.start(), thread.join()
+    assert elsewhere == [3]  # what starts later is not bound to one
+
+
+def test_an_error_is_raised_when_nothing_runs_any_more(three_threads):
+    running, ended, release = [], [], threading.Event()
+
+    def call(item):
+        running.append(item)
+        if item == 0:
+            release.set()
+            raise ValueError("the first")
+        release.wait()
+        ended.append(item)
+
+    with pytest.raises(ValueError, match="the first"):
+        threads.for_each(call, [(i,) for i in range(1000)])
+    assert sorted(running) == sorted([0, *ended]) and len(ended) < 999
+
+
+def test_ranges_make_up_the_length(three_threads):
+    for length in (1, 2, 3, 7, 300):
+        parts = []
+        threads.in_ranges(lambda start, end, parts=parts: parts.append((start, end)), length)
+        assert len(parts) <= 3
+        assert [i for start, end in sorted(parts) for i in range(start, end)] == list(range(length))
