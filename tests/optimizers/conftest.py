@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from optimizers import native
 
@@ -9,3 +10,11 @@ def form(request, monkeypatch):
     if request.param == "torch":
         monkeypatch.setattr(native, "library", lambda source: None)
     return request.param
+
+
+@pytest.fixture
+def set_threads():
+    """torch.set_num_threads, for the test alone."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

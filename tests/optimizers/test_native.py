@@ -52,28 +52,24 @@ def test_only_plain_dense_matrices_by_rows_are_handed_over(monkeypatch):
 @pytest.mark.parametrize(("count", "threads"), [(3, 1), (3, 2), (1, 2), (1, 5)])
 @pytest.mark.parametrize("by_columns", [False, True])
 @pytest.mark.parametrize("eps", [0.0, 1e-3])
-def test_moments_equal_the_formula(form, eps, by_columns, count, threads):
+def test_moments_equal_the_formula(form, eps, by_columns, count, threads, set_threads):
     def lying(tensor):
         return tensor.mT.contiguous().mT if by_columns else tensor
 
     b1, b2 = 0.9, 0.99
     state = {key: lying(torch.zeros(count, 5, 1100, dtype=torch.float64)) for key in ("m1", "v")}
     first, second = state["m1"].clone(), state["v"].clone()
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        for step in range(4):
-            source = torch.Generator().manual_seed(step)
-            sigma = torch.randn(count, 5, 1100, generator=source, dtype=torch.float64)
-            sigma[:, 2, 7] = 0.0
-            got = advance(lying(sigma), state, (b1, b2), eps, inside=True, power=True)
-            first, second = b1 * first + (1 - b1) * sigma, b2 * second + (1 - b2) * sigma**2
-            expected = torch.where(second > 0, first / (second.sqrt() + eps), 0.0)
-            assert (got.normalized - expected).abs().max() < 1e-13
-            assert (got.inside - sigma.square().sum(1)).abs().max() < 1e-12
-            assert (got.power - expected.square().sum(1)).abs().max() < 1e-12
-    finally:
-        torch.set_num_threads(before)
+    set_threads(threads)
+    for step in range(4):
+        source = torch.Generator().manual_seed(step)
+        sigma = torch.randn(count, 5, 1100, generator=source, dtype=torch.float64)
+        sigma[:, 2, 7] = 0.0
+        got = advance(lying(sigma), state, (b1, b2), eps, inside=True, power=True)
+        first, second = b1 * first + (1 - b1) * sigma, b2 * second + (1 - b2) * sigma**2
+        expected = torch.where(second > 0, first / (second.sqrt() + eps), 0.0)
+        assert (got.normalized - expected).abs().max() < 1e-13
+        assert (got.inside - sigma.square().sum(1)).abs().max() < 1e-12
+        assert (got.power - expected.square().sum(1)).abs().max() < 1e-12
     assert (state["m1"] - first).abs().max() < 1e-14
     assert (state["v"] - second).abs().max() < 1e-14
 
@@ -118,8 +114,8 @@ def test_whole_numbers_are_numbers(form, integers):
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_sums_of_squares_keep_their_digits(form, transposed, threads, monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+def test_sums_of_squares_keep_their_digits(form, transposed, threads, set_threads):
+    set_threads(threads)
     matrices = torch.randn(1, 3000, 70, generator=torch.Generator().manual_seed(0))
     optimizer = GaLore([torch.nn.Parameter(torch.zeros(3, 4))])
     sums = optimizer.column_power(matrices.mT.contiguous().mT if transposed else matrices)
@@ -130,8 +126,8 @@ def test_sums_of_squares_keep_their_digits(form, transposed, threads, monkeypatc
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_one_column_is_projected_in_the_pass_that_sums_squares(form, transposed, threads, monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+def test_one_column_is_projected_in_the_pass_that_sums_squares(form, transposed, threads, set_threads):
+    set_threads(threads)
     source = torch.Generator().manual_seed(0)
     matrices = torch.randn(4, 30, 700, generator=source, dtype=torch.float64)
     basis = torch.randn(4, 30, 1, generator=source, dtype=torch.float64)
