@@ -112,7 +112,6 @@ class MatrixOptimizer(BaseOptimizer):
         threads.for_each(self._step_chunk, beside)
         self._memory = {}
 
-    @torch.no_grad()  # each thread has a switch of its own
     def _step_chunk(self, chunk: Chunk, group: dict, refreshed: bool) -> None:
         """One step of a chunk, whose bases are `refreshed` or have yet to be."""
         t = self._age(chunk.parameters[0]) + 1

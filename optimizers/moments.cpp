@@ -133,19 +133,19 @@ void sums_along(const T *g, const T *u, T *squares, T *products, long m, long n,
 } // namespace
 
 #define FOR_TYPE(T)                                                                                                    \
-    extern "C" void moments_down_##T(const T *sigma, T *m1, T *v, T *normalized, T *inside, T *power, long r, long n, \
-        double b1, double b2, double eps, long start, long end) { \
-        moments_down<T>(sigma, m1, v, normalized, inside, power, r, n, b1, b2, eps, start, end); \
-    } \
+    extern "C" void moments_down_##T(const T *sigma, T *m1, T *v, T *normalized, T *inside, T *power, long r, long n,  \
+                                     double b1, double b2, double eps, long start, long end) {                         \
+        moments_down<T>(sigma, m1, v, normalized, inside, power, r, n, b1, b2, eps, start, end);                       \
+    }                                                                                                                  \
     extern "C" void moments_along_##T(const T *sigma, T *m1, T *v, T *normalized, T *inside, T *power, long r, long n, \
-        double b1, double b2, double eps, long start, long end) { \
-        moments_along<T>(sigma, m1, v, normalized, inside, power, r, n, b1, b2, eps, start, end); \
-    } \
-    extern "C" void sums_down_##T(const T *g, const T *u, T *squares, T *products, long m, long n, long start,          \
+                                      double b1, double b2, double eps, long start, long end) {                        \
+        moments_along<T>(sigma, m1, v, normalized, inside, power, r, n, b1, b2, eps, start, end);                      \
+    }                                                                                                                  \
+    extern "C" void sums_down_##T(const T *g, const T *u, T *squares, T *products, long m, long n, long start,         \
                                   long end) {                                                                          \
         sums_down<T>(g, u, squares, products, m, n, start, end);                                                       \
     }                                                                                                                  \
-    extern "C" void sums_along_##T(const T *g, const T *u, T *squares, T *products, long m, long n, long start,         \
+    extern "C" void sums_along_##T(const T *g, const T *u, T *squares, T *products, long m, long n, long start,        \
                                    long end) {                                                                         \
         sums_along<T>(g, u, squares, products, m, n, start, end);                                                      \
     }

@@ -6,6 +6,7 @@ many small calls of a step share the threads too, and what a thread computes doe
 """
 
 import functools
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -54,6 +55,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
     def alone() -> None:
         _own.count = 1
+        torch.set_grad_enabled(False)  # steps are not differentiated, and each thread has a switch of its own
         torch.get_num_threads()  # the first call on a thread gives it torch's number, which then can be changed
         torch.set_num_threads(1)
         started.wait()
@@ -62,3 +64,6 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     wait([pool.submit(int) for _ in range(threads)])
     torch.set_num_threads(threads)  # of this thread, and of all that start from now on
     return pool
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has none of these threads

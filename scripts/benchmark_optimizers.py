@@ -1,7 +1,7 @@
 """How fast is each optimizer's step, against the least it could cost and against other implementations?
 
     python scripts/benchmark_optimizers.py [FILE.yaml ...] [key=value ...] [--optimizers alice,racs,...] [--no-peers]
-        [--rank R] [--leading L] [--rounds 15] [--refreshes 3] [--patience 20] [--threads 1]
+        [--rank R] [--leading L] [--rounds 15] [--refreshes 3] [--patience 20] [--threads N]
         [--results results/benchmarks]
 
 The settings are those of train.py; model=llama_60m in float32 if there are none. Every optimizer of the registry, and
@@ -13,9 +13,10 @@ one):
     step      ms, no refresh       x adam     step time over that of torch's fused AdamW in the same round
     refresh   ms more in a step that renews the bases       mean   ms, step + refresh / update_interval
     x bound   step time over bytes / memory bandwidth + FLOPs / GEMM rate (scripts/optimizer_bounds.py)
-    x ours    a peer's step time over that of the registry's optimizer of the same algorithm
+    x ours    a peer's step time over that of the registry's optimizer of the same algorithm; its mean over that one's
     share     of a training step of 131,072 positions at the GEMM rate, % (mean time; the paper's batch)
     state     MiB held             peak       MiB allocated at the most during a step, beyond what was held before
+              (on a CPU by one thread: each holds that much for the matrix it steps)
 
 Writes optimizers_<model>_<device>_<dtype>.csv and .png into the results' folder.
 """
@@ -81,7 +82,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--refreshes", type=int, default=3)
     parser.add_argument("--patience", type=float, default=20.0, help="seconds of steps for each, and of refreshes")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: torch's choice")
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "benchmarks")
     arguments = parser.parse_intermixed_args()
     torch.set_num_threads(arguments.threads)
@@ -199,8 +200,11 @@ def peak_bytes(call: Callable, device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats()
         call()
         return torch.cuda.max_memory_allocated() - before
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the profiler does not see others
     with torch.profiler.profile(profile_memory=True) as profile:
         call()
+    torch.set_num_threads(threads)
     events = profile.profiler.kineto_results.events()
     changes = [event.nbytes() for event in events if event.name() == "[memory]"]
     return max(0, *itertools.accumulate(changes)) if changes else 0
@@ -208,7 +212,7 @@ def peak_bytes(call: Callable, device: torch.device) -> int:
 
 def evaluate(candidates: list[Candidate], parameters: list, machine: Machine, config: Config, rank: int) -> list[dict]:
     """One row of the table for each candidate."""
-    fused, median = candidates[0], statistics.median
+    fused, median, means = candidates[0], statistics.median, {}
     flops_of_training = estimate.plan(config)["flops_per_position"] * PAPER_POSITIONS
     width, rows = parameters[0].element_size(), []
     for candidate in candidates:
@@ -223,7 +227,7 @@ def evaluate(candidates: list[Candidate], parameters: list, machine: Machine, co
             return median(seconds / others[number] for number, seconds in candidate.seconds.items() if number in others)
 
         refresh = max(0.0, median(candidate.refresh_seconds) - step) if candidate.refresh_seconds else 0.0
-        mean = step + refresh / (candidate.interval or 1)
+        mean = means[candidate.name] = step + refresh / (candidate.interval or 1)
         same = next((c for c in candidates if c.name == candidate.algorithm and c is not candidate), None)
         counted = isinstance(candidate.optimizer, optimizers.BaseOptimizer)
         rows.append(
@@ -238,6 +242,7 @@ def evaluate(candidates: list[Candidate], parameters: list, machine: Machine, co
                 "bound_ms": 1e3 * median(bounds),
                 "times_bound": times(dict(enumerate(bounds))),
                 "times_ours": times(same.seconds) if same else None,
+                "mean_times_ours": mean / means[same.name] if same else None,
                 "share_percent": 100 * mean / (mean + flops_of_training / median(machine.gemm)),
                 "state_bytes": (optimizers.state_bytes if counted else state_bytes)(candidate.optimizer),
                 "peak_bytes": candidate.peak_bytes,
@@ -248,12 +253,13 @@ def evaluate(candidates: list[Candidate], parameters: list, machine: Machine, co
 
 def show(rows: list[dict], conditions: str) -> None:
     """The table, on stdout."""
-    heads = ("step", "x adam", "refresh", "mean", "bound", "x bound", "x ours", "share", "state", "peak")
+    heads = ("step", "x adam", "refresh", "mean", "bound", "x bound", "x ours", "(mean)", "share", "state", "peak")
     print(f"{conditions}\n{'':26}" + "".join(f"{head:>9}" for head in heads))
     for row in rows:
         numbers = [row[key] for key in ("step_ms", "times_adam", "refresh_ms", "mean_ms", "bound_ms", "times_bound")]
         cells = [f"{number:.2f}" for number in numbers]
-        cells += [f"{row['times_ours']:.2f}" if row["times_ours"] else "", f"{row['share_percent']:.3f}%"]
+        cells += [f"{row[key]:.2f}" if row[key] else "" for key in ("times_ours", "mean_times_ours")]
+        cells += [f"{row['share_percent']:.3f}%"]
         cells += [f"{row[key] / 2**20:.1f}" for key in ("state_bytes", "peak_bytes")]
         print(f"{row['optimizer']:26}" + "".join(f"{cell:>9}" for cell in cells))
 

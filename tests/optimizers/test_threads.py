@@ -1,5 +1,6 @@
 """Matrices beside each other on the threads of a CPU."""
 
+import multiprocessing
 import threading
 import time
 
@@ -74,3 +75,12 @@ def test_ranges_make_up_the_length(three_threads):
         threads.in_ranges(lambda start, end, parts=parts: parts.append((start, end)), length)
         assert len(parts) <= 3
         assert [i for start, end in sorted(parts) for i in range(start, end)] == list(range(length))
+
+
+def test_a_forked_process_makes_threads_of_its_own(three_threads):
+    threads.for_each(int, [(1,), (2,)])
+    child = multiprocessing.get_context("fork").Process(target=threads.for_each, args=(int, [(1,), (2,)]))
+    child.start()
+    child.join(60)
+    child.kill()
+    assert child.exitcode == 0
