@@ -140,8 +140,9 @@ class BaseOptimizer(torch.optim.Optimizer):
             for parameter in model.parameters():
                 parameter.register_post_accumulate_grad_hook(optimizer.step_parameter)
 
-        A matrix of a stack waits for the stack's last gradient, so weights and state are those of `step()` to the
-        bit. `step()` after backward steps what still holds a gradient.
+        A matrix of a stack waits for the stack's last gradient, and what `step()` leaves to one of a CPU's threads one
+        thread steps here too, so weights and state are those of `step()` to the bit. `step()` after backward steps what
+        still holds a gradient.
         """
         group = next(group for group in self.param_groups if any(p is parameter for p in group["params"]))
         together = self._companions(parameter, group)

@@ -89,7 +89,7 @@ class Chunk:
     lr_factor: float
     state: dict[str, Tensor]
     holders: list[dict[str, Tensor]]
-    on_one_thread: bool  # beside others (optimizers.threads)
+    on_one_thread: bool  # stepped by a single thread, beside other chunks (optimizers.threads)
 
     def gradients(self) -> list[Tensor]:
         """The gradients of the matrices that this process owns, as they lie in the model."""

@@ -251,7 +251,7 @@ class MatrixOptimizer(BaseOptimizer):
         position = {parameter: i for i, parameter in enumerate(self._parameters())}
         stacks = self._stacks(group, parameters, parameters[0].device.type)
         # Beside each other, each on one thread, but for what would keep the others waiting.
-        share = sum(parameter.numel() for parameter in parameters) // torch.get_num_threads()
+        share = sum(p.numel() for p in group["params"] if p.requires_grad) // torch.get_num_threads()
         return [self._chunk(stack, group, position, share) for stack in stacks]
 
     def _chunk(self, parameters: list[Tensor], group: dict, position: dict[Tensor, int], share: int) -> Chunk:

@@ -2,10 +2,12 @@
 // projection with its sums, each in one pass on a CPU: torch makes a pass over memory of every square, average, root and
 // sum.
 //
-// Squares are summed in double whatever T is: a residual is the difference of two of them (subspace.residual_power).
+// Squares are summed in double whatever T is: a residual is the difference of two of them (residual.residual_power).
 #include <algorithm>
 #include <cmath>
 #include <limits>
+
+#include "average.h"
 
 namespace {
 
@@ -27,12 +29,12 @@ template <typename T> void store(const double *sums, long count, T *out) {
 // Adam's moments of one number: m1, v <- ema(value, b1), ema(value^2, b2); returns m1 / (sqrt(v) + eps), where v counts
 // as no less than the smallest normal number.
 template <typename T> struct Adam {
-    const T new1, new2, eps;
-    Adam(double b1, double b2, double eps) // 1 - b of a rounded b would be off by 1e-4 of it
-        : new1(T(1 - b1)), new2(T(1 - b2)), eps(T(eps)) {}
+    const Average<T> first, second;
+    const T eps;
+    Adam(double b1, double b2, double eps) : first(b1), second(b2), eps(T(eps)) {}
     T advance(T value, T &m1, T &v) const {
-        m1 += new1 * (value - m1);
-        v += new2 * (value * value - v);
+        m1 = first.of(m1, value);
+        v = second.of(v, value * value);
         return m1 / (std::sqrt(std::max(v, std::numeric_limits<T>::min())) + eps);
     }
 };

@@ -15,6 +15,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -59,8 +60,13 @@ def _declared(loaded: ctypes.CDLL, symbol: str, signature: str) -> Callable[...,
     return compiled
 
 
-@functools.cache
 def library(source: str) -> ctypes.CDLL | None:
+    """The compiled file `source`, compiled once however many threads ask for it; None if it cannot be."""
+    with _compiling:
+        return _kept(source)
+
+
+def compile_or_warn(source: str) -> ctypes.CDLL | None:
     """The compiled file `source` of this folder, from the cache (XDG_CACHE_HOME, ~/.cache) if it is there; None
     without a compiler ($CXX, c++, g++ or clang++)."""
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))), None)
@@ -85,6 +91,9 @@ def library(source: str) -> ctypes.CDLL | None:
         return None
 
 
+_compiling, _kept = threading.Lock(), functools.cache(compile_or_warn)
+
+
 def _fingerprint(source: Path, compiler: str) -> str:
     """Of all that the machine code depends on; the cache may lie where machines of several kinds see it."""
     try:
@@ -92,5 +101,6 @@ def _fingerprint(source: Path, compiler: str) -> str:
         processor = next(line for line in lines if line.startswith(("flags", "Features")))
     except (OSError, StopIteration):
         processor = platform.processor()
-    parts = (source.read_text(), compiler, *FLAGS, platform.machine(), processor)
+    headers = [header.read_text() for header in sorted(source.parent.glob("*.h"))]
+    parts = (source.read_text(), *headers, compiler, *FLAGS, platform.machine(), processor)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

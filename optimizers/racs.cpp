@@ -9,6 +9,8 @@
 #include <limits>
 #include <vector>
 
+#include "average.h"
+
 namespace {
 
 // Several sums side by side keep the adders busy; one waits for itself at every addition.
@@ -83,16 +85,17 @@ template <typename T> T fixed_point(const T *g, long R, long C, long iterations,
     return mean;
 }
 
-// `a_scale` and `b_scale` are the averages over rows and columns, null without averaging; `weight` is 1 - beta.
+// `a_scale` and `b_scale` are the averages over rows and columns, null without averaging.
 template <typename T>
-void step(T *w, const T *g, long R, long C, T *a_scale, T *b_scale, T *phi, T weight, T gamma, long iterations, T size) {
+void step(T *w, const T *g, long R, long C, T *a_scale, T *b_scale, T *phi, double beta, T gamma, long iterations,
+          T size) {
     std::vector<T> a(R), b(C);
     if (fixed_point(g, R, C, iterations, a, b) == 0)
         return;
-    const auto average = [weight](std::vector<T> &now, T *mean_of) {
+    const auto average = [averages = Average<T>(beta)](std::vector<T> &now, T *mean_of) {
         if (mean_of)
             for (size_t i = 0; i < now.size(); ++i)
-                now[i] = mean_of[i] += weight * (now[i] - mean_of[i]);
+                now[i] = mean_of[i] = averages.of(mean_of[i], now[i]);
         for (T &value : now)
             value = reciprocal(value);
     };
@@ -118,7 +121,7 @@ void step(T *w, const T *g, long R, long C, T *a_scale, T *b_scale, T *phi, T we
 #define FOR_TYPE(T)                                                                                                    \
     extern "C" void racs_step_##T(T *w, const T *g, long R, long C, T *a_scale, T *b_scale, T *phi, double beta,       \
                                   double gamma, long iterations, double size) {                                         \
-        step<T>(w, g, R, C, a_scale, b_scale, phi, T(1 - beta), T(gamma), iterations, T(size));                        \
+        step<T>(w, g, R, C, a_scale, b_scale, phi, beta, T(gamma), iterations, T(size));                        \
     }
 FOR_TYPE(float)
 FOR_TYPE(double)

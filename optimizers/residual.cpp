@@ -4,23 +4,26 @@
 #include <cmath>
 #include <limits>
 
+#include "average.h"
+
 namespace {
 
 // residual.column_scales for a stack of `batch` matrices of n columns each: phi and, where it is given, the average are
-// advanced, `scales` is written. A comparison with NaN is false, and is put so that NaN goes through.
+// advanced, `scales` is written. Comparisons are put so that what is not finite goes through.
 template <typename T>
 void column_scales(const T *total, const T *inside, const T *power, T *average, T *phi, T *scales, long batch, long n,
                    double rounding, double share, double decay, double eps, double gamma, double size,
                    double strength) {
-    const T within = T((2 - share) * share), weight = T(1 - decay);
+    const T within = T((2 - share) * share);
+    const Average<T> averages(decay);
     for (long b = 0; b < batch; ++b, total += n, inside += n, power += n, scales += n) {
         double square = 0;
         for (long j = 0; j < n; ++j) {
             T residual = total[j] - within * inside[j], scale = 0;
-            if (residual <= T(rounding) * total[j])
+            if (residual < T(rounding) * total[j])
                 residual = 0;
             if (average) {
-                const T mean = *average += weight * (residual - *average);
+                const T mean = *average = averages.of(*average, residual);
                 scale = mean >= std::numeric_limits<T>::min() ? 1 / std::sqrt(mean) : 0;
                 ++average;
             } else {

@@ -36,8 +36,9 @@ def corrected(total: Tensor, basis: Tensor, sigma: Tensor, inside: Tensor, share
 
 
 def above_rounding(residual: Tensor, total: Tensor) -> Tensor:
-    """`residual`, a part of `total` (both sums of squares), or 0 where it is no more than rounding. NaN stays."""
-    return torch.where(residual <= ROUNDING * torch.finfo(total.dtype).eps * total, 0.0, residual)
+    """`residual`, a part of `total` (both sums of squares), or 0 where it is less than rounding. What is not finite
+    stays so."""
+    return torch.where(residual < ROUNDING * torch.finfo(total.dtype).eps * total, 0.0, residual)
 
 
 def column_scales(

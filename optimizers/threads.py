@@ -9,7 +9,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 import torch
 
@@ -32,14 +32,18 @@ def for_each(call: Callable[..., None], items: list[tuple]) -> None:
         for item in items:
             call(*item)
         return
-    futures = [_pool(threads).submit(call, *item) for item in items]
+    pool, futures = _pool(threads), []
     try:
-        for future in futures:
-            future.result()
+        for item in items:
+            futures.append(pool.submit(call, *item))
+        wait(futures, return_when=FIRST_EXCEPTION)
     finally:
         for future in futures:
             future.cancel()
         wait(futures)
+    for future in futures:
+        if not future.cancelled():
+            future.result()
 
 
 def in_ranges(call: Callable[[int, int], None], length: int) -> None:
@@ -58,7 +62,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
         torch.set_grad_enabled(False)  # steps are not differentiated, and each thread has a switch of its own
         torch.get_num_threads()  # the first call on a thread gives it torch's number, which then can be changed
         torch.set_num_threads(1)
-        started.wait()
+        started.wait(60)  # seconds; for ever, if one of them could not be started
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="optimizers", initializer=alone)
     wait([pool.submit(int) for _ in range(threads)])

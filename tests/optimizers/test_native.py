@@ -1,16 +1,18 @@
 """C++ beside the optimizers: when it is there, when it is not, and what it computes."""
 
+import functools
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from optimizers import GaLore, native
+from optimizers import GaLore, native, threads
 from optimizers.limiter import reference_limit
 from optimizers.moments import advance
 from optimizers.residual import column_scales
 
-compile_anew = native.library.__wrapped__
+compile_anew = native.compile_or_warn
 
 
 def test_without_a_compiler_or_with_one_that_fails_torch_does_it(monkeypatch, tmp_path):
@@ -37,6 +39,19 @@ def test_without_a_home_or_the_source_torch_does_it(monkeypatch, tmp_path):
         assert compile_anew("racs.cpp") is None
 
 
+def test_threads_that_ask_at_once_wait_for_one_compilation(monkeypatch, set_threads):
+    calls = []
+
+    def compile_slowly(source):
+        calls.append(source)
+        time.sleep(0.1)
+
+    monkeypatch.setattr(native, "_kept", functools.cache(compile_slowly))
+    set_threads(3)
+    threads.for_each(native.library, [("racs.cpp",)] * 6)
+    assert calls == ["racs.cpp"]
+
+
 def test_only_plain_dense_matrices_by_rows_are_handed_over(monkeypatch):
     compiled = SimpleNamespace(sums_down_float=SimpleNamespace(), sums_down_double=SimpleNamespace())
     monkeypatch.setattr(native, "_declared", lambda loaded, symbol, signature: getattr(loaded, symbol))
@@ -49,17 +64,17 @@ def test_only_plain_dense_matrices_by_rows_are_handed_over(monkeypatch):
     assert native.function("moments.cpp", "sums_down", "ppppllll", matrix, matrix.double()) is None
 
 
-@pytest.mark.parametrize(("count", "threads"), [(3, 1), (3, 2), (1, 2), (1, 5)])
+@pytest.mark.parametrize(("count", "used"), [(3, 1), (3, 2), (1, 2), (1, 5)])
 @pytest.mark.parametrize("by_columns", [False, True])
 @pytest.mark.parametrize("eps", [0.0, 1e-3])
-def test_moments_equal_the_formula(form, eps, by_columns, count, threads, set_threads):
+def test_moments_equal_the_formula(form, eps, by_columns, count, used, set_threads):
     def lying(tensor):
         return tensor.mT.contiguous().mT if by_columns else tensor
 
     b1, b2 = 0.9, 0.99
     state = {key: lying(torch.zeros(count, 5, 1100, dtype=torch.float64)) for key in ("m1", "v")}
     first, second = state["m1"].clone(), state["v"].clone()
-    set_threads(threads)
+    set_threads(used)
     for step in range(4):
         source = torch.Generator().manual_seed(step)
         sigma = torch.randn(count, 5, 1100, generator=source, dtype=torch.float64)
@@ -100,6 +115,17 @@ def test_slow_averages_keep_their_digits(form):
     assert ((state["v"] - expected) / expected).abs().max() < 1e-6
 
 
+def test_nothing_of_an_average_without_memory_stays(form):
+    """mean + 1 (value - mean) is 0 where value is less than rounding of mean."""
+    moments = {key: torch.ones(1, 2, 9) for key in ("m1", "v")}
+    advance(torch.full((1, 2, 9), 1e-5), moments, (0.0, 0.0), 1e-8)
+    assert torch.allclose(moments["m1"], torch.tensor(1e-5), rtol=1e-6, atol=0)
+    assert torch.allclose(moments["v"], torch.tensor(1e-10), rtol=1e-6, atol=0)
+    average, sums = torch.ones(1, 3), [torch.full((1, 3), 1e-10), torch.zeros(1, 3), None]
+    column_scales(*sums, torch.zeros(1), 1.01, share=1.0, average=average, decay=0.0)
+    assert torch.allclose(average, torch.tensor(1e-10), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("integers", [(0, 0.999), (0.9, 0)])
 def test_whole_numbers_are_numbers(form, integers):
     """C takes a whole number and a fraction in different registers."""
@@ -112,10 +138,10 @@ def test_whole_numbers_are_numbers(form, integers):
     assert torch.equal(results[0], results[2]) and torch.equal(results[1], results[3])
 
 
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("used", [1, 3])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_sums_of_squares_keep_their_digits(form, transposed, threads, set_threads):
-    set_threads(threads)
+def test_sums_of_squares_keep_their_digits(form, transposed, used, set_threads):
+    set_threads(used)
     matrices = torch.randn(1, 3000, 70, generator=torch.Generator().manual_seed(0))
     optimizer = GaLore([torch.nn.Parameter(torch.zeros(3, 4))])
     sums = optimizer.column_power(matrices.mT.contiguous().mT if transposed else matrices)
@@ -124,10 +150,10 @@ def test_sums_of_squares_keep_their_digits(form, transposed, threads, set_thread
     assert ((sums - expected) / expected).abs().max() < 4 * torch.finfo(torch.float32).eps
 
 
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("used", [1, 3])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_one_column_is_projected_in_the_pass_that_sums_squares(form, transposed, threads, set_threads):
-    set_threads(threads)
+def test_one_column_is_projected_in_the_pass_that_sums_squares(form, transposed, used, set_threads):
+    set_threads(used)
     source = torch.Generator().manual_seed(0)
     matrices = torch.randn(4, 30, 700, generator=source, dtype=torch.float64)
     basis = torch.randn(4, 30, 1, generator=source, dtype=torch.float64)
@@ -172,6 +198,12 @@ def test_what_is_not_a_number_is_not_scaled_away(form, place):
     sums[place][0, 1] = float("nan")
     phi = torch.ones(1)
     assert column_scales(*sums, phi, 1.01, share=0.0)[0, 1].isnan() and phi.isnan().all()
+
+
+def test_squares_that_overflow_are_not_scaled_away(form):
+    phi = torch.ones(1)
+    column_scales(torch.full((1, 3), float("inf")), torch.ones(1, 3), torch.ones(1, 3), phi, 1.01, share=0.0)
+    assert not phi.isfinite().any()
 
 
 def test_a_changed_average_is_noticed_by_autograd(form):

@@ -131,6 +131,18 @@ def test_state_is_m_plus_n_plus_one_numbers():
     assert all(value.dtype == torch.float32 for value in state.values())
 
 
+def test_nothing_of_scales_without_memory_stays():
+    """mean + 1 (value - mean) is 0 where value is less than rounding of mean."""
+    weight, anew = parameters([(8, 12)] * 2, torch.float32)
+    first, second = RACS([weight], beta=0.0), RACS([anew], beta=0.0)
+    train(first, range(1, 2), scale=1.0)
+    for each, optimizer in ((weight, first), (anew, second)):
+        each.grad = 1e-6 * gradient((8, 12), 2, 0).float()
+        optimizer.step()
+    scales = (optimizer.state[each]["column_scale"] for each, optimizer in ((weight, first), (anew, second)))
+    assert torch.allclose(*scales, rtol=1e-5, atol=0)
+
+
 def test_whole_numbers_are_numbers():
     """C takes a whole number and a fraction in different registers."""
     weights = parameters([(6, 9), (9, 6)])

@@ -55,18 +55,22 @@ def test_each_call_has_one_thread_and_divides_no_further(three_threads):
 
 
 def test_an_error_is_raised_when_nothing_runs_any_more(three_threads):
-    running, ended = [], []
+    running, ended, last = [], [], threading.Event()
 
     def call(item):
         running.append(item)
-        if item == 0:
-            raise ValueError("the first")
+        if item == 1:
+            raise ValueError("the second")
+        if item == 0:  # which is waited for, while the others could run to the end
+            last.wait(1)
         time.sleep(0.01)
         ended.append(item)
+        if item == 99:
+            last.set()
 
-    with pytest.raises(ValueError, match="the first"):
-        threads.for_each(call, [(i,) for i in range(1000)])
-    assert sorted(running) == sorted([0, *ended]) and len(ended) < 999
+    with pytest.raises(ValueError, match="the second"):
+        threads.for_each(call, [(i,) for i in range(100)])
+    assert sorted(running) == sorted([1, *ended]) and not last.is_set()
 
 
 def test_ranges_make_up_the_length(three_threads):
