@@ -63,6 +63,17 @@ class Candidate:
     refresh_seconds: list[float] = field(default_factory=list)  # of steps with one
     peak_bytes: int = 0
 
+    def step(self) -> float:
+        """Median seconds without refresh."""
+        return statistics.median(self.seconds.values())
+
+    def refresh(self) -> float:
+        """What a step with refresh takes more."""
+        return max(0.0, statistics.median(self.refresh_seconds) - self.step()) if self.refresh_seconds else 0.0
+
+    def mean(self) -> float:
+        return self.step() + self.refresh() / (self.interval or 1)
+
 
 @dataclass
 class Machine:
@@ -212,7 +223,7 @@ def peak_bytes(call: Callable, device: torch.device) -> int:
 
 def evaluate(candidates: list[Candidate], parameters: list, machine: Machine, config: Config, rank: int) -> list[dict]:
     """One row of the table for each candidate."""
-    fused, median, means = candidates[0], statistics.median, {}
+    fused, median = candidates[0], statistics.median
     flops_of_training = estimate.plan(config)["flops_per_position"] * PAPER_POSITIONS
     width, rows = parameters[0].element_size(), []
     for candidate in candidates:
@@ -220,29 +231,27 @@ def evaluate(candidates: list[Candidate], parameters: list, machine: Machine, co
         work = [BOUNDS[candidate.algorithm](m, n, min(rank, m), width) for m, n in shapes]
         flops, moved = sum(w.flops for w in work), sum(w.bytes for w in work)
         bounds = [flops / gemm + moved / rate for gemm, rate in zip(machine.gemm, machine.bandwidth, strict=True)]
-        step = median(candidate.seconds.values())
+        mean = candidate.mean()
 
         def times(others: dict[int, float], candidate: Candidate = candidate) -> float:
             """Median ratio of its time to another's, over the rounds that it took part in."""
             return median(seconds / others[number] for number, seconds in candidate.seconds.items() if number in others)
 
-        refresh = max(0.0, median(candidate.refresh_seconds) - step) if candidate.refresh_seconds else 0.0
-        mean = means[candidate.name] = step + refresh / (candidate.interval or 1)
         same = next((c for c in candidates if c.name == candidate.algorithm and c is not candidate), None)
         counted = isinstance(candidate.optimizer, optimizers.BaseOptimizer)
         rows.append(
             {
                 "optimizer": candidate.name,
                 "algorithm": candidate.algorithm,
-                "step_ms": 1e3 * step,
+                "step_ms": 1e3 * candidate.step(),
                 "times_adam": times(fused.seconds),
-                "refresh_ms": 1e3 * refresh,
+                "refresh_ms": 1e3 * candidate.refresh(),
                 "interval": candidate.interval,
                 "mean_ms": 1e3 * mean,
                 "bound_ms": 1e3 * median(bounds),
                 "times_bound": times(dict(enumerate(bounds))),
                 "times_ours": times(same.seconds) if same else None,
-                "mean_times_ours": mean / means[same.name] if same else None,
+                "mean_times_ours": mean / same.mean() if same else None,
                 "share_percent": 100 * mean / (mean + flops_of_training / median(machine.gemm)),
                 "state_bytes": (optimizers.state_bytes if counted else state_bytes)(candidate.optimizer),
                 "peak_bytes": candidate.peak_bytes,
