@@ -81,7 +81,8 @@ class Fira(ProjectedOptimizer):
         basis = state["basis"].to(gradient.dtype)
         sigma, total = self.projected(basis, gradient, state["m1"])
         normalized, inside, power = advance(sigma, state, group["betas"], group["eps"], inside=True, power=True)
-        scale, share = group["scale"], group["scale"] if group["residual"] == "official" else 1.0
+        scale = group["scale"]
+        share = scale if group["residual"] == "official" else 1.0
         total, outside = corrected(total, state["basis"], sigma, inside, share)
         options = {"share": outside, "eps": RATIO_EPS, "strength": 1 / scale}
         columns = column_scales(total, inside, power, state["phi"], group["gamma"], **options).unsqueeze(-2)

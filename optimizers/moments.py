@@ -69,7 +69,7 @@ def column_sums(matrices: Tensor, vectors: Tensor | None = None) -> tuple[Tensor
 
 
 def _by_rows(*matrices: Tensor) -> tuple[str, list[Tensor]]:
-    """ "down" and `matrices`, which lie by rows, or "along" and their transposes, if it is these that do."""
+    """Which way columns go in memory, and what lies by rows: "down", `matrices`, or "along", their transposes."""
     if matrices[0].stride(-1) == 1:
         return "down", list(matrices)
     return "along", [matrix.mT for matrix in matrices]

@@ -19,7 +19,7 @@ def residual_power(total: Tensor, basis: Tensor, sigma: Tensor, inside: Tensor, 
     held in.
     """
     total, share = corrected(total, basis, sigma, inside, share)
-    return above_rounding(total - (2 - share) * share * inside, total)
+    return _outside(total, inside, share)
 
 
 def corrected(total: Tensor, basis: Tensor, sigma: Tensor, inside: Tensor, share: float) -> tuple[Tensor, float]:
@@ -39,6 +39,11 @@ def above_rounding(residual: Tensor, total: Tensor) -> Tensor:
     """`residual`, a part of `total` (both sums of squares), or 0 where it is less than rounding. What is not finite
     stays so."""
     return torch.where(residual < ROUNDING * torch.finfo(total.dtype).eps * total, 0.0, residual)
+
+
+def _outside(total: Tensor, inside: Tensor, share: float) -> Tensor:
+    """colsum((G - share U sigma)^2) for an orthonormal U."""
+    return above_rounding(total - (2 - share) * share * inside, total)
 
 
 def column_scales(
@@ -71,7 +76,7 @@ def column_scales(
         together(total, inside, power, average, phi, scales, *total.shape, *settings)
         torch.autograd.graph.increment_version([phi] if average is None else [phi, average])
         return scales
-    residual = above_rounding(total - (2 - share) * share * inside, total)
+    residual = _outside(total, inside, share)
     if average is not None:
         factors = reciprocal(average.lerp_(residual, 1 - decay)).sqrt_()
     else:

@@ -62,7 +62,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
         torch.set_grad_enabled(False)  # steps are not differentiated, and each thread has a switch of its own
         torch.get_num_threads()  # the first call on a thread gives it torch's number, which then can be changed
         torch.set_num_threads(1)
-        started.wait(60)  # seconds; for ever, if one of them could not be started
+        started.wait(60)  # seconds: if one of them cannot be started, the others must not wait for ever
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="optimizers", initializer=alone)
     wait([pool.submit(int) for _ in range(threads)])

@@ -72,6 +72,7 @@ class Candidate:
         return max(0.0, statistics.median(self.refresh_seconds) - self.step()) if self.refresh_seconds else 0.0
 
     def mean(self) -> float:
+        """Seconds of a step, its share of a refresh included."""
         return self.step() + self.refresh() / (self.interval or 1)
 
 

@@ -34,6 +34,24 @@ def test_steps_on_three_threads_are_those_on_one(name, set_threads):
     assert torch.allclose(runs[1][large][0], runs[3][large][0], rtol=0, atol=1e-10)
 
 
+def test_who_has_no_gradient_does_not_change_which_matrices_have_a_thread(three_threads, monkeypatch):
+    """Else `step` and `step_parameter`, which cannot know who will have none, would divide products differently."""
+    given, for_each = [], threads.for_each
+
+    def noting(call, items):
+        if call.__name__ == "_step_chunk":
+            given.append(len(items))
+        for_each(call, items)
+
+    monkeypatch.setattr(threads, "for_each", noting)
+    for alone in (False, True):
+        first, second = parameters([(16, 24), (20, 40)])
+        optimizer = registry.get("galore")[0]([first, second], rank=4)
+        first.grad = torch.ones_like(first)
+        optimizer.step_parameter(first) if alone else optimizer.step()
+    assert given == [1, 1]
+
+
 def test_each_call_has_one_thread_and_divides_no_further(three_threads):
     seen = []
 
