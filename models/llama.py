@@ -61,8 +61,9 @@ class LlamaForCausalLM(transformers.LlamaForCausalLM):
             # get other kernels.
             for tensor, dimension in ((hidden, 1), (needed, 0), *((part, 1) for part in rotary)):
                 torch._dynamo.mark_dynamic(tensor, dimension, hint_override=rows[0] * rows[1])
+        placed = unpadding.place(needed, rows)
         for layer in decoder.layers:
-            hidden = layer(hidden, position_embeddings=rotary, needed=needed, rows=rows)
+            hidden = layer(hidden, position_embeddings=rotary, **placed)
         return decoder.norm(hidden)
 
     def forward(self, input_ids: Tensor, labels: Tensor, needed: Tensor | None = None) -> Loss:

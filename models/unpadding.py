@@ -1,8 +1,9 @@
 """Leaving out what no loss needs: a row that ends in padding costs what its text costs.
 
 C4's published numbers are of one document a row (`data.packing=false`), where a sixth of the positions is padding.
-Everything but attention treats positions one by one, so a micro-batch becomes the list of its needed positions; for
-attention they return to their rows, whose ends no earlier position sees. The loss and its gradients stay the same.
+Everything but attention treats positions one by one, so a micro-batch becomes the list of its needed positions. Rows
+meet in attention: on a CPU one after the other, elsewhere padded again, as no position sees the end of its row. The
+loss and its gradients stay the same.
 """
 
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 from torch import LongTensor, Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from models.row_attention import row_attention
 
 ATTENTION = "sdpa_unpadded"  # the name by which transformers' layers find `attention`
 
@@ -41,6 +44,19 @@ def model_inputs(input_ids: LongTensor, labels: LongTensor, device: torch.device
     return {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
 
 
+def place(needed: LongTensor | None, rows: tuple[int, int]) -> dict[str, Any]:
+    """The arguments by which `attention` finds the rows of a list of positions.
+
+    Args:
+        needed: of `needed_positions`; rows: (rows, length) of the micro-batch.
+    """
+    if needed is None:
+        return {}
+    if needed.device.type == "cpu":
+        return {"lengths": torch.bincount(needed // rows[1], minlength=rows[0])}
+    return {"needed": needed, "rows": rows}
+
+
 def attention(
     module: nn.Module,
     query: Tensor,
@@ -48,6 +64,7 @@ def attention(
     value: Tensor,
     attention_mask: None,
     *,
+    lengths: LongTensor | None = None,
     needed: LongTensor | None = None,
     rows: tuple[int, int] | None = None,
     **options: Any,
@@ -55,12 +72,15 @@ def attention(
     """Causal attention for transformers' layers: theirs, within the rows of a list of positions if there is one.
 
     Args:
-        query, key, value: [batch, heads, length, width]; with `needed` [1, heads, N, width].
-        needed: of `needed_positions`; rows: (rows, length) of the micro-batch.
+        query, key, value: [batch, heads, length, width]; of a list of positions [1, heads, N, width].
+        lengths, needed, rows: of `place`.
 
     Returns:
         The output [batch, length, heads, width], or [1, N, heads, width].
     """
+    if lengths is not None:
+        output, _ = row_attention(*(tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value)), lengths)
+        return output.unsqueeze(0), None
     if needed is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     whole = (_to_rows(tensor, needed, rows) for tensor in (query, key, value))

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from models.unpadding import model_inputs, needed_positions
+from models.row_attention import row_attention
+from models.unpadding import attention, model_inputs, needed_positions, place
 from tests.models.test_llama import VOCABULARY, build, gradients
 
 CPU = torch.device("cpu")
@@ -61,3 +62,27 @@ def test_one_compiled_graph_serves_every_number_of_positions():
         inputs = model_inputs(ids, labels, CPU)
         plain = build()(**inputs).loss_sum
         torch.testing.assert_close(model(**inputs).loss_sum, plain)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.bfloat16, 1e-2)])
+def test_rows_one_by_one_and_padded_again_are_the_same_attention(dtype, tolerance):
+    # A CPU takes the first form, other devices the second.
+    _, labels = padded_rows([16, 3, 9, 0])
+    needed, generator = needed_positions(labels), torch.Generator().manual_seed(0)
+    tensors = [torch.randn(1, len(needed), 2, 8, generator=generator).to(dtype).transpose(1, 2) for _ in range(3)]
+    module, found = build().model.layers[0].self_attn, []
+    for arguments in (place(needed, (4, 16)), {"needed": needed, "rows": (4, 16)}):
+        inputs = [tensor.clone().requires_grad_() for tensor in tensors]
+        output, _ = attention(module, *inputs, None, **arguments)
+        output.square().sum().backward()
+        found.append([output.detach(), *(tensor.grad for tensor in inputs)])
+    assert found[0][0].shape == (1, len(needed), 2, 8) and set(place(needed, (4, 16))) == {"lengths"}
+    torch.testing.assert_close(found[0], found[1], rtol=tolerance, atol=tolerance)
+
+
+def test_row_attention_is_a_sound_operator():
+    # Its gradients, and the shapes and strides that a compiler is told.
+    query, key, value = torch.randn(3, 8, 2, 4, dtype=torch.float64, requires_grad=True).unbind()
+    lengths = torch.tensor([5, 2, 1])
+    torch.library.opcheck(row_attention, (query, key, value, lengths))
+    assert torch.autograd.gradcheck(lambda *rows: row_attention(*rows, lengths)[0], (query, key, value))
