@@ -28,6 +28,7 @@ from torch import Tensor
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math",
          "-fno-signed-zeros", "-fassociative-math")  # fmt: skip
 
+PLAIN = (Tensor, torch.nn.Parameter)  # types without a subclass's own idea of memory
 C_TYPES = {torch.float32: "float", torch.float64: "double"}
 KINDS = {"p": ctypes.c_void_p, "l": ctypes.c_long, "d": ctypes.c_double}
 
@@ -36,18 +37,16 @@ def function(source: str, name: str, signature: str, *tensors: Tensor) -> Callab
     """`name` of the C++ file `source` for the common dtype of `tensors`, if they are plain, dense, by rows and in the
     memory of a CPU, and there is a compiler; else None. `signature` has a letter of KINDS for each argument; a pointer
     is given as a tensor or None."""
-    first = tensors[0]
+    dtype = tensors[0].dtype
     for tensor in tensors:
-        plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.is_cpu
-        if not (plain and tensor.dtype == first.dtype and tensor.is_contiguous()):
+        if not (type(tensor) in PLAIN and tensor.dtype == dtype and tensor.is_cpu and tensor.is_contiguous()):
             return None
-    if first.dtype not in C_TYPES or (loaded := library(source)) is None:
+    if dtype not in C_TYPES or (loaded := library(source)) is None:
         return None
-    compiled = _declared(loaded, f"{name}_{C_TYPES[first.dtype]}", signature)
+    compiled = _declared(loaded, f"{name}_{C_TYPES[dtype]}", signature)
 
     def call(*arguments: Tensor | float | None) -> None:
-        kinds = zip(signature, arguments, strict=True)
-        compiled(*(value.data_ptr() if kind == "p" and value is not None else value for kind, value in kinds))
+        compiled(*[value.data_ptr() if isinstance(value, Tensor) else value for value in arguments])
 
     return call
 

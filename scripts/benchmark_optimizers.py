@@ -1,12 +1,13 @@
 """How fast is each optimizer's step, against the least it could cost and against other implementations?
 
     python scripts/benchmark_optimizers.py [FILE.yaml ...] [key=value ...] [--optimizers alice,racs,...] [--no-peers]
-        [--rank R] [--leading L] [--rounds 15] [--refreshes 3] [--patience 20] [--threads N]
+        [--whole] [--rank R] [--leading L] [--rounds 15] [--refreshes 3] [--patience 20] [--threads N]
         [--results results/benchmarks]
 
 The settings are those of train.py; model=llama_60m in float32 if there are none. Every optimizer of the registry, and
 every peer that is installed, steps the attention and MLP matrices of that model, with the paper's rank for it, on the
-same gradients. They take turns, each round measures memory and a matrix product too, and medians of rounds are shown
+same gradients; with --whole all of the model, embeddings, norms and lm_head each by its own Adam, and peers without one
+are left out. They take turns, each round measures memory and a matrix product too, and medians of rounds are shown
 (who has taken more than --patience seconds in three rounds or more sits out the rest; the same for refreshes, after
 one):
 
@@ -30,6 +31,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -89,6 +91,7 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", help="as for train.py")
     parser.add_argument("--optimizers", default=",".join(registry.names()), help="names of the registry")
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="only the registry's")
+    parser.add_argument("--whole", action="store_true", help="all of the model, not the matrices alone")
     parser.add_argument("--rank", type=int, help="default: the paper's for the model")
     parser.add_argument("--leading", type=int, help="default: the paper's for the model")
     parser.add_argument("--rounds", type=int, default=15)
@@ -109,17 +112,16 @@ def main() -> None:
     rank = arguments.rank or paper.optimizer.rank
     leading = arguments.leading or min(paper.optimizer.leading, rank)
 
-    parameters, gradients = matrices(config)
-    candidates = race(parameters, names, rank, leading, with_peers=arguments.peers)
+    model = parts(config, whole=arguments.whole)
+    candidates = race(model, names, rank, leading, with_peers=arguments.peers)
     machine = Machine()
-    measure(
-        candidates, parameters, gradients, machine, arguments.rounds, arguments.refreshes, patience=arguments.patience
-    )
-    rows = evaluate(candidates, parameters, machine, config, rank)
+    measure(candidates, model, machine, arguments.rounds, arguments.refreshes, patience=arguments.patience)
+    rows = evaluate(candidates, model, machine, config, rank)
 
-    device, dtype = parameters[0].device.type, config.train.dtype
+    device, dtype = model.matrices[0].device.type, config.train.dtype
+    rest = f" and {len(model.rest)} others" if model.rest else ""
     conditions = (
-        f"{config.model.name}, {len(parameters)} matrices, rank {rank}, {dtype}; {device} "
+        f"{config.model.name}, {len(model.matrices)} matrices{rest}, rank {rank}, {dtype}; {device} "
         f"({torch.cuda.get_device_name() if device == 'cuda' else platform.machine()}), {arguments.threads} thread(s), "
         f"torch {torch.__version__}; memory {statistics.median(machine.bandwidth) / 1e9:.1f} GB/s, "
         f"GEMM {statistics.median(machine.gemm) / 1e9:.0f} GFLOP/s"
@@ -142,45 +144,63 @@ def paper_settings(config: Config) -> Config:
     return load([str(file)] if file.is_file() else ["optimizer=alice"]).config
 
 
-def matrices(config: Config) -> tuple[list[nn.Parameter], list[torch.Tensor]]:
-    """The matrices that the method steps (lm_head is Adam's) with small weights, and gradients for them."""
+class Parts(NamedTuple):
+    """Parameters with small weights, and gradients for them: for the matrices, then for the rest."""
+
+    matrices: list[nn.Parameter]  # the method's
+    rest: list[nn.Parameter]  # Adam's
+    gradients: list[torch.Tensor]
+
+
+def parts(config: Config, *, whole: bool) -> Parts:
+    """The attention and MLP matrices of the model and, of the `whole`, the rest."""
     dtype, device = getattr(torch, config.train.dtype), "cuda" if torch.cuda.is_available() else "cpu"
     model = build_model(config.model, dtype=dtype, seed=0, device="meta")
-    shapes = [p.shape for _, p in partition.parameter_groups(model, last_layer="adam")[0]["params"]]
+    groups = partition.parameter_groups(model, last_layer="adam")[: 2 if whole else 1]
     source = torch.Generator().manual_seed(0)
-    draws = [torch.randn(2, *shape, generator=source) for shape in shapes]
-    # Rows and columns of different sizes, as real gradients have them.
-    scales = [torch.logspace(-3, -4, s[0])[:, None] * torch.linspace(0.5, 2, s[1]) for s in shapes]
-    parameters = [nn.Parameter((0.02 * draw[0]).to(device, dtype)) for draw in draws]
-    return parameters, [(draw[1] * scale).to(device, dtype) for draw, scale in zip(draws, scales, strict=True)]
+
+    def draw(shape: torch.Size) -> tuple[nn.Parameter, torch.Tensor]:
+        weight, gradient = torch.randn(2, *shape, generator=source)
+        # Rows and columns of different sizes, as real gradients have them.
+        rows = torch.logspace(-3, -4, shape[0])
+        gradient *= rows if len(shape) == 1 else rows[:, None] * torch.linspace(0.5, 2, shape[1])
+        return nn.Parameter((0.02 * weight).to(device, dtype)), gradient.to(device, dtype)
+
+    drawn = [[draw(parameter.shape) for _, parameter in group["params"]] for group in groups]
+    matrices, rest = ([parameter for parameter, _ in group] for group in (*drawn, [])[:2])
+    return Parts(matrices, rest, [gradient for group in drawn for _, gradient in group])
 
 
-def race(parameters: list, names: list[str], rank: int, leading: int, *, with_peers: bool) -> list[Candidate]:
+def race(model: Parts, names: list[str], rank: int, leading: int, *, with_peers: bool) -> list[Candidate]:
     """Everybody, each with state of its own on the same parameters; torch's fused AdamW is the first."""
-    fused = torch.optim.AdamW(parameters, LR, fused=True)
+    fused = torch.optim.AdamW(model.matrices + model.rest, LR, fused=True)
     candidates = [Candidate("torch AdamW, fused", "adam", fused, None)]
     for name in names:
         cls, presets = registry.get(name)
         ranks = {"rank": rank, "leading": leading}
         known = {key: p.default for key, p in registry.options(name).items()}
         options = {key: value for key, value in ranks.items() if key in known and key not in presets}
-        optimizer = cls(parameters, lr=LR, **presets, **options)
+        groups = [{"params": model.matrices}]
+        if model.rest:
+            groups.append({"params": model.rest, "algorithm": "method" if cls.steps_everything else "adam"})
+        optimizer = cls(groups, lr=LR, **presets, **options)
         candidates.append(Candidate(name, name, optimizer, interval(optimizer)))
     if with_peers:
-        for name, (algorithm, make) in peers().items():
-            if algorithm in names:
-                optimizer = make(parameters, rank, leading)
-                candidates.append(Candidate(name, algorithm, optimizer, interval(optimizer)))
+        for name, peer in peers().items():
+            if peer.algorithm in names and (peer.takes_rest or not model.rest):
+                optimizer = peer.make(model.matrices, model.rest, rank, leading)
+                candidates.append(Candidate(name, peer.algorithm, optimizer, interval(optimizer)))
     return candidates
 
 
-def measure(candidates: list[Candidate], parameters: list, gradients: list, machine: Machine, rounds: int,
-            refreshes: int, *, patience: float) -> None:  # fmt: skip
+def measure(candidates: list[Candidate], model: Parts, machine: Machine, rounds: int, refreshes: int, *,
+            patience: float) -> None:  # fmt: skip
     """Fill in the seconds of all candidates and of the machine, round by round."""
+    parameters = model.matrices + model.rest
 
     def step(candidate: Candidate) -> float:
         # Some packages change gradients, and everybody finds them in the same state of the caches.
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+        for parameter, gradient in zip(parameters, model.gradients, strict=True):
             parameter.grad = gradient.clone() if parameter.grad is None else parameter.grad.copy_(gradient)
         return seconds(candidate.optimizer.step)
 
@@ -222,14 +242,17 @@ def peak_bytes(call: Callable, device: torch.device) -> int:
     return max(0, *itertools.accumulate(changes)) if changes else 0
 
 
-def evaluate(candidates: list[Candidate], parameters: list, machine: Machine, config: Config, rank: int) -> list[dict]:
+def evaluate(candidates: list[Candidate], model: Parts, machine: Machine, config: Config, rank: int) -> list[dict]:
     """One row of the table for each candidate."""
     fused, median = candidates[0], statistics.median
     flops_of_training = estimate.plan(config)["flops_per_position"] * PAPER_POSITIONS
-    width, rows = parameters[0].element_size(), []
+    width, rows = model.matrices[0].element_size(), []
     for candidate in candidates:
-        shapes = [sorted(parameter.shape) for parameter in parameters]
-        work = [BOUNDS[candidate.algorithm](m, n, min(rank, m), width) for m, n in shapes]
+        bound = BOUNDS[candidate.algorithm]
+        shapes = [sorted(parameter.shape) for parameter in model.matrices]
+        work = [bound(m, n, min(rank, m), width) for m, n in shapes]
+        others = bound if registry.get(candidate.algorithm)[0].steps_everything else BOUNDS["adam"]
+        work += [others(1, parameter.numel(), 1, width) for parameter in model.rest]
         flops, moved = sum(w.flops for w in work), sum(w.bytes for w in work)
         bounds = [flops / gemm + moved / rate for gemm, rate in zip(machine.gemm, machine.bandwidth, strict=True)]
         mean = candidate.mean()

@@ -5,20 +5,30 @@ when they can be imported; nothing here needs them.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-Make = Callable[[list, int, int], torch.optim.Optimizer]  # parameters, rank, leading -> optimizer
 LR = 1e-6
 
 
-def peers() -> dict[str, tuple[str, Make]]:
-    """Name -> (the registry's name of the same algorithm, constructor)."""
-    found: dict[str, tuple[str, Make]] = {
-        "torch AdamW, foreach": ("adam", lambda p, r, k: torch.optim.AdamW(p, LR, foreach=True)),
-        "torch AdamW, loop": ("adam", lambda p, r, k: torch.optim.AdamW(p, LR, foreach=False)),
-        "torch Muon": ("muon", lambda p, r, k: torch.optim.Muon(p, LR, adjust_lr_fn="match_rms_adamw")),
+class Peer(NamedTuple):
+    """`algorithm`: the registry's name of what it computes; `make` takes the method's matrices, the rest of the model
+    (if `takes_rest`, else nothing), rank and leading."""
+
+    algorithm: str
+    make: Callable[[list, list, int, int], torch.optim.Optimizer]
+    takes_rest: bool = True  # whether it steps the rest by Adam
+
+
+def peers() -> dict[str, Peer]:
+    """All that can be imported, by name."""
+    found = {
+        "torch AdamW, foreach": Peer("adam", lambda p, rest, r, k: torch.optim.AdamW(p + rest, LR, foreach=True)),
+        "torch AdamW, loop": Peer("adam", lambda p, rest, r, k: torch.optim.AdamW(p + rest, LR, foreach=False)),
+        "torch Muon": Peer(
+            "muon", lambda p, rest, r, k: torch.optim.Muon(p, LR, adjust_lr_fn="match_rms_adamw"), takes_rest=False
+        ),
     }
     for add in (_galore_torch, _fira, _apollo_torch, _pytorch_optimizer):
         try:
@@ -26,61 +36,60 @@ def peers() -> dict[str, tuple[str, Make]]:
         except ImportError:
             continue
     if not torch.cuda.is_available():  # others' Muon multiplies in bfloat16, minutes a step without its hardware
-        found = {name: peer for name, peer in found.items() if peer[0] != "muon"}
+        found = {name: peer for name, peer in found.items() if peer.algorithm != "muon"}
     return found
 
 
-def _group(parameters: list, rank: int, **options: Any) -> list[dict]:
-    return [{"params": parameters, "rank": rank, "update_proj_gap": 200, **options}]
+def _groups(matrices: list, rest: list, rank: int, **options: Any) -> list[dict]:
+    """As the packages' READMEs part a model: the group with a rank is projected, the other is Adam's."""
+    projected = {"params": matrices, "rank": rank, "update_proj_gap": 200, **options}
+    return [projected, {"params": rest}] if rest else [projected]
 
 
-def _galore_torch() -> dict:
+def _galore_torch() -> dict[str, Peer]:
     from galore_torch import GaLoreAdamW
 
     std = {"scale": 0.25, "proj_type": "std"}
     quiet = {"lr": LR, "no_deprecation_warning": True}
-    return {"galore-torch": ("galore", lambda p, r, k: GaLoreAdamW(_group(p, r, **std), **quiet))}
+    return {"galore-torch": Peer("galore", lambda p, rest, r, k: GaLoreAdamW(_groups(p, rest, r, **std), **quiet))}
 
 
-def _fira() -> dict:
+def _fira() -> dict[str, Peer]:
     from fira import FiraAdamW
 
     std = {"alpha": 0.25, "proj_type": "std"}
-    return {
-        "fira, its package": (
-            "fira",
-            lambda p, r, k: FiraAdamW(_group(p, r, **std), lr=LR, no_deprecation_warning=True),
-        )
-    }
+    quiet = {"lr": LR, "no_deprecation_warning": True}
+    return {"fira, its package": Peer("fira", lambda p, rest, r, k: FiraAdamW(_groups(p, rest, r, **std), **quiet))}
 
 
-def _apollo_torch() -> dict:
+def _apollo_torch() -> dict[str, Peer]:
     from apollo_torch import APOLLOAdamW
 
-    def make(proj: str, scale_type: str, scale: float) -> Make:
+    def make(proj: str, scale_type: str, scale: float) -> Callable:
         options = {"proj": proj, "scale_type": scale_type, "scale": scale, "proj_type": "std"}
-        return lambda p, r, k: APOLLOAdamW(_group(p, 1 if scale_type == "tensor" else r, **options), lr=LR)
+        mini = scale_type == "tensor"
+        return lambda p, rest, r, k: APOLLOAdamW(_groups(p, rest, 1 if mini else r, **options), lr=LR)
 
     return {
-        "apollo-torch": ("apollo", make("random", "channel", 1.0)),
-        "apollo-torch svd": ("apollo_svd", make("svd", "channel", 1.0)),
-        "apollo-torch mini": ("apollo_mini", make("random", "tensor", 128.0)),
+        "apollo-torch": Peer("apollo", make("random", "channel", 1.0)),
+        "apollo-torch svd": Peer("apollo_svd", make("svd", "channel", 1.0)),
+        "apollo-torch mini": Peer("apollo_mini", make("random", "tensor", 128.0)),
     }
 
 
-def _pytorch_optimizer() -> dict:
+def _pytorch_optimizer() -> dict[str, Peer]:
     import pytorch_optimizer as kozistr
 
     std = {"scale": 0.25, "projection_type": "std"}
     return {
-        f"pytorch_optimizer {name}": (ours, make)
-        for name, ours, make in (
-            ("Alice", "alice", lambda p, r, k: kozistr.Alice(p, LR, rank=r, leading_basis=k)),
-            ("RACS", "racs", lambda p, r, k: kozistr.RACS(p, LR)),
-            ("GaLore", "galore", lambda p, r, k: kozistr.GaLore(_group(p, r, **std), LR)),
-            ("Fira", "fira", lambda p, r, k: kozistr.Fira(_group(p, r, **std), LR)),
-            ("Muon", "muon", lambda p, r, k: kozistr.Muon([{"params": p, "use_muon": True}], LR)),
-            ("SOAP", "soap", lambda p, r, k: kozistr.SOAP(p, LR)),
+        f"pytorch_optimizer {name}": Peer(ours, make, takes_rest)
+        for name, ours, make, takes_rest in (
+            ("Alice", "alice", lambda p, rest, r, k: kozistr.Alice(p, LR, rank=r, leading_basis=k), False),
+            ("RACS", "racs", lambda p, rest, r, k: kozistr.RACS(p, LR), False),
+            ("GaLore", "galore", lambda p, rest, r, k: kozistr.GaLore(_groups(p, rest, r, **std), LR), True),
+            ("Fira", "fira", lambda p, rest, r, k: kozistr.Fira(_groups(p, rest, r, **std), LR), True),
+            ("Muon", "muon", lambda p, rest, r, k: kozistr.Muon([{"params": p, "use_muon": True}], LR), False),
+            ("SOAP", "soap", lambda p, rest, r, k: kozistr.SOAP(p, LR), False),
         )
     }
 

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from configs.schema import load
 from optimizers import registry
 from scripts import benchmark_optimizers, optimizer_peers
 from scripts.optimizer_bounds import BOUNDS
@@ -37,6 +38,22 @@ def test_optimizers_are_measured_beside_their_peers(tmp_path, monkeypatch, capsy
     assert int(rows["galore-torch"]["state_bytes"]) == int(rows["galore"]["state_bytes"])
     assert rows["alice"]["interval"] == "200" and rows["adam"]["interval"] == ""
     assert int(rows["galore"]["peak_bytes"]) > 0
+
+
+def test_the_whole_model_is_stepped_by_everybody():
+    config = load([*SMALL, "model.vocab_size=40"]).config
+    model = benchmark_optimizers.parts(config, whole=True)
+    assert len(model.matrices) == 7 and sum(p.numel() for p in model.rest) == 2 * 40 * 32 + 3 * 32
+    assert all(p.shape == g.shape for p, g in zip(model.matrices + model.rest, model.gradients, strict=True))
+    candidates = benchmark_optimizers.race(model, registry.names(), 4, 2, with_peers=True)
+    for candidate in candidates:
+        groups = candidate.optimizer.param_groups
+        stepped = [parameter for group in groups for parameter in group["params"]]
+        assert stepped == model.matrices + model.rest, candidate.name
+        assert "rank" not in groups[-1] or len(groups) == 1, "Adam's group is not projected"
+    names = {candidate.name for candidate in candidates}
+    assert names >= {"torch AdamW, loop", *registry.names()}
+    assert not any(name.startswith("pytorch_optimizer Alice") for name in names)  # it has no Adam for the rest
 
 
 def test_intervals_are_set_wherever_a_package_keeps_them():
