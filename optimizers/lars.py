@@ -35,6 +35,12 @@ class NormScaled(BaseOptimizer):
         raise AssertionError(f"{type(self).__name__} does not say where it goes")
 
     def step_group(self, group: dict, parameters: list[Tensor]) -> None:
+        # All at once are few launches on a GPU; on a CPU what one parameter needs in between stays in a cache.
+        at_once = 1 if parameters[0].device.type == "cpu" else len(parameters)
+        for start in range(0, len(parameters), at_once):
+            self._step_list(group, parameters[start : start + at_once])
+
+    def _step_list(self, group: dict, parameters: list[Tensor]) -> None:
         weights = [sharded.local(parameter) for parameter in parameters]
         gradients = [sharded.local(p.grad).to(working_dtype(p.dtype)) for p in parameters]
         directions = self.directions(gradients, [self.state[parameter] for parameter in parameters], group)
