@@ -46,7 +46,7 @@ class LlamaForCausalLM(transformers.LlamaForCausalLM):
 
         Calls the layers of `LlamaModel` itself: its own forward looks for packed sequences in the position ids, which
         synchronises with the device at every call, and builds a causal mask [rows, 1, length, length] when compiled.
-        Without a mask the layers use scaled_dot_product_attention(is_causal=True).
+        Without a mask the layers use causal attention (`unpadding.attention`).
         """
         decoder, rows = self.model, tuple(input_ids.shape)
         if needed is None:
@@ -56,12 +56,15 @@ class LlamaForCausalLM(transformers.LlamaForCausalLM):
             input_ids = input_ids.flatten()[needed].unsqueeze(0)
         hidden = decoder.embed_tokens(input_ids)
         rotary = decoder.rotary_emb(hidden, position_ids=positions)
-        if needed is not None and self._compiled:
+        placed = unpadding.place(needed, rows, self.config.num_attention_heads)
+        if placed and self._compiled:
             # One graph for every N, chosen for the most there can be: for the N that comes first, a resumed run would
             # get other kernels.
-            for tensor, dimension in ((hidden, 1), (needed, 0), *((part, 1) for part in rotary)):
+            by_position = [(hidden, 1), *((part, 1) for part in rotary)]
+            if "needed" in placed:
+                by_position.append((needed, 0))
+            for tensor, dimension in by_position:
                 torch._dynamo.mark_dynamic(tensor, dimension, hint_override=rows[0] * rows[1])
-        placed = unpadding.place(needed, rows)
         for layer in decoder.layers:
             hidden = layer(hidden, position_embeddings=rotary, **placed)
         return decoder.norm(hidden)

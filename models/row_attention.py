@@ -1,8 +1,8 @@
 """Causal attention on a CPU for rows of different lengths that lie one behind the other: each row alone.
 
 Padded to one length, all rows are one call, but the padding is multiplied too: where texts of C4's lengths are padded
-to 256, a quarter of the work. On a GPU, where such a call is a small part of a step, many small ones would be slower.
-Operators of torch's own dispatcher, so that a compiled graph holds them whole: the number of calls is in a tensor.
+to 256, a quarter of the work. Operators of torch's dispatcher, so that a compiled graph holds them whole: how many
+calls they make is in a tensor.
 """
 
 from collections.abc import Iterator
@@ -20,13 +20,12 @@ def row_attention(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor) ->
 
     Args:
         query, key, value: [N, heads, width].
-        lengths: int64 [rows], the positions of each row, all above zero, N together.
+        lengths: int64 [rows], the positions of each row, N together; torch divides by each of them.
 
     Returns:
         The output [N, heads, width], and the logarithms of the softmax's denominators [N, heads].
     """
-    rows = zip(*(_rows(tensor, lengths) for tensor in (query, key, value)), strict=True)
-    outputs, denominators = zip(*(_forward(*row, 0.0, True) for row in rows), strict=True)
+    outputs, denominators = zip(*(_forward(*row, 0.0, True) for row in _rows(lengths, query, key, value)), strict=True)
     return _positions(outputs), _positions(denominators)
 
 
@@ -35,15 +34,16 @@ def row_attention_backward(
     gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, denominators: Tensor, lengths: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of `row_attention` for query, key and value from that for its output."""
-    tensors = (gradient, query, key, value, output, denominators)
-    rows = zip(*(_rows(tensor, lengths) for tensor in tensors), strict=True)
+    rows = _rows(lengths, gradient, query, key, value, output, denominators)
     query, key, value = zip(*(_backward(*row, 0.0, True) for row in rows), strict=True)
     return _positions(query), _positions(key), _positions(value)
 
 
-def _rows(positions: Tensor, lengths: Tensor) -> Iterator[Tensor]:
-    """Views [1, heads, length, ...] of the rows in [N, heads, ...]."""
-    return (row.transpose(0, 1).unsqueeze(0) for row in positions.split(lengths.tolist()))
+def _rows(lengths: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views [1, heads, length, ...] of the rows in [N, heads, ...], row after row for all tensors."""
+    sizes = lengths.tolist()
+    rows_of = [tensor.transpose(0, 1).unsqueeze(0).split(sizes, 2) for tensor in tensors]
+    return zip(*rows_of, strict=True)
 
 
 def _positions(rows: tuple[Tensor, ...]) -> Tensor:

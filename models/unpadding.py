@@ -1,8 +1,8 @@
 """Leaving out what no loss needs: a row that ends in padding costs what its text costs.
 
 C4's published numbers are of one document a row (`data.packing=false`), where a sixth of the positions is padding.
-Everything but attention treats positions one by one, so a micro-batch becomes the list of its needed positions. Rows
-meet in attention: on a CPU one after the other, elsewhere padded again, as no position sees the end of its row. The
+Everything but attention treats positions one by one, so a micro-batch becomes the list of its needed positions. In
+attention they are rows again: each alone on a CPU, else padded as before, as no position sees the end of its row. The
 loss and its gradients stay the same.
 """
 
@@ -25,8 +25,9 @@ def needed_positions(labels: LongTensor) -> LongTensor | None:
         labels: int64 [rows, length] on the CPU, not shifted, -100 is no target.
 
     Returns:
-        int64 [N], ascending indices of the flattened rows, at least two a row (one position in all would be a case of
-        its own to a compiler); None where every row is full, as its last position alone is not worth the detour.
+        int64 [N], ascending indices of the flattened rows, at least two a row (attention takes no empty one, and one
+        position in all would be a case of its own to a compiler); None where every row is full, as its last position
+        alone is not worth the detour.
     """
     targets = labels[:, 1:] != -100
     if targets[:, -1].all():
@@ -44,16 +45,17 @@ def model_inputs(input_ids: LongTensor, labels: LongTensor, device: torch.device
     return {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
 
 
-def place(needed: LongTensor | None, rows: tuple[int, int]) -> dict[str, Any]:
+def place(needed: LongTensor | None, rows: tuple[int, int], heads: int) -> dict[str, Any]:
     """The arguments by which `attention` finds the rows of a list of positions.
 
     Args:
-        needed: of `needed_positions`; rows: (rows, length) of the micro-batch.
+        needed: of `needed_positions`; rows: (rows, length) of the micro-batch; heads: of the model's attention.
     """
     if needed is None:
         return {}
-    if needed.device.type == "cpu":
-        return {"lengths": torch.bincount(needed // rows[1], minlength=rows[0])}
+    # Each row alone is a call of its own: on a GPU launches, on a CPU work for no more threads than there are heads.
+    if needed.device.type == "cpu" and torch.get_num_threads() <= heads:
+        return {"lengths": torch.bincount(needed // rows[1])}
     return {"needed": needed, "rows": rows}
 
 
@@ -79,7 +81,9 @@ def attention(
         The output [batch, length, heads, width], or [1, N, heads, width].
     """
     if lengths is not None:
-        output, _ = row_attention(*(tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value)), lengths)
+        # Autocast leaves queries and keys, turned by their positions, in float32, which here is nobody's business.
+        alike = (tensor.to(value.dtype).squeeze(0).transpose(0, 1) for tensor in (query, key, value))
+        output, _ = row_attention(*alike, lengths)
         return output.unsqueeze(0), None
     if needed is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)

@@ -35,8 +35,10 @@ class NormScaled(BaseOptimizer):
         raise AssertionError(f"{type(self).__name__} does not say where it goes")
 
     def step_group(self, group: dict, parameters: list[Tensor]) -> None:
-        # All at once are few launches on a GPU; on a CPU what one parameter needs in between stays in a cache.
-        at_once = 1 if parameters[0].device.type == "cpu" else len(parameters)
+        # All at once are few launches on a GPU, and one message where they are sharded; a CPU gains nothing by holding
+        # what comes in between of all of them.
+        alone = parameters[0].device.type == "cpu" and sharded.processes(parameters[0]) == 1
+        at_once = 1 if alone else len(parameters)
         for start in range(0, len(parameters), at_once):
             self._step_list(group, parameters[start : start + at_once])
 

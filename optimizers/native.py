@@ -46,7 +46,8 @@ def function(source: str, name: str, signature: str, *tensors: Tensor) -> Callab
     compiled = _declared(loaded, f"{name}_{C_TYPES[dtype]}", signature)
 
     def call(*arguments: Tensor | float | None) -> None:
-        compiled(*[value.data_ptr() if isinstance(value, Tensor) else value for value in arguments])
+        kinds = zip(signature, arguments, strict=True)
+        compiled(*[value.data_ptr() if kind == "p" and value is not None else value for kind, value in kinds])
 
     return call
 

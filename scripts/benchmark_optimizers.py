@@ -6,10 +6,10 @@
 
 The settings are those of train.py; model=llama_60m in float32 if there are none. Every optimizer of the registry, and
 every peer that is installed, steps the attention and MLP matrices of that model, with the paper's rank for it, on the
-same gradients; with --whole all of the model, embeddings, norms and lm_head each by its own Adam, and peers without one
-are left out. They take turns, each round measures memory and a matrix product too, and medians of rounds are shown
-(who has taken more than --patience seconds in three rounds or more sits out the rest; the same for refreshes, after
-one):
+same gradients. With --whole they step the rest as well, embeddings, norms and lm_head: methods for matrices by the Adam
+of their package, and peers whose package has none for it are left out. They take turns, each round measures memory and
+a matrix product too, and medians of rounds are shown (who has taken more than --patience seconds in three rounds or
+more sits out the rest; the same for refreshes, after one):
 
     step      ms, no refresh       x adam     step time over that of torch's fused AdamW in the same round
     refresh   ms more in a step that renews the bases       mean   ms, step + refresh / update_interval
@@ -19,7 +19,7 @@ one):
     state     MiB held             peak       MiB allocated at the most during a step, beyond what was held before
               (on a CPU by one thread: each holds that much for the matrix it steps)
 
-Writes optimizers_<model>_<device>_<dtype>.csv and .png into the results' folder.
+Writes optimizers_<model>[_whole]_<device>_<dtype>.csv and .png into the results' folder.
 """
 
 import argparse
@@ -128,7 +128,8 @@ def main() -> None:
     )
     show(rows, conditions)
     arguments.results.mkdir(parents=True, exist_ok=True)
-    path = arguments.results / f"optimizers_{config.model.name}_{device}_{dtype}.csv"
+    whole = "_whole" if model.rest else ""
+    path = arguments.results / f"optimizers_{config.model.name}{whole}_{device}_{dtype}.csv"
     with path.open("w", newline="") as file:
         file.write(f"# {conditions}\n")
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
@@ -148,7 +149,7 @@ class Parts(NamedTuple):
     """Parameters with small weights, and gradients for them: for the matrices, then for the rest."""
 
     matrices: list[nn.Parameter]  # the method's
-    rest: list[nn.Parameter]  # Adam's
+    rest: list[nn.Parameter]  # Adam's, or nothing
     gradients: list[torch.Tensor]
 
 
@@ -163,7 +164,7 @@ def parts(config: Config, *, whole: bool) -> Parts:
         weight, gradient = torch.randn(2, *shape, generator=source)
         # Rows and columns of different sizes, as real gradients have them.
         rows = torch.logspace(-3, -4, shape[0])
-        gradient *= rows if len(shape) == 1 else rows[:, None] * torch.linspace(0.5, 2, shape[1])
+        gradient = gradient * (rows if len(shape) == 1 else rows[:, None] * torch.linspace(0.5, 2, shape[1]))
         return nn.Parameter((0.02 * weight).to(device, dtype)), gradient.to(device, dtype)
 
     drawn = [[draw(parameter.shape) for _, parameter in group["params"]] for group in groups]
@@ -182,7 +183,8 @@ def race(model: Parts, names: list[str], rank: int, leading: int, *, with_peers:
         options = {key: value for key, value in ranks.items() if key in known and key not in presets}
         groups = [{"params": model.matrices}]
         if model.rest:
-            groups.append({"params": model.rest, "algorithm": "method" if cls.steps_everything else "adam"})
+            groups.append({"params": model.rest, "lr": LR})
+            groups[-1]["algorithm"] = "method" if cls.steps_everything else "adam"
         optimizer = cls(groups, lr=LR, **presets, **options)
         candidates.append(Candidate(name, name, optimizer, interval(optimizer)))
     if with_peers:

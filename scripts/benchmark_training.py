@@ -177,6 +177,7 @@ def train_plainly(config: Config, documents: Path) -> dict:
     tokenizer = load_tokenizer(config.data)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     model = transformers.LlamaForCausalLM(llama_config(config.model))
+    model.set_attn_implementation("sdpa")  # transformers' default, not this repository's
     model = model.to(device, getattr(torch, config.train.dtype)).train()
     if config.train.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -88,10 +88,14 @@ def _pytorch_optimizer() -> dict[str, Peer]:
             ("RACS", "racs", lambda p, rest, r, k: kozistr.RACS(p, LR), False),
             ("GaLore", "galore", lambda p, rest, r, k: kozistr.GaLore(_groups(p, rest, r, **std), LR), True),
             ("Fira", "fira", lambda p, rest, r, k: kozistr.Fira(_groups(p, rest, r, **std), LR), True),
-            ("Muon", "muon", lambda p, rest, r, k: kozistr.Muon([{"params": p, "use_muon": True}], LR), False),
+            ("Muon", "muon", lambda p, rest, r, k: kozistr.Muon(_muon_groups(p, rest), LR), True),
             ("SOAP", "soap", lambda p, rest, r, k: kozistr.SOAP(p, LR), False),
         )
     }
+
+
+def _muon_groups(matrices: list, rest: list) -> list[dict]:
+    return [{"params": part, "use_muon": part is matrices} for part in (matrices, rest) if part]
 
 
 INTERVALS = ("update_interval", "update_proj_gap", "precondition_frequency")

@@ -59,30 +59,55 @@ def test_one_compiled_graph_serves_every_number_of_positions():
     model.compile(dynamic=False, backend="aot_eager")
     for lengths in ([16, 3, 9], [5, 2, 14], [1, 0, 1]):
         ids, labels = padded_rows(lengths)
-        inputs = model_inputs(ids, labels, CPU)
-        plain = build()(**inputs).loss_sum
-        torch.testing.assert_close(model(**inputs).loss_sum, plain)
+        inputs, plain = model_inputs(ids, labels, CPU), build()
+        losses = [one(**inputs).loss_sum for one in (model, plain)]
+        for loss_sum in losses:
+            loss_sum.backward()
+        torch.testing.assert_close(*losses)
+        torch.testing.assert_close(gradients(model), gradients(plain))
+        model.zero_grad()
+
+
+def test_autocast_takes_padded_rows():
+    ids, labels = padded_rows([16, 3, 9])
+    model, exact = build(), build()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss_sum = model(**model_inputs(ids, labels, CPU)).loss_sum
+    loss_sum.backward()
+    expected = exact(ids, labels).loss_sum
+    torch.testing.assert_close(loss_sum, expected, rtol=0.01, atol=0)
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.bfloat16, 1e-2)])
 def test_rows_one_by_one_and_padded_again_are_the_same_attention(dtype, tolerance):
-    # A CPU takes the first form, other devices the second.
     _, labels = padded_rows([16, 3, 9, 0])
     needed, generator = needed_positions(labels), torch.Generator().manual_seed(0)
     tensors = [torch.randn(1, len(needed), 2, 8, generator=generator).to(dtype).transpose(1, 2) for _ in range(3)]
     module, found = build().model.layers[0].self_attn, []
-    for arguments in (place(needed, (4, 16)), {"needed": needed, "rows": (4, 16)}):
+    for arguments in ({"lengths": torch.tensor([15, 2, 8, 2])}, {"needed": needed, "rows": (4, 16)}):
         inputs = [tensor.clone().requires_grad_() for tensor in tensors]
         output, _ = attention(module, *inputs, None, **arguments)
         output.square().sum().backward()
         found.append([output.detach(), *(tensor.grad for tensor in inputs)])
-    assert found[0][0].shape == (1, len(needed), 2, 8) and set(place(needed, (4, 16))) == {"lengths"}
+    assert found[0][0].shape == (1, len(needed), 2, 8)
     torch.testing.assert_close(found[0], found[1], rtol=tolerance, atol=tolerance)
 
 
-def test_row_attention_is_a_sound_operator():
-    # Its gradients, and the shapes and strides that a compiler is told.
-    query, key, value = torch.randn(3, 8, 2, 4, dtype=torch.float64, requires_grad=True).unbind()
+def test_a_cpu_takes_rows_one_by_one_unless_it_has_more_threads_than_heads(monkeypatch):
+    _, labels = padded_rows([16, 3, 9, 0])
+    needed = needed_positions(labels)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert place(needed, (4, 16), heads=4)["lengths"].tolist() == [15, 2, 8, 2]
+    assert place(needed, (4, 16), heads=2) == {"needed": needed, "rows": (4, 16)}
+    assert place(None, (4, 16), heads=4) == {}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_row_attention_is_a_sound_operator(dtype):
+    # Its gradients, and the shapes, strides and types that a compiler is told.
+    query, key, value = (torch.randn(8, 2, 4, dtype=dtype, requires_grad=True) for _ in range(3))
     lengths = torch.tensor([5, 2, 1])
     torch.library.opcheck(row_attention, (query, key, value, lengths))
-    assert torch.autograd.gradcheck(lambda *rows: row_attention(*rows, lengths)[0], (query, key, value))
+    if dtype == torch.float64:
+        assert torch.autograd.gradcheck(lambda *rows: row_attention(*rows, lengths)[0], (query, key, value))

@@ -81,14 +81,36 @@ def test_a_zero_parameter_stays_and_a_zero_gradient_moves_nothing(cls):
 
 
 @pytest.mark.parametrize("cls", [LARS, LAMB])
-def test_mixed_precisions_keep_their_own(cls):
+@pytest.mark.parametrize("at_once", [False, True])
+def test_mixed_precisions_keep_their_own(cls, at_once):
+    """One parameter after the other, as on a CPU, or all in one list, as on a GPU and where they are sharded."""
     weights = [*tensors(dtype=torch.bfloat16), *tensors(dtype=torch.float32)]
     optimizer = cls(weights, lr=0.02)
+    optimizer.allocate_state()
     for step in range(1, 4):
         for weight in weights:
             weight.grad = drawn_gradient(weight, step)
-        optimizer.step()
+        if at_once:
+            with torch.no_grad():
+                optimizer._step_list(optimizer.param_groups[0], weights)
+        else:
+            optimizer.step()
     for narrow, wide in zip(weights[:3], weights[3:], strict=True):
         assert narrow.dtype == optimizer.state[narrow]["m1"].dtype == torch.bfloat16
         assert wide.dtype == optimizer.state[wide]["m1"].dtype == torch.float32
         assert torch.allclose(narrow.float(), wide, rtol=0.03, atol=0.03 * wide.abs().max().item())
+
+
+@pytest.mark.parametrize("cls", [LARS, LAMB])
+def test_a_list_is_stepped_as_its_parameters_alone(cls):
+    alone, together = (cls(tensors(dtype=torch.float32), lr=0.02) for _ in range(2))
+    together.allocate_state()
+    for step in range(1, 4):
+        for optimizer in (alone, together):
+            for weight in optimizer.param_groups[0]["params"]:
+                weight.grad = drawn_gradient(weight, step)
+        alone.step()
+        with torch.no_grad():
+            together._step_list(together.param_groups[0], together.param_groups[0]["params"])
+    for one, other in zip(alone.param_groups[0]["params"], together.param_groups[0]["params"], strict=True):
+        assert torch.equal(one, other)

@@ -40,20 +40,40 @@ def test_optimizers_are_measured_beside_their_peers(tmp_path, monkeypatch, capsy
     assert int(rows["galore"]["peak_bytes"]) > 0
 
 
-def test_the_whole_model_is_stepped_by_everybody():
+def test_the_whole_model_is_everybodys_who_has_an_adam_for_it(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a peer without an Adam for the rest")
+
+    made_up = {
+        "other Adam": optimizer_peers.Peer("adam", lambda p, rest, r, k: torch.optim.AdamW(p + rest, 1e-6)),
+        "matrices only": optimizer_peers.Peer("racs", refuse, takes_rest=False),
+    }
+    monkeypatch.setattr(benchmark_optimizers, "peers", lambda: made_up)
     config = load([*SMALL, "model.vocab_size=40"]).config
     model = benchmark_optimizers.parts(config, whole=True)
-    assert len(model.matrices) == 7 and sum(p.numel() for p in model.rest) == 2 * 40 * 32 + 3 * 32
+    matrices, rest = (sum(p.numel() for p in part) for part in (model.matrices, model.rest))
+    assert (len(model.matrices), rest) == (7, 2 * 40 * 32 + 3 * 32)
     assert all(p.shape == g.shape for p, g in zip(model.matrices + model.rest, model.gradients, strict=True))
     candidates = benchmark_optimizers.race(model, registry.names(), 4, 2, with_peers=True)
     for candidate in candidates:
         groups = candidate.optimizer.param_groups
-        stepped = [parameter for group in groups for parameter in group["params"]]
-        assert stepped == model.matrices + model.rest, candidate.name
-        assert "rank" not in groups[-1] or len(groups) == 1, "Adam's group is not projected"
-    names = {candidate.name for candidate in candidates}
-    assert names >= {"torch AdamW, loop", *registry.names()}
-    assert not any(name.startswith("pytorch_optimizer Alice") for name in names)  # it has no Adam for the rest
+        assert [p for group in groups for p in group["params"]] == model.matrices + model.rest, candidate.name
+        candidate.seconds[0] = 1.0
+    machine = benchmark_optimizers.Machine(bandwidth=[1e9], gemm=[1e30])
+    rows = benchmark_optimizers.evaluate(candidates, model, machine, config, 4)
+    bounds = {row["optimizer"]: row["bound_ms"] for row in rows}
+    assert bounds["adam"] == pytest.approx(1e-6 * 4 * 7 * (matrices + rest))
+    assert bounds["racs"] == pytest.approx(1e-6 * 4 * (4 * matrices + 7 * rest)), "the rest is Adam's"
+    assert bounds["lars"] == pytest.approx(1e-6 * 4 * 7 * (matrices + rest)), "the rest is its own"
+
+    options = ["--whole", "--optimizers=adam,racs", "--rounds=1", "--results", str(tmp_path)]
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(sys, "argv", ["benchmark", *SMALL, "model.vocab_size=40", *options])
+    benchmark_optimizers.main()
+    torch.set_num_threads(threads)
+    text = (tmp_path / "optimizers_llama_nano_whole_cpu_float32.csv").read_text()
+    rows = {row["optimizer"]: row for row in csv.DictReader(text.splitlines()[1:])}
+    assert "7 matrices and 5 others" in text and rows.keys() == {"torch AdamW, fused", "adam", "racs", "other Adam"}
 
 
 def test_intervals_are_set_wherever_a_package_keeps_them():
