@@ -13,10 +13,12 @@ from tests.faults.test_many_processes import ROOT, assert_nearly_same_end, launc
 from training import distributed
 
 
-def test_one_process_then_replicas_then_shards_then_one(text, whole_run, tmp_path):
-    """Every row of metrics, also those of earlier layouts: same rows of data, tokens, losses and learning rates."""
-    run = tmp_path / "run"
-    argv = tiny.command(text, run)
+def test_one_process_then_replicas_then_shards_then_one(text, tmp_path):
+    """Every row of metrics, also those of earlier layouts: same rows of data, tokens, losses and learning rates. Rows
+    end in padding, of which each process leaves out its own."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert train.main(tiny.command(text, whole, "data.packing=false")) == 0
+    argv = tiny.command(text, run, "data.packing=false")
     step = "term:training.loop.Trainer._gradients"
     subprocess.run([sys.executable, "tests/faults/faulty.py", f"{step}:4", *argv], cwd=ROOT, check=False, timeout=90)
     assert tiny.saved_steps(run)[-1] == 4
@@ -25,7 +27,7 @@ def test_one_process_then_replicas_then_shards_then_one(text, whole_run, tmp_pat
     launch_faulty(f"{step}:2:0", [*argv, "train.parallel=fsdp2"])
     assert tiny.saved_steps(run)[-1] == 10
     assert train.main(argv) == 0
-    assert_nearly_same_end(run, whole_run)
+    assert_nearly_same_end(run, whole)
 
 
 def test_accelerates_own_sharding_is_refused(monkeypatch):
