@@ -9,7 +9,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import torch
 
@@ -32,18 +32,25 @@ def for_each(call: Callable[..., None], items: list[tuple]) -> None:
         for item in items:
             call(*item)
         return
-    pool, futures = _pool(threads), []
+    remaining = iter(items)  # a list's iterator gives each item to one thread
+
+    def work() -> None:
+        try:
+            for item in remaining:
+                call(*item)
+        except BaseException:
+            list(remaining)  # is none from here on
+            raise
+
+    pool = _pool(threads)
+    futures = [pool.submit(work) for _ in range(min(threads, len(items)))]
     try:
-        for item in items:
-            futures.append(pool.submit(call, *item))
-        wait(futures, return_when=FIRST_EXCEPTION)
-    finally:
-        for future in futures:
-            future.cancel()
+        wait(futures)
+    finally:  # an interrupt too waits for what runs
+        list(remaining)
         wait(futures)
     for future in futures:
-        if not future.cancelled():
-            future.result()
+        future.result()
 
 
 def in_ranges(call: Callable[[int, int], None], length: int) -> None:
