@@ -81,7 +81,7 @@ def attention(
         The output [batch, length, heads, width], or [1, N, heads, width].
     """
     if lengths is not None:
-        # Autocast leaves queries and keys, turned by their positions, in float32, which here is nobody's business.
+        # Autocast leaves queries and keys in float32 after their rotation, and casts for no operator but torch's own.
         alike = (tensor.to(value.dtype).squeeze(0).transpose(0, 1) for tensor in (query, key, value))
         output, _ = row_attention(*alike, lengths)
         return output.unsqueeze(0), None

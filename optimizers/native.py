@@ -28,7 +28,7 @@ from torch import Tensor
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math",
          "-fno-signed-zeros", "-fassociative-math")  # fmt: skip
 
-PLAIN = (Tensor, torch.nn.Parameter)  # types without a subclass's own idea of memory
+PLAIN = (Tensor, torch.nn.Parameter)  # exactly these: a subclass may hold its elements elsewhere
 C_TYPES = {torch.float32: "float", torch.float64: "double"}
 KINDS = {"p": ctypes.c_void_p, "l": ctypes.c_long, "d": ctypes.c_double}
 

@@ -14,7 +14,7 @@ from configs.schema import SettingsError
 log = logging.getLogger(__name__)
 
 # FLOPs of a run from which on it is worth the first compilation, half a minute or so. On one CPU core llama_nano steps
-# 2 to 4 % faster (results/benchmarks): at 50 GFLOP/s the half minute is back after 8e13 FLOPs at the latest, and four
+# 3 to 8 % faster (results/benchmarks): at 50 GFLOP/s the half minute is back after 5e13 FLOPs at the latest, and six
 # times that is clearly worth it. On GPUs others report 1.16 times (torchtitan, 8B) to 1.85 times (nanoGPT, 124M): at
 # 140 TFLOP/s it is back after 3e16 at the latest.
 PAYS_FROM = {"cpu": 3e14, "cuda": 1e17}
