@@ -56,15 +56,12 @@ class LlamaForCausalLM(transformers.LlamaForCausalLM):
             input_ids = input_ids.flatten()[needed].unsqueeze(0)
         hidden = decoder.embed_tokens(input_ids)
         rotary = decoder.rotary_emb(hidden, position_ids=positions)
-        placed = unpadding.place(needed, rows, self.config.num_attention_heads)
-        if placed and self._compiled:
+        if needed is not None and self._compiled:
             # One graph for every N, chosen for the most there can be: for the N that comes first, a resumed run would
             # get other kernels.
-            by_position = [(hidden, 1), *((part, 1) for part in rotary)]
-            if "needed" in placed:
-                by_position.append((needed, 0))
-            for tensor, dimension in by_position:
+            for tensor, dimension in ((hidden, 1), (needed, 0), *((part, 1) for part in rotary)):
                 torch._dynamo.mark_dynamic(tensor, dimension, hint_override=rows[0] * rows[1])
+        placed = unpadding.place(needed, rows, self.config.num_attention_heads)
         for layer in decoder.layers:
             hidden = layer(hidden, position_embeddings=rotary, **placed)
         return decoder.norm(hidden)

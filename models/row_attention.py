@@ -20,7 +20,7 @@ def row_attention(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor) ->
 
     Args:
         query, key, value: [N, heads, width].
-        lengths: int64 [rows], the positions of each row, N together; torch divides by each of them.
+        lengths: int64 [rows], the positions of each row, none of them zero, N together.
 
     Returns:
         The output [N, heads, width], and the logarithms of the softmax's denominators [N, heads].

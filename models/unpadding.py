@@ -53,7 +53,8 @@ def place(needed: LongTensor | None, rows: tuple[int, int], heads: int) -> dict[
     """
     if needed is None:
         return {}
-    # Each row alone is a call of its own: on a GPU launches, on a CPU work for no more threads than there are heads.
+    # Each row alone is a call of its own: a GPU would wait for launches, and a CPU's backward divides no further than
+    # into heads.
     if needed.device.type == "cpu" and torch.get_num_threads() <= heads:
         return {"lengths": torch.bincount(needed // rows[1])}
     return {"needed": needed, "rows": rows}
