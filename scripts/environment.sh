@@ -14,14 +14,15 @@ if [ -z "$python" ]; then
     echo "Python 3.11 or newer is needed; python3 is $(python3 -V 2>/dev/null || echo missing)" >&2
     exit 1
 fi
-wanted=$(cat requirements.txt "$requirements" | "$python" -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
+wanted=$(cat pyproject.toml requirements.txt "$requirements" | "$python" -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
 if [ "$(cat ".venv/$requirements.done" 2>/dev/null || true)" != "$wanted" ]; then
     echo "installing $requirements into .venv (once)" >&2
     if [ ! -x .venv/bin/pip ] && ! "$python" -m venv --clear .venv; then
         echo "$python cannot make a virtual environment (Debian, Ubuntu: apt install python3-venv)" >&2
         exit 1
     fi
-    if ! .venv/bin/pip install -q --disable-pip-version-check -r "$requirements"; then
+    if ! .venv/bin/pip install -q --disable-pip-version-check -r "$requirements" ||
+        ! .venv/bin/pip install -q --disable-pip-version-check --no-deps -e .; then
         echo "the installation of $requirements failed; the same command tries again" >&2
         exit 1
     fi
