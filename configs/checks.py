@@ -31,7 +31,7 @@ def check(config: Any, options: dict[str, Any], sources: Sources) -> None:
     except ValueError as error:
         option = str(error).split(" ")[0].split("=")[0]
         raise SettingsError(f"{sources.where(f'optimizer.{option}')}optimizer.{error}") from error
-    refusal = registry.get(config.optimizer.name)[0].last_layer_refusal
+    refusal = registry.get(config.optimizer.name)[0].traits.last_layer_refusal
     require(
         refusal is None or config.optimizer.last_layer != "method",
         "optimizer.last_layer",

@@ -8,7 +8,7 @@
         U = [ first l columns of U' | r - l columns drawn without replacement from an orthonormal basis of
               the complement of all r columns of U' ]
     sigma = U^T G;   Qt <- b3 Qt + (1 - b3) sigma sigma^T
-    m1 <- ema(sigma, b1);   v <- ema(sigma^2, b2);   omega = m1 / sqrt(v)     # no bias correction
+    m <- ema(sigma, b1);   v <- ema(sigma^2, b2);   omega = m / sqrt(v)     # no bias correction
     p <- ema(colsum((G - U sigma)^2), b1);   C = sqrt(m - r) (G - U sigma) diag(p)^(-1/2)
     eta = gamma / max(||C|| / phi, gamma) (1 while phi = 0);   phi <- eta ||C||
     W <- W - lr alpha (U omega + alpha_c eta C)
@@ -18,21 +18,57 @@ subspace iteration returns Z times the eigenvectors. U_0 = 0 spans nothing, henc
 State per matrix: 2 r n + m r + n + r^2 + 1 numbers (Qt always in float32).
 """
 
+from typing import Annotated, Any, Literal
+
 import torch
 from torch import Tensor
 
-from . import subspace
-from .checks import check_betas, check_choice, check_range, check_whole, options_of
-from .chunk import Direction, working_dtype
-from .limiter import limit_growth, reference_limit
-from .matrix import MatrixOptimizer
-from .moments import Moments, advance
-from .registry import register
-from .residual import above_rounding, column_scales, corrected, residual_power
-from .scaling import fixed_point, reciprocal, reference_fixed_point, scaled_norm
+from .engine import Direction, MatrixOptimizer, Option, Traits, register
+from .engine.options import Alpha, Gamma, LearningRate, Params, Rank, Seed, Stagger, UpdateInterval, WeightDecay
+from .functional.limiter import limit_growth, reference_limit
+from .functional.moments import Moments, adam_moments, adam_moments_with_sumsq, column_sumsq
+from .functional.numerics import above_rounding, reciprocal, working_dtype
+from .functional.residual import corrected, residual_scales, residual_sumsq
+from .functional.scaling import fixed_point_of_squares, reference_fixed_point, scaled_norm
+from .functional.subspace import (
+    Reflectors,
+    average_gram,
+    keep_signs,
+    leading_eigenvectors,
+    project,
+    unit_gaussian_columns,
+)
 
-SWITCHING = ("complement", "none", "gaussian", "gaussian_mix", "full_basis")
-COMPENSATION = ("optimal", "none", "fira", "fira_plus", "two_sided")
+AlphaC = Annotated[float, Option("scale of the compensation within the update", least=0)]
+ThreeBetas = Annotated[
+    tuple[float, float, float],
+    Option(
+        "decay of the first moment and the compensation's average, the second moment, and tracking", least=0, below=1
+    ),
+]
+Leading = Annotated[
+    int, Option("eigenvectors kept at a switch; the other rank - leading columns are drawn anew", least=0)
+]
+Tracking = Annotated[
+    bool, Option("average U^T G G^T U over time (Alice); without, the current gradient alone (Alice-0)")
+]
+Switching = Annotated[
+    Literal["complement", "none", "gaussian", "gaussian_mix", "full_basis"],
+    Option(
+        "where drawn columns come from: the complement of the r leading eigenvectors; nowhere (all r are kept); unit "
+        "Gaussians for all r columns, or for the drawn ones (both with compensation=none); all but the kept columns"
+    ),
+]
+Compensation = Annotated[
+    Literal["optimal", "none", "fira", "fira_plus", "two_sided"],
+    Option(
+        "of the residual: Theorem 5.1; none; Fira's; Fira's at the norm of U omega, times alpha_c; its rows and "
+        "columns scaled as RACS scales a gradient (not in the paper)"
+    ),
+]
+BasisDtype = Annotated[
+    Literal["parameter", "float32"], Option("hold the basis in the parameter's dtype, or in float32 at least")
+]
 
 
 @register("alice")
@@ -40,210 +76,191 @@ COMPENSATION = ("optimal", "none", "fira", "fira_plus", "two_sided")
 class Alice(MatrixOptimizer):
     """Low-rank Eigen-Adam with a tracked, switched basis and a compensated complement.
 
-    Args:
-        params: parameters or groups; a group with algorithm="adam" is stepped by Adam.
-        lr: learning rate.
-        alpha: scale of the whole update.
-        alpha_c: scale of the compensation within it.
-        betas: decay of first moment (and of the compensation's average), second moment, and tracking.
-        rank: columns of the basis; a matrix with fewer rows takes all of them, and no compensation.
-        leading: eigenvectors kept at a switch; the other rank - leading columns are drawn anew.
-        update_interval: steps between two refreshes of the basis (K).
-        stagger: refresh at steps of its own for each matrix, the first apart, so that no step renews them all.
-        gamma: largest growth of the compensation's norm from one step to the next.
-        tracking: average U^T G G^T U over time (Alice); without it the current gradient stands alone (Alice-0).
-        switching: where the drawn columns come from: "complement" of the r leading eigenvectors; "none" keeps
-            all r; "gaussian": all r are unit Gaussian; "gaussian_mix": the drawn ones are; "full_basis": from
-            everything but the kept ones. The Gaussian ones are not orthonormal: compensation="none" only.
-        compensation: "optimal" (Theorem 5.1), "none", "fira", "fira_plus" (Fira's term at the norm of U omega,
-            times alpha_c), "two_sided" (the residual scaled by rows and columns as RACS scales a gradient;
-            not in the paper).
-        basis_dtype: "parameter" holds the basis in the parameter's dtype, "float32" keeps it whole.
-        weight_decay: W <- W - lr weight_decay W, after the update.
-        seed: of the draws, with the step and the parameter's position.
+    A matrix with at most `rank` rows has a whole basis, and no compensation.
     """
 
-    last_layer = "method"
-    lie_with_gradient = ("m1", "v")
+    traits = Traits(last_layer="method")
 
     def __init__(
         self,
-        params,
-        lr: float = 0.02,
+        params: Params,
+        lr: LearningRate = 0.02,
         *,
-        alpha: float = 0.3,
-        alpha_c: float = 0.4,
-        betas: tuple[float, float, float] = (0.9, 0.9, 0.999),
-        rank: int = 128,
-        leading: int = 40,
-        update_interval: int = 200,
-        stagger: bool = False,
-        gamma: float = 1.01,
-        tracking: bool = True,
-        switching: str = "complement",
-        compensation: str = "optimal",
-        basis_dtype: str = "parameter",
-        weight_decay: float = 0.0,
-        seed: int = 0,
+        alpha: Alpha = 0.3,
+        alpha_c: AlphaC = 0.4,
+        betas: ThreeBetas = (0.9, 0.9, 0.999),
+        rank: Rank = 128,
+        leading: Leading = 40,
+        update_interval: UpdateInterval = 200,
+        stagger: Stagger = False,
+        gamma: Gamma = 1.01,
+        tracking: Tracking = True,
+        switching: Switching = "complement",
+        compensation: Compensation = "optimal",
+        basis_dtype: BasisDtype = "parameter",
+        weight_decay: WeightDecay = 0.0,
+        seed: Seed = 0,
     ):
-        super().__init__(params, options_of(locals()))
+        super().__init__(
+            params, lr=lr, alpha=alpha, alpha_c=alpha_c, betas=betas, rank=rank, leading=leading,
+            update_interval=update_interval, stagger=stagger, gamma=gamma, tracking=tracking, switching=switching,
+            compensation=compensation, basis_dtype=basis_dtype, weight_decay=weight_decay, seed=seed,
+        )  # fmt: skip
 
     @classmethod
-    def check_options(cls, options: dict) -> None:
-        super().check_options(options)
-        check_range("alpha", options["alpha"], low=0.0)
-        check_range("alpha_c", options["alpha_c"], low=0.0)
-        check_betas(options["betas"], 3)
-        check_whole("rank", options["rank"], low=1)
-        check_whole("leading", options["leading"], low=0)
+    def check_options(cls, options: dict[str, Any]) -> None:
         if options["leading"] > options["rank"]:
             raise ValueError(f"leading must not exceed rank {options['rank']}, got {options['leading']}")
-        check_whole("update_interval", options["update_interval"], low=1)
-        check_range("gamma", options["gamma"], low=1.0)
-        check_choice("switching", options["switching"], SWITCHING)
-        check_choice("compensation", options["compensation"], COMPENSATION)
         if options["switching"].startswith("gaussian") and options["compensation"] != "none":
             raise ValueError(
                 f"switching={options['switching']} gives a basis that is not orthonormal: it goes with "
                 f"compensation=none, got {options['compensation']!r}"
             )
-        check_choice("basis_dtype", options["basis_dtype"], ("parameter", "float32"))
 
-    def state_shapes(self, m: int, n: int, dtype: torch.dtype, group: dict) -> dict:
-        r, work = min(group["rank"], m), working_dtype(dtype)
-        shapes = {
+    def state_shapes(self, m: int, n: int, dtype: torch.dtype, group: dict[str, Any]) -> dict:
+        r, work, compensation = min(group["rank"], m), working_dtype(dtype), group["compensation"]
+        shapes: dict = {
             "basis": ((m, r), dtype if group["basis_dtype"] == "parameter" else work),
-            "m1": ((r, n), dtype),
-            "v": ((r, n), dtype),
+            "exp_avg": ((r, n), dtype),
+            "exp_avg_sq": ((r, n), dtype),
         }
         if group["tracking"]:
             shapes["tracked"] = ((r, r), work)
-        if r < m and group["compensation"] in ("optimal", "two_sided"):
-            shapes["column_power"] = ((n,), work)
-        if r < m and group["compensation"] == "two_sided":
-            shapes["row_power"] = ((m,), work)
-        if r < m and group["compensation"] in ("optimal", "two_sided", "fira"):
+        if r == m:
+            return shapes
+        if compensation == "optimal":
+            shapes["residual_sumsq"] = ((n,), work)
+        if compensation == "two_sided":
+            shapes |= {"column_scale": ((n,), work), "row_scale": ((m,), work)}
+        if compensation in ("optimal", "two_sided", "fira"):
             shapes["phi"] = ((), work)
         return shapes
 
     # ---- refresh
 
-    def refresh_due(self, t: int, group: dict) -> bool:
+    def refresh_due(self, t: int, group: dict[str, Any]) -> bool:
         return t == 1 or t % group["update_interval"] == 0
 
-    def refresh(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int, sources: list) -> None:
+    def refresh(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], t: int, sources: list) -> None:
         old = state["basis"].to(gradient.dtype)
         m, r = old.shape[-2:]
         if group["switching"] == "gaussian":
-            new = torch.stack([subspace.unit_gaussian_columns(m, r, source) for source in sources])
+            new = torch.stack([unit_gaussian_columns(m, r, source) for source in sources])
             state["basis"].copy_(new)
             return
         if t == 1:
-            leading = subspace.leading_eigenvectors(gradient @ gradient.mT, r)
-            frame = subspace.Reflectors.of(leading)
+            leading = leading_eigenvectors(gradient @ gradient.mT, r)
+            frame = Reflectors.of(leading)
         else:
             orthonormal = state["basis"].dtype == gradient.dtype and not group["switching"].startswith("gaussian")
             leading, frame = self._subspace_iteration(
                 gradient, old, state.get("tracked"), group["betas"][2], orthonormal=orthonormal
             )
-        leading = subspace.keep_signs(leading, old)
+        leading = keep_signs(leading, old)
         drawn = _drawn_columns(leading, frame, min(group["leading"], r), group["switching"], sources)
         torch.cat([leading[..., : r - drawn.shape[-1]], drawn], -1, out=state["basis"])
 
     @staticmethod
     def _subspace_iteration(
         gradient: Tensor, old: Tensor, tracked: Tensor | None, decay: float, *, orthonormal: bool
-    ) -> tuple[Tensor, subspace.Reflectors]:
-        """Z eigenvectors(Z^T A Z) for Z = qr(A U), A = b3 U Qt U^T + (1 - b3) G G^T, without A (m x m), and that QR;
-        `orthonormal`: whether U^T U is the identity to the precision of the gradient."""
+    ) -> tuple[Tensor, Reflectors]:
+        """Z eigenvectors(Z^T A Z) for Z = qr(A U), and that QR; A = b3 U Qt U^T + (1 - b3) G G^T (m x m) is not formed.
+
+        orthonormal: whether U^T U is the identity to the precision of the gradient.
+        """
         moved = gradient @ (old.mT @ gradient).mT
         if tracked is not None:
             turned = tracked if orthonormal else tracked @ (old.mT @ old)
             moved = torch.lerp(old @ turned, moved, 1 - decay)
-        frame = subspace.Reflectors.of(moved)
+        frame = Reflectors.of(moved)
         span = frame.basis()
         sigma = span.mT @ gradient
         inner = sigma @ sigma.mT
         if tracked is not None:
             shift = span.mT @ old
             inner = torch.lerp(shift @ tracked @ shift.mT, inner, 1 - decay)
-        return span @ subspace.leading_eigenvectors(inner, inner.shape[-1]), frame
+        return span @ leading_eigenvectors(inner, inner.shape[-1]), frame
 
     # ---- step
 
-    def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
+    def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], t: int) -> Direction:
         beta1, beta2, beta3 = group["betas"]
         compensation = group["compensation"]
         basis = state["basis"].to(gradient.dtype)
         m, r = basis.shape[-2:]
-        sigma = subspace.project(basis, gradient, state["m1"])
+        sigma = project(basis, gradient)
         if group["tracking"]:
-            subspace.average_gram(state["tracked"], sigma, beta3)
-        compensated = r < m and compensation != "none"
-        by_ratio = compensated and compensation.startswith("fira")
-        moments = advance(sigma, state, (beta1, beta2), 0.0, inside=compensated, power=by_ratio)
-        omega = moments.normalized
-        if not compensated:
+            average_gram(state["tracked"], sigma, beta3)
+        averages = (state["exp_avg"], state["exp_avg_sq"])
+        if r == m or compensation == "none":
+            omega = adam_moments(sigma, *averages, (beta1, beta2), 0.0)
             return Direction(left=basis, right=omega, scale=group["alpha"])
+        moments = adam_moments_with_sumsq(sigma, *averages, (beta1, beta2), 0.0)
+        omega = moments.normalized
         if compensation == "two_sided":
             residual = self._two_sided(gradient, state, group, basis, sigma, moments)
             return Direction(left=basis, right=omega, dense=residual, scale=group["alpha"])
+        scales = self._fira_plus if compensation == "fira_plus" else self._column_scales
+        columns = scales(gradient, state, group, basis, sigma, moments).unsqueeze(-2)
         # U omega + D R with R = G - U sigma is G D + U (omega - sigma D): the residual is never formed.
-        columns = self._column_scales(gradient, state, group, basis, sigma, moments).unsqueeze(-2)
-        right = omega.addcmul_(sigma, columns, value=-1)
-        return Direction(columns=columns, left=basis, right=right, scale=group["alpha"])
+        return Direction(
+            columns=columns, left=basis, right=omega.addcmul_(sigma, columns, value=-1), scale=group["alpha"]
+        )
 
-    def _column_scales(self, gradient, state, group, basis, sigma, moments: Moments) -> Tensor:
-        """[B, n]: what multiplies each column of the residual ("optimal", "fira", "fira_plus")."""
-        total = self.column_power(gradient)
-        if group["compensation"] == "fira_plus":
-            # The norm is set outright: a limiter before it would change nothing.
-            residual = residual_power(total, state["basis"], sigma, moments.inside)
-            square = moments.power * reciprocal(moments.inside)
-            norm = (residual * square).sum(-1).sqrt()
-            eta = group["alpha_c"] * (basis @ moments.normalized).norm(dim=(-2, -1)) * reciprocal(norm)
-            return eta.unsqueeze(-1) * square.sqrt()
+    @staticmethod
+    def _column_scales(gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], basis: Tensor, sigma: Tensor,
+                       moments: Moments) -> Tensor:  # fmt: skip
+        """[B, n]: the factors of the residual's columns, compensation "optimal" or "fira"."""
         m, r = basis.shape[-2:]
         optimal = group["compensation"] == "optimal"
         size, strength = ((m - r) ** 0.5, group["alpha_c"]) if optimal else (1.0, 1.0)
-        total, share = corrected(total, state["basis"], sigma, moments.inside, 1.0)
-        return column_scales(
-            total, moments.inside, moments.power, state["phi"], group["gamma"], share=share, size=size,
-            strength=size * strength, average=state.get("column_power"), decay=group["betas"][0],
+        total, inside, share = corrected(column_sumsq(gradient), state["basis"], sigma, moments.sigma_sumsq, 1.0)
+        return residual_scales(
+            total, inside, moments.normalized_sumsq, state["phi"], group["gamma"], share=share, size=size,
+            strength=size * strength, average=state.get("residual_sumsq"), decay=group["betas"][0],
         )  # fmt: skip
 
-    def _two_sided(self, gradient, state, group, basis, sigma, moments: Moments) -> Tensor:
+    @staticmethod
+    def _fira_plus(gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], basis: Tensor, sigma: Tensor,
+                   moments: Moments) -> Tensor:  # fmt: skip
+        """[B, n]: the same for "fira_plus". It sets the norm outright: a limiter before it would change nothing."""
+        residual = residual_sumsq(column_sumsq(gradient), state["basis"], sigma, moments.sigma_sumsq)
+        squares = moments.normalized_sumsq * reciprocal(moments.sigma_sumsq)
+        norm = (residual * squares).sum(-1).sqrt()
+        eta = group["alpha_c"] * (basis @ moments.normalized).norm(dim=(-2, -1)) * reciprocal(norm)
+        return eta.unsqueeze(-1) * squares.sqrt()
+
+    @staticmethod
+    def _two_sided(gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], basis: Tensor, sigma: Tensor,
+                   moments: Moments) -> Tensor:  # fmt: skip
         """[B, m, n]: alpha_c eta diag(Q)^(-1/2) R diag(S)^(-1/2), Q and S of the residual R as in RACS."""
-        left = residual_power(self.column_power(gradient), state["basis"], sigma, moments.inside)
-        residual = torch.where((left > 0).unsqueeze(-2), torch.baddbmm(gradient, basis, sigma, alpha=-1), 0.0)
-        power = residual.square()
-        columns, rows = fixed_point(power, iterations=5)
+        outside = residual_sumsq(column_sumsq(gradient), state["basis"], sigma, moments.sigma_sumsq)
+        residual = torch.where((outside > 0).unsqueeze(-2), torch.baddbmm(gradient, basis, sigma, alpha=-1), 0.0)
+        columns, rows = fixed_point_of_squares(residual, iterations=5)
         weight = 1 - group["betas"][0]
-        columns = reciprocal(state["column_power"].lerp_(columns, weight))
-        rows = reciprocal(state["row_power"].lerp_(rows, weight))
-        eta, limited = limit_growth(scaled_norm(power, rows, columns), state["phi"], group["gamma"])
+        columns = reciprocal(state["column_scale"].lerp_(columns, weight))
+        rows = reciprocal(state["row_scale"].lerp_(rows, weight))
+        eta, limited = limit_growth(scaled_norm(residual, rows, columns), state["phi"], group["gamma"])
         state["phi"].copy_(limited)
-        rows = rows.sqrt_().mul_((group["alpha_c"] * eta).unsqueeze(-1)).unsqueeze(-1)
-        return residual.mul_(rows).mul_(columns.sqrt_().unsqueeze(-2))
+        rows = rows.sqrt() * (group["alpha_c"] * eta).unsqueeze(-1)
+        return residual * rows.unsqueeze(-1) * columns.sqrt().unsqueeze(-2)
 
     # ---- the plain form
 
     @staticmethod
-    def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, t: int, index: int, lr: float,
-                       alpha: float, alpha_c: float, betas, rank: int, leading: int, update_interval: int,
-                       stagger: bool, gamma: float, tracking: bool, switching: str, compensation: str,
-                       weight_decay: float, seed: int, **_) -> Tensor:  # fmt: skip
-        """One step in plain float64: returns the new weight; `state` is {} before t = 1."""
-        tall = weight.shape[0] > weight.shape[1]
-        W, G = (weight.T, gradient.T) if tall else (weight, gradient)
+    def reference_update(
+        G: Tensor, state: dict[str, Any], t: int, *, clock: int, source: torch.Generator, alpha: float, alpha_c: float,
+        betas: tuple[float, float, float], rank: int, leading: int, update_interval: int, gamma: float, tracking: bool,
+        switching: str, compensation: str, **_: Any,
+    ) -> Tensor:  # fmt: skip
+        """D of W <- W - lr D, in plain float64."""
         m, (b1, b2, b3) = G.shape[0], betas
         b3 = b3 if tracking else 0.0
         r = min(rank, m)
         U = state.get("U", G.new_zeros(m, r))
         Qt = state.get("Qt", G.new_zeros(r, r))
 
-        if t == 1 or subspace.refresh_clock(t, index, stagger) % update_interval == 0:
-            source = subspace.generator(seed, t, index)
+        if t == 1 or clock % update_interval == 0:
             if t == 1:
                 new = torch.linalg.eigh(G @ G.T).eigenvectors.flip(1)[:, :r]
                 frame = torch.linalg.qr(new, mode="complete").Q
@@ -258,7 +275,7 @@ class Alice(MatrixOptimizer):
 
         sigma = U.T @ G
         state["Qt"] = b3 * Qt + (1 - b3) * sigma @ sigma.T
-        m1 = state["m1"] = b1 * state.get("m1", 0) + (1 - b1) * sigma
+        m1 = state["m"] = b1 * state.get("m", 0) + (1 - b1) * sigma
         v = state["v"] = b2 * state.get("v", 0) + (1 - b2) * sigma**2
         omega = torch.where(v > 0, m1 / v.sqrt(), 0)
 
@@ -282,20 +299,20 @@ class Alice(MatrixOptimizer):
         else:
             eta, state["phi"] = reference_limit(C.norm().item(), state.get("phi", 0.0), gamma)
             C = (1.0 if compensation == "fira" else alpha_c) * eta * C
-        W = W - lr * alpha * (U @ omega + C)
-        W = W - lr * weight_decay * W
-        return W.T if tall else W
+        return alpha * (U @ omega + C)
 
 
 def _drawn_columns(
-    leading: Tensor, frame: subspace.Reflectors, kept: int, switching: str, sources: list[torch.Generator]
+    leading: Tensor, frame: Reflectors, kept: int, switching: str, sources: list[torch.Generator]
 ) -> Tensor:
-    """[B, m, up to r - kept]: what replaces the last columns of `leading` [B, m, r], drawn from each matrix's own
-    source. Where the complement is too small to draw so many from, the next leading columns stay. `frame` is a QR of
-    any columns with the span of `leading`."""
+    """[B, m, up to r - kept]: the columns that replace the last ones of `leading` [B, m, r].
+
+    They are drawn from each matrix's own source. Where the complement has fewer columns than that, the next leading
+    columns stay. `frame` is a QR of any columns with the span of `leading`.
+    """
     m, r = leading.shape[-2:]
     if switching == "gaussian_mix":
-        return torch.stack([subspace.unit_gaussian_columns(m, r - kept, source) for source in sources]).to(leading)
+        return torch.stack([unit_gaussian_columns(m, r - kept, source) for source in sources]).to(leading)
     if switching == "full_basis":
         rest = torch.arange(m - r).expand(len(sources), -1)
         candidates = torch.cat([leading[..., kept:], frame.complement(rest)], -1)
@@ -316,9 +333,9 @@ def _reference_switch(
     """The new basis of one matrix from `leading` [m, r] and a whole basis of its complement [m, m - r]."""
     m, r = leading.shape
     if switching == "gaussian":
-        return subspace.unit_gaussian_columns(m, r, source)
+        return unit_gaussian_columns(m, r, source)
     if switching == "gaussian_mix":
-        return torch.cat([leading[:, :kept], subspace.unit_gaussian_columns(m, r - kept, source)], 1)
+        return torch.cat([leading[:, :kept], unit_gaussian_columns(m, r - kept, source)], 1)
     if switching == "none":
         return leading
     if switching == "full_basis":

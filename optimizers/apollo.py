@@ -12,112 +12,108 @@ at rank 1 its c is noisy, hence the scale of 128.
 State per matrix: 2 r n + m r + 1 numbers.
 """
 
+from typing import Annotated, Any, Literal
+
 import torch
 from torch import Tensor
 
-from . import subspace
-from .checks import check_choice, check_range, options_of
-from .chunk import Direction, working_dtype
-from .limiter import reference_limit
-from .moments import advance
-from .projected import (
+from .engine import Direction, Option, register
+from .engine.options import (
+    Betas,
+    Eps,
+    Gamma,
+    LearningRate,
+    Params,
+    Rank,
+    Seed,
+    Stagger,
+    UpdateInterval,
+    WeightDecay,
+)
+from .engine.projected import (
     RATIO_EPS,
     ProjectedOptimizer,
     bias_correction,
+    reference_basis,
     reference_moments,
-    reference_refresh,
+    reference_svd_basis,
     renew_basis,
 )
-from .registry import register
-from .residual import column_scales
+from .functional.limiter import reference_limit
+from .functional.moments import adam_sumsq
+from .functional.numerics import working_dtype
+from .functional.residual import residual_scales
+from .functional.subspace import project_with_sumsq
 
 
 @register("apollo")
 @register("apollo_mini", rank=1, scaling="tensor", scale=128.0)
 @register("apollo_svd", projection="svd")
 class Apollo(ProjectedOptimizer):
-    """SGD whose step sizes, per channel or per tensor, are Adam's in a low-rank projection.
-
-    Args:
-        params: parameters or groups; a group with algorithm="adam" is stepped by Adam.
-        lr: learning rate.
-        betas: decay of the first and second moment.
-        eps: added to the root of the uncorrected second moment.
-        rank: columns of the projection; a matrix with fewer rows takes as many as it has.
-        update_interval: steps between two refreshes of the projection (K).
-        stagger: refresh at steps of its own for each matrix, the first apart, so that no step renews them all.
-        scale: the update is multiplied by its square root.
-        scale_front: apply sqrt(scale) before the limiter rather than after it.
-        gamma: largest growth of the update's norm from one step to the next.
-        projection: "random" or "svd".
-        scaling: "channel" or "tensor".
-        weight_decay: W <- W - lr weight_decay W, after the update.
-        seed: of the draws, with the step and the parameter's position.
-    """
+    """SGD whose step sizes, per channel or per tensor, are those of Adam in a low-rank projection."""
 
     def __init__(
         self,
-        params,
-        lr: float = 0.01,
+        params: Params,
+        lr: LearningRate = 0.01,
         *,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-6,
-        rank: int = 128,
-        update_interval: int = 200,
-        stagger: bool = False,
-        scale: float = 1.0,
-        scale_front: bool = False,
-        gamma: float = 1.01,
-        projection: str = "random",
-        scaling: str = "channel",
-        weight_decay: float = 0.0,
-        seed: int = 0,
+        betas: Betas = (0.9, 0.999),
+        eps: Eps = 1e-6,
+        rank: Rank = 128,
+        update_interval: UpdateInterval = 200,
+        stagger: Stagger = False,
+        scale: Annotated[float, Option("the update is multiplied by its square root", above=0)] = 1.0,
+        scale_front: Annotated[bool, Option("apply sqrt(scale) before the limiter instead of after it")] = False,
+        gamma: Gamma = 1.01,
+        projection: Annotated[Literal["random", "svd"], Option("a random projection, or singular vectors")] = "random",
+        scaling: Annotated[
+            Literal["channel", "tensor"], Option("one scale for a column, or for the matrix")
+        ] = "channel",
+        weight_decay: WeightDecay = 0.0,
+        seed: Seed = 0,
     ):
-        super().__init__(params, options_of(locals()))
+        super().__init__(
+            params, lr=lr, betas=betas, eps=eps, rank=rank, update_interval=update_interval, stagger=stagger,
+            scale=scale, scale_front=scale_front, gamma=gamma, projection=projection, scaling=scaling,
+            weight_decay=weight_decay, seed=seed,
+        )  # fmt: skip
 
-    @classmethod
-    def check_options(cls, options: dict) -> None:
-        super().check_options(options)
-        check_range("gamma", options["gamma"], low=1.0)
-        check_choice("projection", options["projection"], ("random", "svd"))
-        check_choice("scaling", options["scaling"], ("channel", "tensor"))
-
-    def state_shapes(self, m: int, n: int, dtype: torch.dtype, group: dict) -> dict:
+    def state_shapes(self, m: int, n: int, dtype: torch.dtype, group: dict[str, Any]) -> dict:
         return {**super().state_shapes(m, n, dtype, group), "phi": ((), working_dtype(dtype))}
 
-    def refresh(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int, sources: list) -> None:
+    def refresh(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], t: int, sources: list) -> None:
         if group["projection"] == "svd":
             super().refresh(gradient, state, group, t, sources)
         else:
             m, r = state["basis"].shape[-2:]
             renew_basis(state, torch.stack([_gaussian(m, r, source) for source in sources]).to(gradient))
 
-    def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
-        sigma, total = self.projected(state["basis"].to(gradient.dtype), gradient, state["m1"])
-        moments = advance(sigma, state, group["betas"], group["eps"], normalized=False, inside=True, power=True)
-        sums = (total, moments.inside, moments.power)
-        if group["scaling"] == "tensor":  # those of one long column
-            sums = (each.sum(-1, keepdim=True) for each in sums)
+    def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], t: int) -> Direction:
+        sigma, total = project_with_sumsq(state["basis"].to(gradient.dtype), gradient)
+        inside, normalized_sumsq = adam_sumsq(
+            sigma, state["exp_avg"], state["exp_avg_sq"], group["betas"], group["eps"]
+        )
+        if group["scaling"] == "tensor":  # the matrix as one long column
+            total, inside, normalized_sumsq = (sums.sum(-1, keepdim=True) for sums in (total, inside, normalized_sumsq))
         strength = group["scale"] ** 0.5
-        seen = strength if group["scale_front"] else 1.0
-        columns = column_scales(*sums, state["phi"], group["gamma"], share=0.0, eps=RATIO_EPS, size=seen)
+        limited = strength if group["scale_front"] else 1.0
+        columns = residual_scales(
+            total, inside, normalized_sumsq, state["phi"], group["gamma"], share=0.0, eps=RATIO_EPS, size=limited
+        )
         return Direction(columns=columns.unsqueeze(-2), scale=strength * bias_correction(t, group["betas"]))
 
     @staticmethod
-    def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, t: int, index: int, lr: float, betas,
-                       eps: float, rank: int, update_interval: int, stagger: bool, scale: float, scale_front: bool,
-                       gamma: float, projection: str, scaling: str, weight_decay: float, seed: int,
-                       **_) -> Tensor:  # fmt: skip
-        """One step in plain float64: returns the new weight; `state` is {} before t = 1."""
-        right = weight.shape[0] >= weight.shape[1]
-        W, G = (weight.T, gradient.T) if right else (weight, gradient)
-        if (subspace.refresh_clock(t, index, stagger) - 1) % update_interval == 0:
-            if projection == "svd":
-                new = torch.linalg.svd(G, full_matrices=False).U[:, :rank]
-            else:
-                m = G.shape[0]
-                new = _gaussian(m, min(rank, m), subspace.generator(seed, t, index))
-            reference_refresh(state, new)
+    def reference_update(
+        G: Tensor, state: dict[str, Any], t: int, *, clock: int, source: torch.Generator, betas: tuple[float, float],
+        eps: float, rank: int, update_interval: int, scale: float, scale_front: bool, gamma: float, projection: str,
+        scaling: str, **_: Any,
+    ) -> Tensor:  # fmt: skip
+        """D of W <- W - lr D, in plain float64."""
+        m, due = G.shape[0], (clock - 1) % update_interval == 0
+        if projection == "svd":
+            reference_svd_basis(G, state, rank, due)
+        elif due:
+            reference_basis(state, _gaussian(m, min(rank, m), source))
         R = state["U"].T @ G
         N = reference_moments(R, state, betas, eps)
         if scaling == "channel":
@@ -128,9 +124,7 @@ class Apollo(ProjectedOptimizer):
         eta, state["phi"] = reference_limit(X.norm().item(), state.get("phi", 0.0), gamma, RATIO_EPS)
         X = eta * X
         X = X if scale_front else scale**0.5 * X
-        W = W - lr * bias_correction(t, betas) * X
-        W = W - lr * weight_decay * W
-        return W.T if right else W
+        return bias_correction(t, betas) * X
 
 
 def _gaussian(m: int, r: int, source: torch.Generator) -> Tensor:

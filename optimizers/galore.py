@@ -1,75 +1,61 @@
-"""GaLore: Adam on the gradient's projection to its leading singular vectors (arXiv 2403.03507; the official
-package galore-torch 1.0 where the paper is silent). W is oriented m x n with m <= n.
+"""GaLore: Adam on the gradient's projection to its leading singular vectors (arXiv 2403.03507; where the paper is
+silent, the official package galore-torch 1.0). W is oriented m x n with m <= n.
 
     t = 1, K + 1, 2 K + 1, ...:   U = the r leading left singular vectors of G
-    R = U^T G;   m1 <- ema(R, b1);   v <- ema(R^2, b2);   N = m1 / (sqrt(v) + eps)
+    R = U^T G;   m <- ema(R, b1);   v <- ema(R^2, b2);   N = m / (sqrt(v) + eps)
     W <- W - lr sqrt(1 - b2^t) / (1 - b1^t) scale U N
 
 State per matrix: 2 r n + m r numbers.
 """
 
-import torch
+from dataclasses import replace
+from typing import Any
+
 from torch import Tensor
 
-from . import subspace
-from .checks import options_of
-from .chunk import Direction
-from .moments import advance
-from .projected import ProjectedOptimizer, bias_correction, reference_moments, reference_refresh
-from .registry import register
+from .engine import Direction, register
+from .engine.options import Betas, Eps, LearningRate, Params, Rank, Scale, Stagger, UpdateInterval, WeightDecay
+from .engine.projected import ProjectedOptimizer, bias_correction, reference_moments, reference_svd_basis
+from .functional.moments import adam_moments
+from .functional.subspace import project
 
 
 @register("galore")
 class GaLore(ProjectedOptimizer):
-    """Adam in a low-rank subspace of the gradient, renewed by an SVD.
+    """Adam in a low-rank subspace of the gradient, renewed by an SVD."""
 
-    Args:
-        params: parameters or groups; a group with algorithm="adam" is stepped by Adam.
-        lr: learning rate.
-        betas: decay of the first and second moment.
-        eps: added to the root of the uncorrected second moment.
-        rank: columns of the basis; a matrix with fewer rows takes all of them.
-        update_interval: steps between two refreshes of the basis (K).
-        stagger: refresh at steps of its own for each matrix, the first apart, so that no step renews them all.
-        scale: of the whole update.
-        weight_decay: W <- W - lr weight_decay W, after the update.
-    """
-
-    last_layer = "method"
+    traits = replace(ProjectedOptimizer.traits, last_layer="method")
 
     def __init__(
         self,
-        params,
-        lr: float = 0.01,
+        params: Params,
+        lr: LearningRate = 0.01,
         *,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-6,
-        rank: int = 128,
-        update_interval: int = 200,
-        stagger: bool = False,
-        scale: float = 0.25,
-        weight_decay: float = 0.0,
+        betas: Betas = (0.9, 0.999),
+        eps: Eps = 1e-6,
+        rank: Rank = 128,
+        update_interval: UpdateInterval = 200,
+        stagger: Stagger = False,
+        scale: Scale = 0.25,
+        weight_decay: WeightDecay = 0.0,
     ):
-        super().__init__(params, options_of(locals()))
+        super().__init__(
+            params, lr=lr, betas=betas, eps=eps, rank=rank, update_interval=update_interval, stagger=stagger,
+            scale=scale, weight_decay=weight_decay,
+        )  # fmt: skip
 
-    def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
+    def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], t: int) -> Direction:
         basis = state["basis"].to(gradient.dtype)
-        sigma = subspace.project(basis, gradient, state["m1"])
-        normalized = advance(sigma, state, group["betas"], group["eps"]).normalized
-        return Direction(left=basis, right=normalized, scale=group["scale"] * bias_correction(t, group["betas"]))
+        sigma = project(basis, gradient)
+        normalized = adam_moments(sigma, state["exp_avg"], state["exp_avg_sq"], group["betas"], group["eps"])
+        scale = group["scale"] * bias_correction(t, group["betas"])
+        return Direction(left=basis, right=normalized, scale=scale)
 
     @staticmethod
-    def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, t: int, index: int, lr: float, betas,
-                       eps: float, rank: int, update_interval: int, stagger: bool, scale: float,
-                       weight_decay: float, **_) -> Tensor:  # fmt: skip
-        """One step in plain float64: returns the new weight; `state` is {} before t = 1."""
-        right = weight.shape[0] >= weight.shape[1]
-        W, G = (weight.T, gradient.T) if right else (weight, gradient)
-        if (subspace.refresh_clock(t, index, stagger) - 1) % update_interval == 0:
-            reference_refresh(state, torch.linalg.svd(G, full_matrices=False).U[:, :rank])
-        U = state["U"]
-        R = U.T @ G
-        N = reference_moments(R, state, betas, eps)
-        W = W - lr * bias_correction(t, betas) * scale * U @ N
-        W = W - lr * weight_decay * W
-        return W.T if right else W
+    def reference_update(
+        G: Tensor, state: dict[str, Any], t: int, *, clock: int, betas: tuple[float, float], eps: float, rank: int,
+        update_interval: int, scale: float, **_: Any,
+    ) -> Tensor:  # fmt: skip
+        """D of W <- W - lr D, in plain float64."""
+        U = reference_svd_basis(G, state, rank, due=(clock - 1) % update_interval == 0)
+        return bias_correction(t, betas) * scale * U @ reference_moments(U.T @ G, state, betas, eps)

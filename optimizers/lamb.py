@@ -1,75 +1,62 @@
 """LAMB: Adam's direction at the weight's norm (arXiv 1904.00962).
 
-    m1 <- b1 m1 + (1 - b1) G;   v <- b2 v + (1 - b2) G^2
-    r = (m1 / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+    m <- b1 m + (1 - b1) G;   v <- b2 v + (1 - b2) G^2
+    r = (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
     W <- W - lr phi(||W||) r / ||r||            # phi(x) = x clipped to [0, 10]; norms over a whole parameter
 
 As with LARS, an update is a share lr of the weight, and a parameter that is zero stays zero.
 State per parameter: two tensors of its shape and dtype.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from .checks import check_betas, check_range, options_of
-from .lars import LARGEST_NORM, NormScaled, foreach_average
-from .registry import register
+from .engine import register
+from .engine.norm_scaled import NormScaled, foreach_average, reference_unit
+from .engine.options import Betas, EpsAboveZero, LearningRate, Params, WeightDecay
 
 
 @register("lamb")
 class LAMB(NormScaled):
-    """Adam's direction at unit norm, times the norm of the weight.
+    """Adam's direction at unit norm, times the norm of the weight. lr is the share of the weight's norm that an update
+    has."""
 
-    Args:
-        params: parameters or groups, of any shape; a group with algorithm="adam" is stepped by Adam.
-        lr: the share of the weight's norm that an update has.
-        betas: decay of the first and second moment.
-        eps: added to the root of the corrected second moment.
-        weight_decay: W <- W - lr weight_decay W, after the update.
-    """
-
-    averages = ("m1", "v")
+    averages = ("exp_avg", "exp_avg_sq")
 
     def __init__(
         self,
-        params,
-        lr: float = 1e-2,
+        params: Params,
+        lr: LearningRate = 1e-2,
         *,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        betas: Betas = (0.9, 0.999),
+        eps: EpsAboveZero = 1e-8,
+        weight_decay: WeightDecay = 0.0,
     ):
-        super().__init__(params, options_of(locals()))
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
-    @classmethod
-    def check_options(cls, options: dict) -> None:
-        super().check_options(options)
-        check_betas(options["betas"], 2)
-        check_range("eps", options["eps"], low=0.0, open_low=True)
-
-    def allocate(self, parameter: Tensor, group: dict) -> dict:
+    def allocate(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         return {"step": 0, **super().allocate(parameter, group)}
 
-    def directions(self, gradients: list[Tensor], states: list[dict], group: dict) -> list[Tensor]:
+    def directions(self, gradients: list[Tensor], states: list[dict[str, Any]], group: dict[str, Any]) -> list[Tensor]:
         beta1, beta2 = group["betas"]
         for state in states:
             state["step"] += 1
-        first = foreach_average([state["m1"] for state in states], gradients, beta1)
+        first = foreach_average([state["exp_avg"] for state in states], gradients, beta1)
         squares = torch._foreach_mul(gradients, gradients)
-        second = foreach_average([state["v"] for state in states], squares, beta2)
+        second = foreach_average([state["exp_avg_sq"] for state in states], list(squares), beta2)
         roots = torch._foreach_sqrt(second)
-        # The length is lost anyway, so only eps has to feel the corrections: r ~ m1 / (sqrt(v) + eps sqrt(1 - b2^t)).
+        # The length is lost anyway, so only eps needs the corrections: r ~ m / (sqrt(v) + eps sqrt(1 - b2^t)).
         torch._foreach_add_(roots, [group["eps"] * (1 - beta2 ** state["step"]) ** 0.5 for state in states])
-        return torch._foreach_div(first, roots)
+        return list(torch._foreach_div(first, roots))
 
     @staticmethod
-    def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, t: int, lr: float, betas, eps: float,
-                       weight_decay: float, **_) -> Tensor:  # fmt: skip
-        """One step in plain float64: returns the new weight; `state` is {} before t = 1."""
+    def reference_update(
+        G: Tensor, state: dict[str, Any], t: int, *, weight: Tensor, betas: tuple[float, float], eps: float, **_: Any
+    ) -> Tensor:
+        """D of W <- W - lr D, in plain float64."""
         b1, b2 = betas
-        m1 = state["m1"] = b1 * state.get("m1", 0) + (1 - b1) * gradient
-        v = state["v"] = b2 * state.get("v", 0) + (1 - b2) * gradient**2
-        r = (m1 / (1 - b1**t)) / ((v / (1 - b2**t)).sqrt() + eps)
-        if r.any():
-            weight = weight - lr * min(weight.norm().item(), LARGEST_NORM) * r / r.norm()
-        return weight - lr * weight_decay * weight
+        m = state["m"] = b1 * state.get("m", 0) + (1 - b1) * G
+        v = state["v"] = b2 * state.get("v", 0) + (1 - b2) * G**2
+        return reference_unit((m / (1 - b1**t)) / ((v / (1 - b2**t)).sqrt() + eps), weight)

@@ -4,108 +4,92 @@
     X = M / max(||M||, eps);   five times:  A = X X^T;  X <- a X + (b A + c A^2) X       # on the side m <= n
     W <- W - lr wd W;   W <- W - lr f(rows, columns) X
 
-torch steps one matrix at a time and iterates in bfloat16, which CPUs without bfloat16 arithmetic emulate many
-times slower than float32. Here same-shape matrices are iterated together, in bfloat16 on CUDA alone.
+torch steps one matrix at a time and iterates in bfloat16, which CPUs without bfloat16 arithmetic emulate many times
+slower than float32. Here matrices of one shape are iterated together, in bfloat16 on CUDA alone.
 State per matrix: m n numbers.
 """
 
 import math
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
-from .checks import check_choice, check_decay, check_range, check_whole, options_of
-from .chunk import Direction, average
-from .matrix import MatrixOptimizer
-from .newton_schulz import newton_schulz
-from .registry import register
+from .engine import Direction, MatrixOptimizer, Option, Traits, register
+from .engine.options import LearningRate, Momentum, NewtonSchulzSteps, Params, WeightDecay
+from .functional.newton_schulz import newton_schulz
+from .functional.numerics import average
+
+Coefficients = Annotated[tuple[float, float, float], Option("a, b, c of the iteration")]
+IterationDtype = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    Option("precision of the iteration; auto: bfloat16 on CUDA, float32 elsewhere; float64 parameters keep float64"),
+]
+AdjustLr = Annotated[
+    Literal["match_rms_adamw", "original"],
+    Option("f: 0.2 sqrt(max(rows, columns)), for updates about as large as Adam's, or sqrt(max(1, rows / columns))"),
+]
 
 
 @register("muon")
 class Muon(MatrixOptimizer):
-    """Momentum with all singular values driven towards 1.
+    """Momentum with all singular values driven towards 1. Weight decay comes before the update, as torch's."""
 
-    Args:
-        params: parameters or groups; a group with algorithm="adam" is stepped by Adam.
-        lr: learning rate.
-        momentum: decay of the average of gradients.
-        nesterov: look one step ahead: average the gradient in once more.
-        ns_coefficients: a, b, c of the iteration.
-        ns_steps: its steps.
-        ns_dtype: its precision: "bfloat16", "float32", or "auto": bfloat16 on CUDA, float32 elsewhere.
-            float64 parameters are always iterated in float64.
-        eps: the least norm divided by.
-        adjust_lr_fn: f: "match_rms_adamw" is 0.2 sqrt(max(rows, columns)), which makes updates about as large as
-            Adam's; "original" is sqrt(max(1, rows / columns)).
-        weight_decay: W <- W - lr weight_decay W, before the update, as torch's.
-    """
-
-    counts_steps = False
-    decay_first = True
+    traits = Traits(counts_steps=False, decays_first=True)
 
     def __init__(
         self,
-        params,
-        lr: float = 1e-3,
+        params: Params,
+        lr: LearningRate = 1e-3,
         *,
-        momentum: float = 0.95,
-        nesterov: bool = True,
-        ns_coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315),
-        ns_steps: int = 5,
-        ns_dtype: str = "auto",
-        eps: float = 1e-7,
-        adjust_lr_fn: str = "match_rms_adamw",
-        weight_decay: float = 0.0,
+        momentum: Momentum = 0.95,
+        nesterov: Annotated[bool, Option("look one step ahead: average the gradient in once more")] = True,
+        ns_coefficients: Coefficients = (3.4445, -4.7750, 2.0315),
+        ns_steps: NewtonSchulzSteps = 5,
+        ns_dtype: IterationDtype = "auto",
+        eps: Annotated[float, Option("the smallest norm to divide by", above=0)] = 1e-7,
+        adjust_lr_fn: AdjustLr = "match_rms_adamw",
+        weight_decay: WeightDecay = 0.0,
     ):
-        super().__init__(params, options_of(locals()))
+        super().__init__(
+            params, lr=lr, momentum=momentum, nesterov=nesterov, ns_coefficients=ns_coefficients, ns_steps=ns_steps,
+            ns_dtype=ns_dtype, eps=eps, adjust_lr_fn=adjust_lr_fn, weight_decay=weight_decay,
+        )  # fmt: skip
 
-    @classmethod
-    def check_options(cls, options: dict) -> None:
-        super().check_options(options)
-        check_decay("momentum", options["momentum"])
-        if len(options["ns_coefficients"]) != 3:
-            raise ValueError(f"ns_coefficients must be 3 numbers, got {len(options['ns_coefficients'])}")
-        check_whole("ns_steps", options["ns_steps"], low=1)
-        check_choice("ns_dtype", options["ns_dtype"], ("auto", "float32", "bfloat16"))
-        check_range("eps", options["eps"], low=0.0, open_low=True)
-        check_choice("adjust_lr_fn", options["adjust_lr_fn"], ("match_rms_adamw", "original"))
+    def state_shapes(self, m: int, n: int, dtype: torch.dtype, group: dict[str, Any]) -> dict:
+        return {"exp_avg": ((m, n), dtype)}
 
-    def state_shapes(self, m: int, n: int, dtype: torch.dtype, group: dict) -> dict:
-        return {"momentum_buffer": ((m, n), dtype)}
-
-    def lr_factor(self, rows: int, columns: int, group: dict) -> float:
+    def lr_factor(self, rows: int, columns: int, group: dict[str, Any]) -> float:
         if group["adjust_lr_fn"] == "original":
             return math.sqrt(max(1.0, rows / columns))
         return 0.2 * math.sqrt(max(rows, columns))
 
-    def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict, t: int) -> Direction:
-        mean = average(state["momentum_buffer"], gradient, group["momentum"])
+    def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], t: int) -> Direction:
+        mean = average(state["exp_avg"], gradient, group["momentum"])
         ahead = torch.lerp(gradient, mean, group["momentum"]) if group["nesterov"] else mean
         ahead = ahead.to(_iteration_dtype(ahead, group["ns_dtype"]))
         unit = ahead / ahead.norm(dim=(-2, -1), keepdim=True).clamp(min=group["eps"])
         return Direction(dense=newton_schulz(unit, group["ns_coefficients"], group["ns_steps"]).to(gradient.dtype))
 
     @staticmethod
-    def reference_step(weight: Tensor, gradient: Tensor, state: dict, *, lr: float, momentum: float, nesterov: bool,
-                       ns_coefficients, ns_steps: int, eps: float, adjust_lr_fn: str, weight_decay: float,
-                       **_) -> Tensor:  # fmt: skip
-        """One step in plain float64: returns the new weight; `state` is {} before the first."""
-        (rows, columns), (a, b, c), W, G = weight.shape, ns_coefficients, weight, gradient
+    def reference_update(
+        G: Tensor, state: dict[str, Any], t: int, *, shape: tuple[int, int], momentum: float, nesterov: bool,
+        ns_coefficients: tuple[float, float, float], ns_steps: int, eps: float, adjust_lr_fn: str, **_: Any,
+    ) -> Tensor:  # fmt: skip
+        """D of W <- W - lr D, in plain float64."""
+        (rows, columns), (a, b, c) = shape, ns_coefficients
         B = state["B"] = momentum * state.get("B", 0) + (1 - momentum) * G
         M = momentum * B + (1 - momentum) * G if nesterov else B
         X = M / max(M.norm().item(), eps)
-        X = X.T if rows > columns else X
-        for _ in range(ns_steps):
+        for _step in range(ns_steps):
             A = X @ X.T
             X = a * X + (b * A + c * A @ A) @ X
-        X = X.T if rows > columns else X
         original = adjust_lr_fn == "original"
-        factor = max(1, rows / columns) ** 0.5 if original else 0.2 * max(rows, columns) ** 0.5
-        return W - lr * weight_decay * W - lr * factor * X
+        return (max(1, rows / columns) ** 0.5 if original else 0.2 * max(rows, columns) ** 0.5) * X
 
 
 def _iteration_dtype(matrix: Tensor, ns_dtype: str) -> torch.dtype:
     if matrix.dtype == torch.float64:
         return torch.float64
-    bfloat16 = ns_dtype == "bfloat16" or (ns_dtype == "auto" and matrix.is_cuda)
+    bfloat16 = ns_dtype == "bfloat16" or (ns_dtype == "auto" and matrix.device.type == "cuda")
     return torch.bfloat16 if bfloat16 else torch.float32

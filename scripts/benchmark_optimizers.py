@@ -44,7 +44,7 @@ from configs.schema import Config, SettingsError, load  # noqa: E402
 from models import estimate  # noqa: E402
 from models.llama import build_model  # noqa: E402
 from optimizers import partition, registry  # noqa: E402
-from optimizers.chunk import working_dtype  # noqa: E402
+from optimizers.functional.numerics import working_dtype  # noqa: E402
 from scripts.machine import rates, seconds  # noqa: E402
 from scripts.optimizer_bounds import BOUNDS  # noqa: E402
 from scripts.optimizer_peers import LR, interval, peers, set_interval, state_bytes  # noqa: E402

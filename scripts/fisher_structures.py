@@ -20,8 +20,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from optimizers.scaling import fixed_point
-from optimizers.subspace import Reflectors, leading_eigenvectors
+from optimizers.functional.scaling import fixed_point
+from optimizers.functional.subspace import Reflectors, leading_eigenvectors
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from models.llama import LlamaForCausalLM
-from optimizers import BaseOptimizer, sharded
+from optimizers import BaseOptimizer
+from optimizers.parallel import shards
 from training.distributed import World
 
 
@@ -87,7 +88,7 @@ class Shards:
 
     def gradient_norm(self, parameters: list[nn.Parameter], largest: float | None) -> Tensor:
         """As `Replicas.gradient_norm`, from the local rows and one reduction."""
-        gradients = [sharded.local(parameter.grad) for parameter in parameters if parameter.grad is not None]
+        gradients = [shards.local(parameter.grad) for parameter in parameters if parameter.grad is not None]
         norm = self._world.sum(nn.utils.get_total_norm(gradients).float().square()).sqrt()
         if largest is not None:
             torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1.0))  # as clip_grads_with_norm_

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from optimizers import registry
-from optimizers.matrix import MatrixOptimizer
+from optimizers.engine.matrix import MatrixOptimizer
 from tests.faults.test_many_processes import TWO, launch
 from tests.optimizers.harness import options_of, parameters, train
 

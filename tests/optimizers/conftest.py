@@ -1,15 +1,16 @@
+import contextlib
+
 import pytest
 import torch
 
-from optimizers import native
+from optimizers import kernels
 
 
-@pytest.fixture(params=["C++", "torch"])
-def form(request, monkeypatch):
-    """Both fast forms of what has two; without a compiler the first is the second."""
-    if request.param == "torch":
-        monkeypatch.setattr(native, "library", lambda source: None)
-    return request.param
+@pytest.fixture(params=["kernels", "plain"])
+def form(request):
+    """Functions that kernels may replace, in both forms; without a compiler most kernels are the plain form."""
+    with kernels.disabled() if request.param == "plain" else contextlib.nullcontext():
+        yield request.param
 
 
 @pytest.fixture

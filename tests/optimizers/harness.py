@@ -1,18 +1,23 @@
-"""What the optimizer tests share: small problems, and runs of the fast form beside the plain one."""
+"""Small problems for the optimizer tests, and runs of the fast form next to the plain one."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from optimizers import registry
+from optimizers.engine.base import BaseOptimizer
+from optimizers.engine.generators import generator
+from optimizers.engine.matrix import MatrixOptimizer, refresh_clock
 
 SHAPES = [(16, 24), (24, 16), (16, 16), (16, 24), (8, 40)]
 # Small enough that a run of nine steps meets refreshes; only the ones an optimizer has are given to it.
 SMALL = {"rank": 6, "leading": 2, "update_interval": 3, "history": 3}
 
 
-def options_of(name: str, **changes) -> dict:
+def options_of(name: str, **changes: Any) -> dict[str, Any]:
     """Every option of a registered name at its default, made small, then changed."""
-    options = {key: parameter.default for key, parameter in registry.options(name).items()}
+    options = {key: each.default for key, each in registry.options(name).items()}
     small = {key: value for key, value in SMALL.items() if key in options and options[key] != 1}
     return {**options, **small, **changes}
 
@@ -41,13 +46,51 @@ def train(optimizer, steps: range, scale: float = 1.0) -> list[Tensor]:
     return [weight.detach().clone() for weight in weights]
 
 
+def reference_step(
+    cls: type[BaseOptimizer],
+    weight: Tensor,
+    gradient: Tensor,
+    state: dict,
+    *,
+    t: int,
+    index: int,
+    lr: float,
+    weight_decay: float = 0.0,
+    stagger: bool = False,
+    seed: int = 0,
+    **options: Any,
+) -> Tensor:
+    """One step of the plain form of `cls`: orientation, learning rate and weight decay around `reference_update`.
+
+    weight, gradient: one parameter in float64, not oriented; `state` is {} before t = 1. Returns the new weight.
+    """
+    matrix = issubclass(cls, MatrixOptimizer)
+    tall = matrix and weight.shape[0] > weight.shape[1]
+    square = matrix and weight.shape[0] == weight.shape[1]
+    transposed = tall or (square and cls.traits.transposes_squares)
+    direction = cls.reference_update(
+        gradient.T if transposed else gradient,
+        state,
+        t,
+        clock=refresh_clock(t, index, stagger),
+        source=generator(seed, t, index),
+        weight=weight,
+        shape=tuple(weight.shape),
+        **options,
+    )
+    update = lr * (direction.T if transposed else direction)
+    if cls.traits.decays_first:
+        return weight - lr * weight_decay * weight - update
+    return (weight - update) * (1 - lr * weight_decay)
+
+
 def reference(cls, weights: list[Tensor], options: dict, steps: range, lr: float, scale: float = 1.0) -> list[Tensor]:
     """The plain float64 form on the same gradients."""
     weights, states = [weight.detach().double() for weight in weights], [{} for _ in weights]
     for step in steps:
         for index, weight in enumerate(weights):
             g = gradient(tuple(weight.shape), step, index, scale)
-            weights[index] = cls.reference_step(weight, g, states[index], t=step, index=index, lr=lr, **options)
+            weights[index] = reference_step(cls, weight, g, states[index], t=step, index=index, lr=lr, **options)
     return weights
 
 

@@ -37,7 +37,13 @@ def test_adam_8bit_is_bitsandbytes_own(shape, dtype):
         ours.step(), theirs.step()
     assert torch.equal(mine, twin)
     held, expected = ours.state[mine], theirs.state[twin]
-    names = {"m1": "state1", "v": "state2", "m1_absmax": "absmax1", "v_absmax": "absmax2", "step": "step"}
+    names = {
+        "exp_avg": "state1",
+        "exp_avg_sq": "state2",
+        "exp_avg_absmax": "absmax1",
+        "exp_avg_sq_absmax": "absmax2",
+        "step": "step",
+    }
     for key, value in held.items():
         assert torch.equal(torch.as_tensor(value), torch.as_tensor(expected[names[key]])), key
 
@@ -57,8 +63,8 @@ def test_galore_8bit_steps_bitsandbytes_in_its_subspace(rank):
         theirs.param_groups[0]["eps"] = 1e-6 / (1 - 0.999**step) ** 0.5
         theirs.step()
         assert torch.allclose(weight - before, 0.5 * basis @ (low - low_before), atol=1e-5)
-    assert ours.state[weight]["m1"].dtype == torch.uint8
-    assert (ours.state[weight]["m1"].int() - theirs.state[low]["state1"].int()).abs().max() <= 1
+    assert ours.state[weight]["exp_avg"].dtype == torch.uint8
+    assert (ours.state[weight]["exp_avg"].int() - theirs.state[low]["state1"].int()).abs().max() <= 1
 
 
 def test_8bit_moments_follow_float32_ones():
@@ -88,12 +94,12 @@ def test_state_takes_a_byte_an_element_from_4096_on(cls):
     large, small = (torch.nn.Parameter(torch.empty(64, n, dtype=torch.bfloat16, device="meta")) for n in (65, 64 - 1))
     optimizer = cls([large, small], **options)
     optimizer.allocate_state()
-    for key in ("m1", "v"):
+    for key in ("exp_avg", "exp_avg_sq"):
         assert optimizer.state[large][key].dtype == torch.uint8
         assert optimizer.state[large][f"{key}_absmax"].shape == (17,)
         assert optimizer.state[small][key].dtype == torch.float32
         assert f"{key}_absmax" not in optimizer.state[small]
-    assert optimizer.state[large]["m1"].shape == (64, 65)
+    assert optimizer.state[large]["exp_avg"].shape == (64, 65)
 
 
 @pytest.mark.parametrize("cls", [Adam8bit, GaLore8bit])
@@ -108,7 +114,7 @@ def test_8bit_state_resumes_bitwise(cls):
     again = [torch.nn.Parameter(weight.detach().clone()) for weight in weights]
     resumed = cls(again, **options)
     resumed.load_state_dict(torch.load(file, weights_only=True))
-    assert resumed.state[again[0]]["v"].dtype == torch.uint8
+    assert resumed.state[again[0]]["exp_avg_sq"].dtype == torch.uint8
     assert largest_difference(train(optimizer, range(5, 9)), train(resumed, range(5, 9))) == 0
 
 

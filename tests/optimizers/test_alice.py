@@ -1,12 +1,17 @@
 """Alice: Alg. 2-4 and 10, its switches, and what the public re-implementations get wrong."""
 
+import typing
+
 import pytest
 import torch
 
-from optimizers import Alice
-from optimizers.alice import COMPENSATION, SWITCHING
+from optimizers import Alice, registry
 
 from .harness import gradient, largest_difference, options_of, parameters, reference, train
+
+COMPENSATION, SWITCHING = (
+    typing.get_args(registry.options("alice")[option].annotation) for option in ("compensation", "switching")
+)
 
 pytestmark = pytest.mark.usefixtures("form")
 
@@ -134,13 +139,13 @@ def test_bfloat16_keeps_the_average_of_tracking_and_the_residual_whole(basis_dty
     optimizer.step()
     state = optimizer.state[weight]
     assert state["basis"].dtype == (torch.bfloat16 if basis_dtype == "parameter" else torch.float32)
-    assert state["m1"].dtype == state["v"].dtype == torch.bfloat16
-    assert state["tracked"].dtype == state["column_power"].dtype == torch.float32
+    assert state["exp_avg"].dtype == state["exp_avg_sq"].dtype == torch.bfloat16
+    assert state["tracked"].dtype == state["residual_sumsq"].dtype == torch.float32
     basis, g = state["basis"].double(), weight.grad.double()
     residual = (g - basis @ (basis.T @ g)).square().sum(0)
     share = residual / g.square().sum(0)
     assert share.max() < 0.01  # where the naive difference is off by more than the residual itself
-    assert torch.allclose(state["column_power"].double(), 0.1 * residual, rtol=0, atol=1e-6 * g.square().sum(0).max())
+    assert torch.allclose(state["residual_sumsq"].double(), 0.1 * residual, rtol=0, atol=1e-6 * g.square().sum(0).max())
 
 
 def test_gradient_inside_the_basis_has_no_compensation():

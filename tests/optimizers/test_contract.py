@@ -8,6 +8,7 @@ import torch
 
 import optimizers
 from optimizers import registry
+from optimizers.engine.matrix import MatrixOptimizer
 
 from .harness import SHAPES, gradient, largest_difference, options_of, parameters, reference, train
 
@@ -22,7 +23,7 @@ def make(name, weights, lr=LR, **changes):
 
 def tolerance(name):
     """How far the fast form may be from the plain one: rounding, but for methods that quantise their state."""
-    return getattr(registry.get(name)[0], "reference_tolerance", 1e-6)
+    return registry.get(name)[0].traits.reference_tolerance
 
 
 @every_optimizer
@@ -259,7 +260,7 @@ def test_bad_options_of_a_group_are_refused_by_name(group, sentence):
 def test_shapes_it_cannot_hold_are_refused(name):
     vector = torch.nn.Parameter(torch.ones(5))
     cls = registry.get(name)[0]
-    if issubclass(cls, optimizers.matrix.MatrixOptimizer):
+    if issubclass(cls, MatrixOptimizer):
         with pytest.raises(ValueError, match=r"\(5,\)"):
             make(name, [vector])
     else:

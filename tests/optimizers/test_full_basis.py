@@ -65,7 +65,7 @@ def test_eigen_adam_does_not_rotate_its_first_moment():
     optimizer = EigenAdam([weight], update_interval=2)
     train(optimizer, range(1, 6))
     expected = sum(0.1 * 0.9 ** (5 - step) * gradient((16, 24), step, 0) for step in range(1, 6))
-    assert torch.allclose(optimizer.state[weight]["m1"], expected)
+    assert torch.allclose(optimizer.state[weight]["exp_avg"], expected)
 
 
 def test_eigen_adam_bfloat16_keeps_average_and_basis_whole():
@@ -74,7 +74,7 @@ def test_eigen_adam_bfloat16_keeps_average_and_basis_whole():
     train(optimizer, range(1, 5))
     state = optimizer.state[weight]
     assert state["tracked"].dtype == state["basis"].dtype == torch.float32
-    assert state["m1"].dtype == state["v"].dtype == torch.bfloat16
+    assert state["exp_avg"].dtype == state["exp_avg_sq"].dtype == torch.bfloat16
     assert torch.allclose(state["basis"].T @ state["basis"], torch.eye(16), atol=1e-5)
 
 
@@ -137,7 +137,7 @@ def test_official_soap_makes_no_update_at_its_first_step_but_builds_its_bases():
     train(optimizer, range(1, 2))
     assert torch.equal(weight, before)
     state = optimizer.state[weight]
-    assert not state["m1"].any() and not state["v"].any()
+    assert not state["exp_avg"].any() and not state["exp_avg_sq"].any()
     for gram, basis in ((g @ g.T, state["left_basis"]), (g.T @ g, state["right_basis"])):
         inside = basis.T @ gram @ basis
         assert torch.allclose(inside, torch.diag(inside.diagonal()), atol=1e-9)
@@ -159,7 +159,7 @@ def test_official_soap_without_bases_is_adam_one_step_late():
     assert soap.param_groups[0]["weight_decay"] == 0  # the authors' default is 0.01
     adam = torch.optim.Adam([twin], lr=0.01, betas=(0.9, 0.95), eps=1e-16)
     assert largest_difference(train(soap, range(1, 8)), train(adam, range(2, 8))) < 1e-9
-    assert soap.state[weight].keys() == {"step", "m1", "v"}
+    assert soap.state[weight].keys() == {"step", "exp_avg", "exp_avg_sq"}
 
 
 def test_official_soap_moves_second_moments_with_their_eigenvectors():

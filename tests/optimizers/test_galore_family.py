@@ -12,7 +12,7 @@ from galore_torch.adamw import AdamW as GaLorePackage
 from galore_torch.galore_projector import GaLoreProjector
 
 from optimizers import Apollo, Fira, GaLore, NaturalGaLore, registry
-from optimizers.subspace import generator
+from optimizers.engine.generators import generator
 
 from .harness import gradient, options_of, parameters, train
 
@@ -169,7 +169,7 @@ def test_fira_residual_keeps_what_it_says_of_the_gradient_inside_the_subspace(re
     added = moves(optimizer, range(1, 2))[0] - moves(inside, range(1, 2))[0]
     basis, sigma = optimizer.state[weight]["basis"], optimizer.state[weight]["basis"].T @ gradient((16, 24), 1, 0)
     moment = inside.state[inside.param_groups[0]["params"][0]]
-    normalized = moment["m1"] / (moment["v"].sqrt() + 1e-6)
+    normalized = moment["exp_avg"] / (moment["exp_avg_sq"].sqrt() + 1e-6)
     ratio = 0.001**0.5 / 0.1 * normalized.norm(dim=0) / (sigma.norm(dim=0) + 1e-8)
     assert torch.allclose(basis.T @ added, -kept * sigma * ratio, atol=1e-12)
     assert added.norm() > 1.0
@@ -280,7 +280,7 @@ def natural_gradients(scale, dtype=torch.float64, steps=STEPS, grads=None, **opt
         weight.grad = (gradient((16, 24), step, 0, scale) if grads is None else grads[step - 1]).to(dtype)
         optimizer.step()
         state = optimizer.state[weight]
-        pairs.append((state["m1"].double().clone(), state["basis"].double().T @ weight.grad.double()))
+        pairs.append((state["exp_avg"].double().clone(), state["basis"].double().T @ weight.grad.double()))
     return pairs
 
 
@@ -325,10 +325,10 @@ def test_state_may_have_been_saved_as_it_lies_elsewhere(name, shape):
         train(optimizer, range(1, 4))
         saved = optimizer.state_dict()
         if by_rows:
-            saved["state"][0] |= {key: saved["state"][0][key].contiguous() for key in ("m1", "v")}
+            saved["state"][0] |= {key: saved["state"][0][key].contiguous() for key in ("exp_avg", "exp_avg_sq")}
         resumed = registry.get(name)[0](weights, lr=0.01, **options_of(name))
         resumed.load_state_dict(saved)
         train(resumed, range(4, 9))
-        assert resumed.state[weight]["m1"].mT.is_contiguous() == (shape == (24, 16))
+        assert resumed.state[weight]["exp_avg"].mT.is_contiguous() == (shape == (24, 16))
         runs.append(weight)
     assert torch.equal(*runs)

@@ -96,8 +96,8 @@ def test_mixed_precisions_keep_their_own(cls, at_once):
         else:
             optimizer.step()
     for narrow, wide in zip(weights[:3], weights[3:], strict=True):
-        assert narrow.dtype == optimizer.state[narrow]["m1"].dtype == torch.bfloat16
-        assert wide.dtype == optimizer.state[wide]["m1"].dtype == torch.float32
+        assert narrow.dtype == optimizer.state[narrow]["exp_avg"].dtype == torch.bfloat16
+        assert wide.dtype == optimizer.state[wide]["exp_avg"].dtype == torch.float32
         assert torch.allclose(narrow.float(), wide, rtol=0.03, atol=0.03 * wide.abs().max().item())
 
 

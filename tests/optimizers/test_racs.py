@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from optimizers import RACS
-from optimizers.scaling import fixed_point
+from optimizers.functional.scaling import fixed_point
 
 from .harness import gradient, largest_difference, options_of, parameters, reference, train
 

@@ -5,11 +5,14 @@ import io
 import pytest
 import torch
 
-from optimizers import fused_adam, registry, rounding
+from optimizers import registry
+from optimizers.engine import adamw
+from optimizers.engine.generators import rounding_source
+from optimizers.functional import rounding
 
 from .harness import gradient, options_of, parameters, train
 
-ROUNDING = [name for name in registry.names() if registry.get(name)[0].rounds_stochastically]
+ROUNDING = [name for name in registry.names() if registry.get(name)[0].traits.rounds_stochastically]
 
 
 def make(name, weights, lr=0.01, seed=3, **changes):
@@ -19,7 +22,7 @@ def make(name, weights, lr=0.01, seed=3, **changes):
 
 
 def source(seed=0):
-    return rounding.source(seed, 1, 0, torch.device("cpu"))
+    return rounding_source(seed, 1, 0, torch.device("cpu"))
 
 
 # ---- the rounding itself
@@ -48,7 +51,7 @@ def test_leaves_what_bfloat16_holds_and_what_is_not_finite():
 
 def test_sources_differ_by_seed_write_and_parameter():
     device = torch.device("cpu")
-    draws = {torch.rand((), generator=rounding.source(*key, device)).item()
+    draws = {torch.rand((), generator=rounding_source(*key, device)).item()
              for key in [(0, 1, 0), (1, 1, 0), (0, 2, 0), (0, 1, 1), (0, 1, 0)]}  # fmt: skip
     assert len(draws) == 4
 
@@ -120,7 +123,7 @@ def test_same_draws_after_a_resume_and_one_parameter_at_a_time(name):
 def test_adam_in_pieces_is_adam(monkeypatch):
     # The moments are torch's to the bit, the weights a neighbour of what float32 would hold.
     weights, twins = parameters([(40, 8)], torch.bfloat16), parameters([(40, 8)], torch.bfloat16)
-    monkeypatch.setattr(fused_adam, "PIECE", 24)
+    monkeypatch.setattr(adamw, "PIECE", 24)
     rounded, plain = make("adam", weights), registry.get("adam")[0](twins, lr=0.01)
     for step in (1, 2, 3):
         twins[0].data.copy_(weights[0])
@@ -131,7 +134,7 @@ def test_adam_in_pieces_is_adam(monkeypatch):
 
 
 def test_refused_where_it_cannot_be():
-    with pytest.raises(ValueError, match="LARS, which writes its weights itself"):
+    with pytest.raises(ValueError, match="not possible with LARS"):
         make("lars", parameters(dtype=torch.bfloat16))
     with pytest.raises(ValueError, match="bfloat16"):
         make("racs", parameters())

@@ -27,7 +27,7 @@ def test_equals_its_plain_form(name):
     cls, changes = registry.get(name)[0], {"update_interval": 4}
     expected = reference(cls, weights, options_of(name, stagger=True, **changes), steps, 0.01)
     moved = train(make(name, weights, **changes), steps)
-    assert largest_difference(moved, expected) <= getattr(cls, "reference_tolerance", 1e-6)
+    assert largest_difference(moved, expected) <= cls.traits.reference_tolerance
 
 
 @pytest.mark.parametrize("name", STAGGERED)

@@ -1,4 +1,4 @@
-"""Matrices beside each other on the threads of a CPU."""
+"""Matrices on the threads of a CPU, each on one."""
 
 import multiprocessing
 import threading
@@ -7,12 +7,14 @@ import time
 import pytest
 import torch
 
-from optimizers import registry, threads
-from optimizers.matrix import MatrixOptimizer
+from optimizers import registry
+from optimizers.engine.matrix import MatrixOptimizer
+from optimizers.engine.stack import Stack
+from optimizers.kernels.cpu import threads
 
 from .harness import options_of, parameters, train
 
-# Stacks that are stepped beside each other, and a matrix that is more than a thread's share.
+# Stacks that are stepped on a thread each, and a matrix that is more than a thread's share.
 SHAPES = [(8, 12)] * 4 + [(12, 8)] * 3 + [(10, 10)] * 3 + [(9, 14), (14, 9), (200, 24)]
 MATRICES = [name for name in registry.names() if issubclass(registry.get(name)[0], MatrixOptimizer)]
 
@@ -34,12 +36,12 @@ def test_steps_on_three_threads_are_those_on_one(name, set_threads):
     assert torch.allclose(runs[1][large][0], runs[3][large][0], rtol=0, atol=1e-10)
 
 
-def test_who_has_no_gradient_does_not_change_which_matrices_have_a_thread(three_threads, monkeypatch):
-    """Else `step` and `step_parameter`, which cannot know who will have none, would divide products differently."""
+def test_a_missing_gradient_does_not_change_the_threads(three_threads, monkeypatch):
+    """`step` and `step_parameter` divide products alike, though the latter cannot know which gradients are missing."""
     given, for_each = [], threads.for_each
 
     def noting(call, items):
-        if call.__name__ == "_step_chunk":
+        if isinstance(items[0][0], Stack):
             given.append(len(items))
         for_each(call, items)
 

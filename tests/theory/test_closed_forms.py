@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from optimizers.scaling import fixed_point
+from optimizers.functional.scaling import fixed_point
 from scripts import fisher_structures as structures
 from scripts.fisher_structures import Fisher
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from optimizers import subspace
+from optimizers.functional import subspace
 
 from .samples import positive, rotation, sampled_gradients
 

@@ -1,10 +1,10 @@
-"""Newton-Schulz iterations on stacks: singular values driven to 1 by matrix products alone."""
+"""Newton-Schulz iterations on stacks: matrix products alone drive singular values to 1."""
 
 import torch
 from torch import Tensor
 
-# Singular values x become x (3 - x^2) / 2. This is App. B.8 of arXiv 2502.07752, whose Y_k is X_k X_k^T and whose
-# Z_k is the product of all factors so far: X_k = Z_k X_0, iterated without the inverse root.
+# Singular values x become x (3 - x^2) / 2. This is App. B.8 of arXiv 2502.07752 without its inverse root: with Z_k the
+# product of all its factors so far, X_k = Z_k X_0 and its Y_k is X_k X_k^T.
 CUBIC = (1.5, -0.5, 0.0)
 
 

@@ -1,36 +1,12 @@
-"""Bases of subspaces: pure functions on stacks of matrices.
+"""Bases of subspaces: eigenvectors, singular vectors, complements, projections."""
 
-Shapes: a stack is [B, m, n] with m <= n in the methods' orientation; a basis is [B, m, r] with
-orthonormal columns. Everything is computed in the dtype it is given: callers hand over float32 or float64.
-"""
-
-import hashlib
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-
-def generator(
-    seed: int, step: int, index: int, *, device: torch.device | str = "cpu", purpose: str = ""
-) -> torch.Generator:
-    """The private random source of parameter `index` at step `step`, for one purpose.
-
-    It depends on nothing else, so every process and every resumed run draws the same numbers, and there is
-    no state to save. Bases are drawn on the CPU: CUDA generators give other values for the same seed.
-    """
-    digest = hashlib.blake2b(f"{purpose}{seed}/{step}/{index}".encode(), digest_size=8).digest()
-    # A CPU generator keeps only the low 32 bits of its seed; a hash spreads the three numbers over them.
-    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
-
-
-def refresh_clock(t: int, index: int, stagger: bool) -> int:
-    """The step that parameter `index` takes step t (from 1) for when it asks whether its basis is due.
-
-    Staggered, clocks run ahead by the index once all bases are in use (SOAP's are from step 2 on): of P parameters with
-    an interval of K steps at most ceil(P / K) are then due at once.
-    """
-    return t + index if stagger and t > 2 else t
+from ..kernels import replaceable
+from .moments import column_sumsq
 
 
 def leading_eigenvectors(symmetric: Tensor, rank: int) -> Tensor:
@@ -48,21 +24,22 @@ def leading_left_singular_vectors(matrix: Tensor, rank: int) -> Tensor:
     return torch.linalg.svd(lower).U[..., :rank]
 
 
-def project(basis: Tensor, gradient: Tensor, like: Tensor) -> Tensor:
-    """U^T G: [B, m, r], [B, m, n] -> [B, r, n], lying in memory as `like` [B, r, n] does."""
-    if len(basis) > 1:
-        return basis.mT @ gradient
-    basis, gradient = basis[0], gradient[0]  # a batch of one takes a CPU 5 to 15 % longer
-    by_rows = like.stride(-1) == 1
-    return (torch.mm(basis.mT, gradient) if by_rows else torch.mm(gradient.mT, basis).mT).unsqueeze(0)
+@replaceable
+def project(basis: Tensor, gradient: Tensor) -> Tensor:
+    """U^T G: [B, m, r], [B, m, n] -> [B, r, n]."""
+    return basis.mT @ gradient
 
 
+@replaceable
+def project_with_sumsq(basis: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """U^T G [B, r, n], and the sums of squares of the columns of G [B, n]."""
+    return project(basis, gradient), column_sumsq(gradient)
+
+
+@replaceable
 def average_gram(mean: Tensor, sigma: Tensor, decay: float) -> None:
-    """mean <- decay mean + (1 - decay) sigma sigma^T: [B, r, r], [B, r, n]."""
-    if len(mean) > 1:
-        mean.baddbmm_(sigma, sigma.mT, beta=decay, alpha=1 - decay)
-    else:  # as in `project`
-        mean[0].addmm_(sigma[0], sigma[0].mT, beta=decay, alpha=1 - decay)
+    """mean <- decay mean + (1 - decay) sigma sigma^T in place: [B, r, r], [B, r, n]."""
+    mean.baddbmm_(sigma, sigma.mT, beta=decay, alpha=1 - decay)
 
 
 class Reflectors(NamedTuple):
@@ -105,7 +82,3 @@ def unit_gaussian_columns(rows: int, columns: int, source: torch.Generator) -> T
     """[rows, columns], float64: Gaussian columns scaled to norm 1 (not orthogonal to each other)."""
     gaussian = torch.randn(rows, columns, generator=source, dtype=torch.float64)
     return gaussian / gaussian.norm(dim=0)
-
-
-# What a sum has lost in cancellation is rounding up to this many units of it.
-ROUNDING = 8

@@ -1,8 +1,8 @@
-"""Work of a step on all threads that torch uses (`torch.get_num_threads`), on a CPU.
+"""A CPU's threads (`torch.get_num_threads`), each with a matrix of its own.
 
-torch divides one call after the other among its threads, which wait for each other at the end of each. Matrices that
-are stepped beside each other, each by one thread, need not: one thread computes while another waits for memory, the
-many small calls of a step share the threads too, and what a thread computes does not depend on how many there are.
+torch divides each call among its threads, which wait for each other at its end. Threads that step different matrices
+need not wait: one computes while another waits for memory, they also share the many small calls of a step, and what a
+thread computes does not depend on how many there are.
 """
 
 import functools
@@ -13,22 +13,40 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import torch
 
+from ...engine.stack import Stack
+
 _own = threading.local()
 
 
 def count() -> int:
-    """How many threads a call may use here: one, on a thread of `for_each`."""
+    """The number of threads that a call may use here: one, on a thread of `for_each`."""
     return getattr(_own, "count", None) or torch.get_num_threads()
 
 
-def for_each(call: Callable[..., None], items: list[tuple]) -> None:
-    """call(*item) for each of `items`, each on one thread, as many beside each other as torch uses threads.
+def for_each_stack(step: Callable[[Stack], None], stacks: list[Stack]) -> None:
+    """step(stack) for each of `stacks`: those up to a thread's share of their group on a thread each, largest first.
 
-    torch's calls on such a thread, and native.function's, do not hold the interpreter's lock, and are not divided
-    further. When one raises, those that have not begun are left out, and its error is raised when the others are done.
+    A larger one would keep the other threads waiting, and sharded ones must go in one order on all processes: all
+    threads step these, one after the other.
+    """
+    alone: list[Stack] = []
+    together: list[Stack] = []
+    for stack in stacks:
+        shares = not stack.sharded and stack.elements * count() <= stack.group_elements
+        (alone if shares else together).append(stack)
+    for stack in together:
+        step(stack)
+    for_each(step, [(stack,) for stack in sorted(alone, key=lambda stack: -stack.elements)])
+
+
+def for_each(call: Callable[..., None], items: list[tuple]) -> None:
+    """call(*item) for each of `items`, each on one thread, on as many threads at a time as torch uses.
+
+    Calls of torch and of C++ do not hold the interpreter's lock and are not divided further on such a thread. When one
+    raises, the items that have not begun are left out, and its error is raised when the others have ended.
     """
     threads = count()
-    if threads == 1:
+    if threads == 1 or not items:
         for item in items:
             call(*item)
         return
@@ -39,7 +57,7 @@ def for_each(call: Callable[..., None], items: list[tuple]) -> None:
             for item in remaining:
                 call(*item)
         except BaseException:
-            list(remaining)  # is none from here on
+            list(remaining)  # leaves none for the others
             raise
 
     pool = _pool(threads)
@@ -54,14 +72,14 @@ def for_each(call: Callable[..., None], items: list[tuple]) -> None:
 
 
 def in_ranges(call: Callable[[int, int], None], length: int) -> None:
-    """call(start, end) for ranges that make up `length`, one for each thread."""
+    """call(start, end) for ranges that together are `length`, one for each thread."""
     size = max(1, -(-length // count()))
     for_each(call, [(start, min(start + size, length)) for start in range(0, length, size)])
 
 
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """That many threads on each of which torch uses only that one."""
+    """That many threads, on each of which torch uses no other."""
     started = threading.Barrier(threads)
 
     def alone() -> None:

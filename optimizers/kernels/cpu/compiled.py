@@ -1,9 +1,9 @@
-"""C++ beside this file, compiled by the machine's own compiler at its first use, which takes seconds.
+"""The C++ files of this folder, each compiled by the machine's own compiler at its first use, which takes seconds.
 
-Only for what torch cannot express in as few passes over memory, only on a CPU, and never a need: without a compiler
-`function` gives None, with one that fails it warns too, and the caller has the same in torch.
+They hold passes that torch would make in several passes over memory. Nothing needs them: without a compiler `function`
+returns None, with one that fails it also warns, and torch computes the same.
 
-A function of such a file takes pointers, longs and doubles, and is there for float and double as `name_float` and
+A function of such a file takes pointers, longs and doubles. It exists for float and for double, as `name_float` and
 `name_double`.
 """
 
@@ -23,8 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-# Of what -ffast-math allows, what sums need to be vectorised; not that nothing is infinite or NaN: those must reach
-# whoever looks for them.
+# The part of -ffast-math that lets sums be vectorised. Infinity and NaN keep their meaning: they must stay visible.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math",
          "-fno-signed-zeros", "-fassociative-math")  # fmt: skip
 
@@ -34,9 +33,11 @@ KINDS = {"p": ctypes.c_void_p, "l": ctypes.c_long, "d": ctypes.c_double}
 
 
 def function(source: str, name: str, signature: str, *tensors: Tensor) -> Callable[..., None] | None:
-    """`name` of the C++ file `source` for the common dtype of `tensors`, if they are plain, dense, by rows and in the
-    memory of a CPU, and there is a compiler; else None. `signature` has a letter of KINDS for each argument; a pointer
-    is given as a tensor or None."""
+    """The function `name` of the C++ file `source` for the common dtype of `tensors`.
+
+    None unless all of them are plain tensors, dense, by rows and in a CPU's memory, and there is a compiler.
+    `signature` has a letter of KINDS for each argument; a pointer is given as a tensor or None.
+    """
     dtype = tensors[0].dtype
     for tensor in tensors:
         if not (type(tensor) in PLAIN and tensor.dtype == dtype and tensor.is_cpu and tensor.is_contiguous()):
@@ -46,29 +47,28 @@ def function(source: str, name: str, signature: str, *tensors: Tensor) -> Callab
     compiled = _declared(loaded, f"{name}_{C_TYPES[dtype]}", signature)
 
     def call(*arguments: Tensor | float | None) -> None:
-        kinds = zip(signature, arguments, strict=True)
-        compiled(*[value.data_ptr() if kind == "p" and value is not None else value for kind, value in kinds])
+        compiled(*[value.data_ptr() if isinstance(value, Tensor) else value for value in arguments])
 
     return call
 
 
 @functools.cache
 def _declared(loaded: ctypes.CDLL, symbol: str, signature: str) -> Callable[..., None]:
-    """The function of a library, which from now on converts its arguments as `signature` says."""
+    """The function `symbol` of a library. It converts its arguments as `signature` says."""
     compiled = getattr(loaded, symbol)
     compiled.argtypes, compiled.restype = [KINDS[letter] for letter in signature], None
     return compiled
 
 
 def library(source: str) -> ctypes.CDLL | None:
-    """The compiled file `source`, compiled once however many threads ask for it; None if it cannot be."""
+    """The compiled file `source`, or None if it cannot be compiled. Threads that ask at once compile it once."""
     with _compiling:
         return _kept(source)
 
 
 def compile_or_warn(source: str) -> ctypes.CDLL | None:
-    """The compiled file `source` of this folder, from the cache (XDG_CACHE_HOME, ~/.cache) if it is there; None
-    without a compiler ($CXX, c++, g++ or clang++)."""
+    """The compiled file `source`, taken from the cache (XDG_CACHE_HOME, ~/.cache) or put there; None without a compiler
+    ($CXX, c++, g++ or clang++)."""
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))), None)
     if compiler is None:
         return None
@@ -95,7 +95,7 @@ _compiling, _kept = threading.Lock(), functools.cache(compile_or_warn)
 
 
 def _fingerprint(source: Path, compiler: str) -> str:
-    """Of all that the machine code depends on; the cache may lie where machines of several kinds see it."""
+    """A name for all that the machine code depends on: machines of several kinds may share the cache."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next(line for line in lines if line.startswith(("flags", "Features")))

@@ -2,6 +2,7 @@
 
 import re
 
+import torch
 from torch import nn
 
 # The matrices of attention and MLP blocks go to the method; embeddings, norms and biases to Adam; the last
@@ -21,7 +22,8 @@ def parameter_groups(model: nn.Module, *, last_layer: str) -> list[dict]:
     "label". Frozen parameters are left out. Raises ValueError naming a parameter that no rule covers, and
     for last_layer="method" on a model whose lm_head is tied to its embedding.
     """
-    method, adam = [], []
+    method: list[tuple[str, nn.Parameter]] = []
+    adam: list[tuple[str, nn.Parameter]] = []
     seen_last_layer = False
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -38,7 +40,7 @@ def parameter_groups(model: nn.Module, *, last_layer: str) -> list[dict]:
     return [group for group in groups if group["params"]]
 
 
-def describe(optimizer) -> str:
+def describe(optimizer: torch.optim.Optimizer) -> str:
     """A line per group and name pattern: who steps it, how many tensors, their shapes and elements."""
     lines = []
     for group in optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""C++ beside the optimizers: when it is there, when it is not, and what it computes."""
+"""The kernels: when they are used, when they are not, and what they compute."""
 
 import functools
 import time
@@ -7,21 +7,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from optimizers import GaLore, native, threads
-from optimizers.limiter import reference_limit
-from optimizers.moments import advance
-from optimizers.residual import column_scales
+from optimizers.functional.limiter import reference_limit
+from optimizers.functional.moments import adam_moments, adam_moments_with_sumsq, adam_sumsq, column_sumsq
+from optimizers.functional.residual import residual_scales
+from optimizers.functional.subspace import project_with_sumsq
+from optimizers.kernels.cpu import compiled, threads
 
-compile_anew = native.compile_or_warn
+compile_anew = compiled.compile_or_warn
 
 
 def test_without_a_compiler_or_with_one_that_fails_torch_does_it(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(native.shutil, "which", lambda name: None)
-    assert compile_anew("racs.cpp") is None
-    monkeypatch.setattr(native.shutil, "which", lambda name: "/bin/false")
-    with pytest.warns(UserWarning, match="racs.cpp was not compiled"):
-        assert compile_anew("racs.cpp") is None
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
+    assert compile_anew("scaling.cpp") is None
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: "/bin/false")
+    with pytest.warns(UserWarning, match="scaling.cpp was not compiled"):
+        assert compile_anew("scaling.cpp") is None
     assert not list(tmp_path.rglob("*.so"))
 
 
@@ -34,9 +35,9 @@ def test_without_a_home_or_the_source_torch_does_it(monkeypatch, tmp_path):
     def homeless():
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(native.Path, "home", homeless)
+    monkeypatch.setattr(compiled.Path, "home", homeless)
     with pytest.warns(UserWarning, match="home directory"):
-        assert compile_anew("racs.cpp") is None
+        assert compile_anew("scaling.cpp") is None
 
 
 def test_threads_that_ask_at_once_wait_for_one_compilation(monkeypatch, set_threads):
@@ -46,83 +47,84 @@ def test_threads_that_ask_at_once_wait_for_one_compilation(monkeypatch, set_thre
         calls.append(source)
         time.sleep(0.1)
 
-    monkeypatch.setattr(native, "_kept", functools.cache(compile_slowly))
+    monkeypatch.setattr(compiled, "_kept", functools.cache(compile_slowly))
     set_threads(3)
-    threads.for_each(native.library, [("racs.cpp",)] * 6)
-    assert calls == ["racs.cpp"]
+    threads.for_each(compiled.library, [("scaling.cpp",)] * 6)
+    assert calls == ["scaling.cpp"]
 
 
 def test_only_plain_dense_matrices_by_rows_are_handed_over(monkeypatch):
-    compiled = SimpleNamespace(sums_down_float=SimpleNamespace(), sums_down_double=SimpleNamespace())
-    monkeypatch.setattr(native, "_declared", lambda loaded, symbol, signature: getattr(loaded, symbol))
-    monkeypatch.setattr(native, "library", lambda source: compiled)  # whether there is a compiler or not
+    file = SimpleNamespace(sums_down_float=SimpleNamespace(), sums_down_double=SimpleNamespace())
+    monkeypatch.setattr(compiled, "_declared", lambda loaded, symbol, signature: getattr(loaded, symbol))
+    monkeypatch.setattr(compiled, "library", lambda source: file)  # whether there is a compiler or not
     matrix = torch.ones(4, 6)
-    assert native.function("moments.cpp", "sums_down", "ppppllll", matrix)
-    assert native.function("moments.cpp", "sums_down", "ppppllll", matrix.double())
+    assert compiled.function("moments.cpp", "sums_down", "ppppllll", matrix)
+    assert compiled.function("moments.cpp", "sums_down", "ppppllll", matrix.double())
     for other in (matrix.mT, matrix[:, ::2], matrix.bfloat16(), matrix.to("meta")):
-        assert native.function("moments.cpp", "sums_down", "ppppllll", other) is None
-    assert native.function("moments.cpp", "sums_down", "ppppllll", matrix, matrix.double()) is None
+        assert compiled.function("moments.cpp", "sums_down", "ppppllll", other) is None
+    assert compiled.function("moments.cpp", "sums_down", "ppppllll", matrix, matrix.double()) is None
 
 
 @pytest.mark.parametrize(("count", "used"), [(3, 1), (3, 2), (1, 2), (1, 5)])
 @pytest.mark.parametrize("by_columns", [False, True])
 @pytest.mark.parametrize("eps", [0.0, 1e-3])
 def test_moments_equal_the_formula(form, eps, by_columns, count, used, set_threads):
-    def lying(tensor):
+    def ordered(tensor):
         return tensor.mT.contiguous().mT if by_columns else tensor
 
     b1, b2 = 0.9, 0.99
-    state = {key: lying(torch.zeros(count, 5, 1100, dtype=torch.float64)) for key in ("m1", "v")}
-    first, second = state["m1"].clone(), state["v"].clone()
+    state = {key: ordered(torch.zeros(count, 5, 1100, dtype=torch.float64)) for key in ("exp_avg", "exp_avg_sq")}
+    first, second = state["exp_avg"].clone(), state["exp_avg_sq"].clone()
     set_threads(used)
     for step in range(4):
         source = torch.Generator().manual_seed(step)
         sigma = torch.randn(count, 5, 1100, generator=source, dtype=torch.float64)
         sigma[:, 2, 7] = 0.0
-        got = advance(lying(sigma), state, (b1, b2), eps, inside=True, power=True)
+        got = adam_moments_with_sumsq(ordered(sigma), *state.values(), (b1, b2), eps)
         first, second = b1 * first + (1 - b1) * sigma, b2 * second + (1 - b2) * sigma**2
         expected = torch.where(second > 0, first / (second.sqrt() + eps), 0.0)
         assert (got.normalized - expected).abs().max() < 1e-13
-        assert (got.inside - sigma.square().sum(1)).abs().max() < 1e-12
-        assert (got.power - expected.square().sum(1)).abs().max() < 1e-12
-    assert (state["m1"] - first).abs().max() < 1e-14
-    assert (state["v"] - second).abs().max() < 1e-14
+        assert (got.sigma_sumsq - sigma.square().sum(1)).abs().max() < 1e-12
+        assert (got.normalized_sumsq - expected.square().sum(1)).abs().max() < 1e-12
+    assert (state["exp_avg"] - first).abs().max() < 1e-14
+    assert (state["exp_avg_sq"] - second).abs().max() < 1e-14
 
 
-def test_only_what_is_asked_for_is_kept(form):
-    """APOLLO takes the lengths of N's columns and not N."""
+def test_the_forms_of_the_moments_agree(form):
+    """GaLore takes N alone, Fira and Alice the sums of squares too, APOLLO only these."""
     sigma = torch.randn(2, 4, 700, generator=torch.Generator().manual_seed(0))
     results = []
-    for normalized in (True, False):
-        state = {key: torch.zeros(2, 4, 700) for key in ("m1", "v")}
-        results.append((advance(sigma, state, (0.9, 0.99), 1e-8, normalized=normalized, power=True), state))
-    (whole, state), (part, same_state) = results
-    assert part.normalized is None and part.inside is None is whole.inside
-    assert torch.equal(part.power, whole.power) and torch.equal(state["v"], same_state["v"])
+    for function in (adam_moments_with_sumsq, adam_moments, adam_sumsq):
+        state = [torch.zeros(2, 4, 700) for _ in range(2)]
+        results.append((function(sigma, *state, (0.9, 0.99), 1e-8), state))
+    (whole, state), (normalized, same), (sums, again) = results
+    assert torch.equal(normalized, whole.normalized)
+    assert torch.equal(sums[0], whole.sigma_sumsq) and torch.equal(sums[1], whole.normalized_sumsq)
+    assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(state, same, again, strict=True))
 
 
 def test_moments_whose_squares_underflow_are_finite(form):
-    state = {key: torch.zeros(1, 2, 9) for key in ("m1", "v")}
-    assert advance(torch.full((1, 2, 9), 1e-30), state, (0.9, 0.999), 0.0).normalized.isfinite().all()
+    state = {key: torch.zeros(1, 2, 9) for key in ("exp_avg", "exp_avg_sq")}
+    assert adam_moments(torch.full((1, 2, 9), 1e-30), *state.values(), (0.9, 0.999), 0.0).isfinite().all()
 
 
 def test_slow_averages_keep_their_digits(form):
     """1 - b2 of a b2 that was rounded to float32 is off by 1e-3 of itself."""
-    state = {key: torch.zeros(1, 4, 8) for key in ("m1", "v")}
+    state = {key: torch.zeros(1, 4, 8) for key in ("exp_avg", "exp_avg_sq")}
     sigma = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0))
-    advance(sigma, state, (0.9, 0.99999), 1e-8)
+    adam_moments(sigma, *state.values(), (0.9, 0.99999), 1e-8)
     expected = 1e-5 * sigma.double().square()
-    assert ((state["v"] - expected) / expected).abs().max() < 1e-6
+    assert ((state["exp_avg_sq"] - expected) / expected).abs().max() < 1e-6
 
 
 def test_nothing_of_an_average_without_memory_stays(form):
     """mean + 1 (value - mean) is 0 where value is less than rounding of mean."""
-    moments = {key: torch.ones(1, 2, 9) for key in ("m1", "v")}
-    advance(torch.full((1, 2, 9), 1e-5), moments, (0.0, 0.0), 1e-8)
-    assert torch.allclose(moments["m1"], torch.tensor(1e-5), rtol=1e-6, atol=0)
-    assert torch.allclose(moments["v"], torch.tensor(1e-10), rtol=1e-6, atol=0)
+    moments = {key: torch.ones(1, 2, 9) for key in ("exp_avg", "exp_avg_sq")}
+    adam_moments(torch.full((1, 2, 9), 1e-5), *moments.values(), (0.0, 0.0), 1e-8)
+    assert torch.allclose(moments["exp_avg"], torch.tensor(1e-5), rtol=1e-6, atol=0)
+    assert torch.allclose(moments["exp_avg_sq"], torch.tensor(1e-10), rtol=1e-6, atol=0)
     average, sums = torch.ones(1, 3), [torch.full((1, 3), 1e-10), torch.zeros(1, 3), None]
-    column_scales(*sums, torch.zeros(1), 1.01, share=1.0, average=average, decay=0.0)
+    residual_scales(*sums, torch.zeros(1), 1.01, share=1.0, average=average, decay=0.0)
     assert torch.allclose(average, torch.tensor(1e-10), rtol=1e-6, atol=0)
 
 
@@ -132,9 +134,9 @@ def test_whole_numbers_are_numbers(form, integers):
     sigma = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0))
     results = []
     for betas in (integers, tuple(map(float, integers))):
-        state = {key: torch.zeros(1, 4, 8) for key in ("m1", "v")}
+        state = {key: torch.zeros(1, 4, 8) for key in ("exp_avg", "exp_avg_sq")}
         for eps in (0, 1):
-            results.append(advance(sigma, state, betas, eps, inside=True, power=True).power)
+            results.append(adam_moments_with_sumsq(sigma, *state.values(), betas, eps).normalized_sumsq)
     assert torch.equal(results[0], results[2]) and torch.equal(results[1], results[3])
 
 
@@ -143,10 +145,9 @@ def test_whole_numbers_are_numbers(form, integers):
 def test_sums_of_squares_keep_their_digits(form, transposed, used, set_threads):
     set_threads(used)
     matrices = torch.randn(1, 3000, 70, generator=torch.Generator().manual_seed(0))
-    optimizer = GaLore([torch.nn.Parameter(torch.zeros(3, 4))])
-    sums = optimizer.column_power(matrices.mT.contiguous().mT if transposed else matrices)
+    sums = column_sumsq(matrices.mT.contiguous().mT if transposed else matrices)
     expected = matrices.double().square().sum(1)
-    # What counts as a residual is eight units of rounding (residual.above_rounding).
+    # What counts as a residual is eight units of rounding (numerics.above_rounding).
     assert ((sums - expected) / expected).abs().max() < 4 * torch.finfo(torch.float32).eps
 
 
@@ -157,9 +158,8 @@ def test_one_column_is_projected_in_the_pass_that_sums_squares(form, transposed,
     source = torch.Generator().manual_seed(0)
     matrices = torch.randn(4, 30, 700, generator=source, dtype=torch.float64)
     basis = torch.randn(4, 30, 1, generator=source, dtype=torch.float64)
-    optimizer = GaLore([torch.nn.Parameter(torch.zeros(3, 4))])
     given = matrices.mT.contiguous().mT if transposed else matrices
-    sigma, power = optimizer.projected(basis, given, torch.empty(4, 1, 700))
+    sigma, power = project_with_sumsq(basis, given)
     assert sigma.shape == (4, 1, 700) and (sigma - basis.mT @ matrices).abs().max() < 1e-13
     assert (power - matrices.square().sum(1)).abs().max() < 1e-12
 
@@ -179,7 +179,7 @@ def test_columns_of_a_residual_are_scaled_as_a_matrix_is(form, averaged, share, 
         sigma = U.mT @ G
         sums = (matrix.square().sum(1) for matrix in (G, sigma, N))
         options = {"average": average, "decay": 0.9} if averaged else {}
-        got = column_scales(*sums, phi, 1.01, share=share, eps=eps, size=size, strength=strength, **options)
+        got = residual_scales(*sums, phi, 1.01, share=share, eps=eps, size=size, strength=strength, **options)
         R = G - share * U @ sigma
         R[:, :, 6] = 0.0 if share == 1 else R[:, :, 6]
         p = 0.9 * p + 0.1 * R.square().sum(1)
@@ -197,17 +197,17 @@ def test_what_is_not_a_number_is_not_scaled_away(form, place):
     sums = [torch.ones(1, 3) for _ in range(3)]
     sums[place][0, 1] = float("nan")
     phi = torch.ones(1)
-    assert column_scales(*sums, phi, 1.01, share=0.0)[0, 1].isnan() and phi.isnan().all()
+    assert residual_scales(*sums, phi, 1.01, share=0.0)[0, 1].isnan() and phi.isnan().all()
 
 
 def test_squares_that_overflow_are_not_scaled_away(form):
     phi = torch.ones(1)
-    column_scales(torch.full((1, 3), float("inf")), torch.ones(1, 3), torch.ones(1, 3), phi, 1.01, share=0.0)
+    residual_scales(torch.full((1, 3), float("inf")), torch.ones(1, 3), torch.ones(1, 3), phi, 1.01, share=0.0)
     assert not phi.isfinite().any()
 
 
 def test_a_changed_average_is_noticed_by_autograd(form):
-    state = {key: torch.zeros(1, 2, 3) for key in ("m1", "v")}
+    state = {key: torch.zeros(1, 2, 3) for key in ("exp_avg", "exp_avg_sq")}
     versions = [tensor._version for tensor in state.values()]
-    advance(torch.ones(1, 2, 3), state, (0.9, 0.999), 1e-8)
+    adam_moments(torch.ones(1, 2, 3), *state.values(), (0.9, 0.999), 1e-8)
     assert all(tensor._version > version for tensor, version in zip(state.values(), versions, strict=True))

@@ -1,0 +1,278 @@
+"""The base of every optimizer: groups, Adam for the rest, checks, and state that outlives a process.
+
+Methods for matrices build on `matrix.MatrixOptimizer`; methods for any shape build on `BaseOptimizer` itself.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..parallel import shards, state_dicts
+from . import adamw
+from .generators import rounding_source
+from .options import Params, check_all
+from .traits import Traits
+
+
+class BaseOptimizer(torch.optim.Optimizer):
+    """Groups, checks and state; a group with algorithm="adam" is stepped by Adam, others by `step_group`.
+
+    An Adam group takes its own lr, betas, eps and weight_decay (default: Adam's), never the method's. State holds
+    tensors and plain numbers only, so it loads with `weights_only=True`.
+    """
+
+    traits: ClassVar[Traits] = Traits()
+
+    # The processes that share refreshes, and the seed of stochastic rounding; None: neither.
+    _sharers: dist.ProcessGroup | None = None
+    _rounding_seed: int | None = None
+
+    def __init__(self, params: Params, **options: Any):
+        self._owners: dict[Tensor, int] = {}
+        super().__init__(params, {**options, "algorithm": "method"})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_rounding_seed": self._rounding_seed}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._owners = {}
+        for group in self.param_groups:
+            self._deal(group)
+
+    # ---- a method overrides these
+
+    @classmethod
+    def check_options(cls, options: dict[str, Any]) -> None:
+        """Check relations between options. Raises ValueError, its text starting with an option's name.
+
+        Bounds and types are declared in the constructor's signature and are already checked.
+        """
+
+    def check_parameter(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        """Raises ValueError for a parameter that the method cannot step."""
+
+    def allocate(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        """The state of one parameter before its first step."""
+        raise AssertionError(f"{type(self).__name__} must define allocate")
+
+    def step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        """One step of `parameters`, all with a gradient and allocated state, of a group of the method's."""
+        raise AssertionError(f"{type(self).__name__} must define step_group")
+
+    # ---- groups
+
+    @classmethod
+    def check(cls, options: dict[str, Any]) -> None:
+        """Raises ValueError, its text starting with the option's name, for options that are refused."""
+        check_all(cls, options)
+        cls.check_options(options)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's, after checking the group. Raises ValueError for bad options, shapes, dtypes or sharding."""
+        algorithm = param_group.get("algorithm", "method")
+        if algorithm not in ("method", "adam"):
+            raise ValueError(f"algorithm must be one of method, adam, got {algorithm!r}")
+        adam = algorithm == "adam"
+        if adam:
+            param_group = {**adamw.DEFAULTS, **param_group}
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            for parameter in group["params"]:
+                check_tensor(parameter, type(self).__name__)
+                shards.check(parameter)
+            if adam:
+                for key in self.defaults.keys() - adamw.DEFAULTS.keys() - {"algorithm"}:
+                    group.pop(key, None)
+                adamw.check(group)
+            else:
+                self.check(group)
+                for parameter in group["params"]:
+                    self.check_parameter(parameter, group)
+                self._deal(group)
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def _deal(self, group: dict[str, Any]) -> None:
+        """Give each sharded parameter of a group of the method's an owner, if the method needs whole matrices."""
+        if self.traits.sharding == "owner" and group["algorithm"] != "adam":
+            self._owners |= shards.owners(group["params"], first=len(self._owners))
+
+    def owner(self, parameter: Tensor) -> int | None:
+        """The process that steps a sharded `parameter` and holds its state. None: each process steps its own rows, or
+        the parameter is not sharded."""
+        return self._owners.get(parameter)
+
+    def owns(self, parameter: Tensor) -> bool:
+        """Whether this process steps `parameter`, or its own rows of it."""
+        return self.owner(parameter) in (None, shards.process(parameter))
+
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for group in self.param_groups for parameter in group["params"]]
+
+    # ---- state
+
+    def allocate_state(self) -> None:
+        """Create the state of every trainable parameter now, on its device, instead of at its first step."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.requires_grad:
+                    self._allocated(parameter, group)
+
+    def _trainable(self, group: dict[str, Any]) -> list[Tensor]:
+        return [parameter for parameter in group["params"] if parameter.requires_grad and parameter.numel() > 0]
+
+    def _allocated(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        if self.state.get(parameter):
+            return
+        if group["algorithm"] == "adam":
+            self.state[parameter] = adamw.allocate(shards.local(parameter))
+        elif self.owner(parameter) is None:
+            self.state[parameter] = self.allocate(shards.local(parameter), group)
+        elif self.owns(parameter):
+            self.state[parameter] = self.allocate(parameter, group)
+        elif parameter not in self.state:
+            self.state[parameter] = state_dicts.plain(self.template(parameter, group))
+
+    def template(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        """The state of the whole `parameter`, on the meta device."""
+        empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
+        return adamw.allocate(empty) if group["algorithm"] == "adam" else self.allocate(empty, group)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's, but every tensor of state gets the dtype and device that the method holds it in.
+
+        torch would round the float32 averages of a bfloat16 model to bfloat16. Names of state from before version 0.2
+        are understood. Raises ValueError, and changes nothing, for groups of another method or size, and for tensors of
+        other names or shapes than the parameters' state has.
+        """
+        state_dict = state_dicts.checked(self, state_dict)
+        saved = [i for group in state_dict["param_groups"] for i in group["params"]]
+        super().load_state_dict({**state_dict, "state": {i: {} for i in state_dict["state"]}})
+        for i, (parameter, group) in zip(saved, state_dicts.members(self), strict=True):
+            if i in state_dict["state"]:
+                self.state[parameter] = state_dicts.placed(self, parameter, group, state_dict["state"][i])
+
+    def full_state_dict(self) -> dict[str, Any]:
+        """The `state_dict` of one process that holds everything. With sharded parameters every process must call it;
+        the first gets it, with tensors on the CPU, and the others get {}."""
+        return state_dicts.full_state_dict(self)
+
+    def load_full_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """`load_state_dict` of a `full_state_dict` made on any number of processes, sharded or not."""
+        self.load_state_dict(state_dicts.local_state_dict(self, state_dict))
+
+    # ---- step
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of every parameter that has a gradient. Returns the closure's value, if one is given."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None and p.numel() > 0]
+            for parameter in parameters:
+                self._allocated(parameter, group)
+            if parameters:
+                self._step_together(group, parameters)
+        return loss
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def step_parameter(self, parameter: Tensor) -> None:
+        """Step one parameter, whose gradient is complete, and free that gradient, so that the gradients of the whole
+        model never exist at once.
+
+            for parameter in model.parameters():
+                parameter.register_post_accumulate_grad_hook(optimizer.step_parameter)
+
+        A matrix of a stack waits for the stack's last gradient. Weights and state are those of `step()` to the bit.
+        `step()` after backward steps the parameters that still hold a gradient.
+        """
+        if parameter.numel() == 0:
+            parameter.grad = None
+            return
+        group = next(group for group in self.param_groups if any(p is parameter for p in group["params"]))
+        together = self._stepped_with(parameter, group)
+        if any(p.grad is None for p in together):
+            return
+        for p in together:
+            self._allocated(p, group)
+        self._step_together(group, together)
+        for p in together:
+            p.grad = None
+
+    def stepped_together(self, device_type: str) -> list[list[Tensor]]:
+        """The trainable parameters, in the lists that `step_parameter` steps in one call on such a device."""
+        return [[parameter] for group in self.param_groups for parameter in self._trainable(group)]
+
+    def _stepped_with(self, parameter: Tensor, group: dict[str, Any]) -> list[Tensor]:
+        """The parameters that must be stepped in one call with `parameter`, itself among them."""
+        return [parameter]
+
+    def _step_together(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        if group["algorithm"] == "adam":
+            self.step_adam(group, parameters)
+        else:
+            self.step_group(group, parameters)
+
+    def step_adam(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        """One fused AdamW step of `parameters`, by the group's lr, betas, eps and weight_decay."""
+        noise = self.rounding_noise(parameters)
+        if noise is None:
+            adamw.step(self.state, group, parameters)
+        else:
+            for parameter, source in zip(parameters, noise, strict=True):
+                adamw.step_rounded(self.state[parameter], group, parameter, source)
+
+    # ---- switches of a run
+
+    def round_stochastically(self, seed: int) -> None:
+        """From now on, round bfloat16 weights up or down at random, right on average (functional.rounding).
+
+        The draws are a function of the seed, of how often a weight was written (`state[p]["writes"]`) and of its
+        position. Raises ValueError where that is not possible.
+        """
+        name, parameters = type(self).__name__, self._parameters()
+        if not self.traits.rounds_stochastically:
+            raise ValueError(f"stochastic_rounding is not possible with {name}")
+        if any(p.dtype != torch.bfloat16 for p in parameters):
+            raise ValueError("stochastic_rounding is for bfloat16 parameters, all of them")
+        if any(shards.processes(p) > 1 for p in parameters):
+            raise ValueError("stochastic_rounding is not possible with sharded parameters")
+        self._rounding_seed = seed
+
+    def rounding_noise(self, parameters: list[Tensor]) -> list[torch.Generator] | None:
+        """The private random sources of the next write of each of `parameters`; None: round to nearest."""
+        if self._rounding_seed is None:
+            return None
+        position, sources = {p: i for i, p in enumerate(self._parameters())}, []
+        for p in parameters:
+            writes = self.state[p]["writes"] = self.state[p].get("writes", 0) + 1
+            sources.append(rounding_source(self._rounding_seed, writes, position[p], p.device))
+        return sources
+
+    def share_refreshes(self, processes: dist.ProcessGroup) -> None:
+        """From the next step on, each of `processes` refreshes its share of the bases and sends them to the others.
+
+        For processes that step the same gradients (DDP). Their bases then agree to the last bit whatever a solver does,
+        so weights cannot drift apart, and a refresh takes a part of the time. Every process must call it; for a method
+        without bases it changes nothing.
+        """
+        self._sharers = processes
+
+
+def check_tensor(parameter: Tensor, optimizer: str) -> None:
+    """Raises ValueError for a parameter of a kind that no method here steps."""
+    if not parameter.is_floating_point():
+        raise ValueError(f"{optimizer} steps real floating-point parameters, got one of dtype {parameter.dtype}")
+    if parameter.layout != torch.strided:
+        raise ValueError(f"{optimizer} steps dense parameters, got one of layout {parameter.layout}")

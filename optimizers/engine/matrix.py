@@ -1,0 +1,221 @@
+"""The step loop of all methods for matrices: orientation, stacks of matrices of one shape, the refresh of bases.
+
+A method is three functions on stacks, without a host synchronisation: `state_shapes`, `update` and, for those that keep
+bases, `refresh`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from .. import kernels
+from ..parallel import shards
+from ..parallel.exchange import Exchange
+from ..parallel.sharded_stack import ShardedStack
+from ..parallel.shared_refresh import evenly_spaced, refresh_in_shares
+from .base import BaseOptimizer
+from .direction import Direction
+from .generators import generator
+from .options import Params
+from .stack import Stack
+
+
+class MatrixOptimizer(BaseOptimizer):
+    """Steps stacks of matrices of one shape, oriented so that m <= n.
+
+    A subclass defines the state it holds (`state_shapes`), what it subtracts (`update`) and, if it keeps bases that are
+    renewed at intervals, when (`refresh_due`) and how (`refresh`).
+    """
+
+    def __init__(self, params: Params, **options: Any):
+        self._plans: dict[int, list[Stack]] = {}
+        super().__init__(params, **options)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._plans = {}
+
+    # ---- a method defines these
+
+    def state_shapes(
+        self, m: int, n: int, dtype: torch.dtype, group: dict[str, Any]
+    ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Name -> (shape, dtype) of the tensors of state of an m x n matrix of `dtype`; all start at zero."""
+        raise AssertionError(f"{type(self).__name__} must define state_shapes")
+
+    def accumulate(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+        """Advance in place the averages that a refresh reads, when these include the gradient of the step itself."""
+
+    def refresh_due(self, t: int, group: dict[str, Any]) -> bool:
+        """Whether the bases are renewed at step t (from 1)."""
+        return False
+
+    def refresh(
+        self,
+        gradient: Tensor,
+        state: dict[str, Tensor],
+        group: dict[str, Any],
+        t: int,
+        sources: list[torch.Generator],
+    ) -> None:
+        """Renew the bases in `state` in place; `sources` are the matrices' private generators of this step."""
+
+    def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], t: int) -> Direction:
+        """Advance `state` in place by gradient [B, m, n] (float32 or float64) at step t; return what to subtract."""
+        raise AssertionError(f"{type(self).__name__} must define update")
+
+    def lr_factor(self, rows: int, columns: int, group: dict[str, Any]) -> float:
+        """The factor of the learning rate of a rows x columns matrix (shape of the parameter, not oriented)."""
+        return 1.0
+
+    # ---- the loop
+
+    def check_parameter(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        if parameter.ndim != 2:
+            raise ValueError(
+                f"{type(self).__name__} steps matrices; a parameter of shape {tuple(parameter.shape)} belongs "
+                'in a group with algorithm="adam"'
+            )
+
+    def allocate(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        m, n = sorted(parameter.shape)
+        state: dict[str, Any] = {"step": 0} if self.traits.counts_steps else {}
+        for key, (shape, dtype) in self.state_shapes(m, n, parameter.dtype, group).items():
+            state[key] = torch.zeros(shape, dtype=dtype, device=parameter.device)
+        return state
+
+    def step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        stacks = self._stacks(group, parameters)
+        refreshed = self._refresh_shared(stacks, group)
+        kernels.for_each_stack(lambda stack: self._step_stack(stack, group, stack in refreshed), stacks)
+
+    def _step_stack(self, stack: Stack, group: dict[str, Any], refreshed: bool) -> None:
+        """One step of a stack, whose bases are `refreshed` or have yet to be."""
+        t = self._age(stack.parameters[0]) + 1
+        gradient, direction = stack.gradient(), None
+        if gradient is not None:
+            if not refreshed:
+                self.accumulate(gradient, stack.state, group)
+                self._refresh_places(stack, gradient, group, t, self._due(stack, group, t))
+            direction = self.update(gradient, stack.state, group, t)
+        noise = self.rounding_noise(stack.parameters)
+        stack.subtract(direction, gradient, group, self.traits.decays_first, noise)
+        if self.traits.counts_steps:
+            for parameter in stack.parameters:
+                self.state[parameter]["step"] = t
+
+    # ---- refreshes
+
+    def _due(self, stack: Stack, group: dict[str, Any], t: int) -> list[int]:
+        """The places in the stack of the matrices that get new bases at step t."""
+        clocks = [refresh_clock(t, index, group.get("stagger", False)) for index in stack.indices]
+        return [place for place, clock in enumerate(clocks) if self.refresh_due(clock, group)]
+
+    def _refresh_places(self, stack: Stack, gradient: Tensor, group: dict[str, Any], t: int, places: list[int]) -> None:
+        """Refresh the matrices at `places` of the stack."""
+        for part in evenly_spaced(places):
+            sources = [generator(group.get("seed", 0), t, index) for index in stack.indices[part]]
+            state = {key: tensor[part] for key, tensor in stack.state.items()}
+            self.refresh(gradient[part], state, group, t, sources)
+
+    def _refresh_shared(self, stacks: list[Stack], group: dict[str, Any]) -> list[Stack]:
+        """Among processes that share refreshes: refresh what is due in shares; returns the stacks that had any."""
+        if self._sharers is None:
+            return []
+        due = []
+        for stack in stacks:
+            if places := self._due(stack, group, self._age(stack.parameters[0]) + 1):
+                due.append((stack, places))
+
+        def refresh(stack: Stack, places: list[int]) -> None:
+            gradient = stack.gradient()
+            assert gradient is not None
+            self.accumulate(gradient, stack.state, group)
+            self._refresh_places(stack, gradient, group, self._age(stack.parameters[0]) + 1, places)
+
+        refresh_in_shares(due, refresh, self.traits.refreshed, self._sharers)
+        return [stack for stack, _ in due]
+
+    # ---- stacks
+
+    def _age(self, parameter: Tensor) -> int:
+        return self.state[parameter].get("step", 0)
+
+    def _stacks(self, group: dict[str, Any], parameters: list[Tensor]) -> list[Stack]:
+        """The stacks of `parameters`, kept from step to step while these, their state and their ages stay."""
+        wanted = set(parameters)
+        stacks = [stack for stack in self._plans.get(id(group), []) if not wanted.isdisjoint(stack.parameters)]
+        if {p for stack in stacks for p in stack.parameters} != wanted or not all(map(self._is_intact, stacks)):
+            stacks = self._plans[id(group)] = self._plan(group, parameters)
+        return stacks
+
+    def _is_intact(self, stack: Stack) -> bool:
+        return len({self._age(parameter) for parameter in stack.parameters}) == 1 and stack.is_intact()
+
+    def _stepped_with(self, parameter: Tensor, group: dict[str, Any]) -> list[Tensor]:
+        if group["algorithm"] == "adam":
+            return [parameter]
+        for stack in self._plans.get(id(group), []):
+            if any(p is parameter for p in stack.parameters) and self._is_intact(stack):
+                return stack.parameters
+        trainable = self._trainable(group)
+        for p in trainable:
+            self._allocated(p, group)
+        self._plans[id(group)] = self._plan(group, trainable)
+        return self._stepped_with(parameter, group)
+
+    def stepped_together(self, device_type: str) -> list[list[Tensor]]:
+        lists = []
+        for group in self.param_groups:
+            trainable = self._trainable(group)
+            adam = group["algorithm"] == "adam"
+            lists += [[p] for p in trainable] if adam else self._alike(group, trainable, device_type)
+        return lists
+
+    def _alike(self, group: dict[str, Any], parameters: list[Tensor], device_type: str) -> list[list[Tensor]]:
+        """`parameters`, in order, in lists to be stacked on such a device."""
+        alike: dict[tuple, list[Tensor]] = {}
+        for p in parameters:
+            factor = self.lr_factor(p.shape[0], p.shape[1], group)
+            alike.setdefault((p.shape, factor, p.dtype, p.device, self._age(p)), []).append(p)
+        lists = []
+        for members in alike.values():
+            count = kernels.stackable(members[0], device_type) * shards.processes(members[0])
+            lists += [members[i : i + count] for i in range(0, len(members), count)]
+        return lists
+
+    def _plan(self, group: dict[str, Any], parameters: list[Tensor]) -> list[Stack]:
+        position = {parameter: i for i, parameter in enumerate(self._parameters())}
+        elements = sum(p.numel() for p in self._trainable(group))
+        lists = self._alike(group, parameters, parameters[0].device.type)
+        return [self._stack(members, group, position, elements) for members in lists]
+
+    def _stack(
+        self, parameters: list[Tensor], group: dict[str, Any], position: dict[Tensor, int], elements: int
+    ) -> Stack:
+        owned = [parameter for parameter in parameters if self.owns(parameter)]
+        rows, columns = parameters[0].shape
+        fields: dict[str, Any] = {
+            "parameters": parameters,
+            "owned": owned,
+            "transposed": rows > columns or (self.traits.transposes_squares and rows == columns),
+            "indices": [position[parameter] for parameter in owned],
+            "lr_factor": self.lr_factor(rows, columns, group),
+            "group_elements": elements,
+            "states": [self.state[parameter] for parameter in owned],
+        }
+        if self.owner(parameters[0]) is None:
+            return Stack(**fields)
+        sharded = [parameter for parameter in parameters if isinstance(parameter, DTensor)]
+        return ShardedStack(**fields, exchange=Exchange(sharded, [self.owner(p) for p in sharded]))
+
+
+def refresh_clock(t: int, index: int, stagger: bool) -> int:
+    """The step at which the matrix at position `index` looks whether a refresh is due, when the step is t (from 1).
+
+    Staggered, clocks run ahead by the index once all bases are in use (SOAP's are from step 2 on). Of P matrices with
+    an interval of K steps at most ceil(P / K) are then due at once.
+    """
+    return t + index if stagger and t > 2 else t

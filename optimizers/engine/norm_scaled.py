@@ -1,0 +1,86 @@
+"""The base of LARS and LAMB: a direction of unit norm, times the norm of the weight.
+
+W <- W - lr phi(||W||) d / ||d||            # phi(x) = x clipped to [0, 10]; norms over a whole parameter
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..functional.numerics import working_dtype
+from ..parallel import shards
+from ..parallel.exchange import whole_norms
+from . import weights
+from .base import BaseOptimizer
+from .traits import Traits
+
+LARGEST_NORM = 10.0
+# Parameters that are stepped in one list hold up to this many bytes of copies in the working precision.
+LIST_BYTES = {"cpu": 0, "cuda": 1 << 28}
+
+
+class NormScaled(BaseOptimizer):
+    """Parameters of any shape; each moves lr phi(||W||) along the direction that a subclass gives it."""
+
+    traits = Traits(sharding="rows", rounds_stochastically=False)
+    averages: ClassVar[tuple[str, ...]]  # names of the state's tensors
+
+    def allocate(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        return {key: torch.zeros_like(parameter) for key in self.averages}
+
+    def directions(self, gradients: list[Tensor], states: list[dict[str, Any]], group: dict[str, Any]) -> list[Tensor]:
+        """Advance `states` by gradients in the working precision; return d, of any length, which is not written to."""
+        raise AssertionError(f"{type(self).__name__} must define directions")
+
+    def step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        for members in _lists(parameters):
+            self._step_list(group, members)
+
+    def _step_list(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        rows = [shards.local(parameter) for parameter in parameters]
+        gradients = [shards.local(p.grad).to(working_dtype(p.dtype)) for p in parameters if p.grad is not None]
+        directions = self.directions(gradients, [self.state[parameter] for parameter in parameters], group)
+        sizes = whole_norms(rows, parameters).clamp(max=LARGEST_NORM)
+        # phi / ||d|| may be too large for float32 where d is tiny: the two factors of its root are not. 0 / 0 is 0.
+        lengths = whole_norms(directions, parameters)
+        roots = torch.where(lengths > 0, lengths.rsqrt(), 0.0)
+        updates = list(torch._foreach_mul(directions, list(roots.unbind())))
+        torch._foreach_mul_(updates, list((roots * sizes).unbind()))
+        decay = group["lr"] * group["weight_decay"]
+        weights.subtract_changes(rows, updates, step=group["lr"], decay=decay, decays_first=False)
+
+
+def foreach_average(means: list[Tensor], news: list[Tensor], decay: float) -> list[Tensor]:
+    """`numerics.average` of many tensors: mean <- decay mean + (1 - decay) new; returns the unrounded averages."""
+    exact = [mean.to(new.dtype) for mean, new in zip(means, news, strict=True)]
+    torch._foreach_lerp_(exact, news, 1 - decay)
+    for mean, unrounded in zip(means, exact, strict=True):
+        if mean is not unrounded:
+            mean.copy_(unrounded)
+    return exact
+
+
+def _lists(parameters: list[Tensor]) -> list[list[Tensor]]:
+    """`parameters`, in order, in lists that are stepped together: few launches on a GPU, one message where they are
+    sharded. A CPU gains nothing by more than one."""
+    if shards.processes(parameters[0]) > 1:
+        return [parameters]
+    most = LIST_BYTES.get(parameters[0].device.type, 0)
+    lists: list[list[Tensor]] = []
+    held = 0
+    for parameter in parameters:
+        size = parameter.numel() * working_dtype(parameter.dtype).itemsize
+        if not lists or held + size > most:
+            lists.append([])
+            held = 0
+        lists[-1].append(parameter)
+        held += size
+    return lists
+
+
+def reference_unit(direction: Tensor, weight: Tensor) -> Tensor:
+    """phi(||W||) d / ||d||, 0 for d = 0, in plain float64."""
+    if not direction.any():
+        return direction
+    return min(weight.norm().item(), LARGEST_NORM) * direction / direction.norm()

@@ -1,0 +1,160 @@
+"""Options of optimizers, each declared once: in the signature of a constructor, by a type that carries its meaning and
+bounds.
+
+    def __init__(self, params: Params, lr: LearningRate = 0.01, *, rank: Rank = 128): ...
+
+Constructors, settings, `help()`, README's table and docs/options.md all follow from these signatures. An option that
+several methods have is declared here, so that it means the same everywhere.
+"""
+
+import inspect
+import math
+import numbers
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from torch import Tensor
+
+Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Option:
+    """The meaning of an option, and the bounds of a number, or of each number of a tuple: `least`, `most` (inclusive),
+    `above`, `below` (exclusive)."""
+
+    meaning: str
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def holds(self, value: float) -> bool:
+        """Whether `value` is within the bounds. Infinity and NaN never are."""
+        return (
+            math.isfinite(value)
+            and (self.least is None or value >= self.least)
+            and (self.most is None or value <= self.most)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    def bounds(self) -> str:
+        """The bounds in words: 'at least 0 and below 1', '' without any."""
+        words = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
+        return " and ".join(f"{word} {bound:g}" for word, bound in words.items() if bound is not None)
+
+
+@dataclass(frozen=True)
+class Declared:
+    """An option of one class: `annotation` is its plain type, `default` that of the signature or of a preset."""
+
+    name: str
+    annotation: Any
+    default: Any
+    option: Option
+
+    def check(self, value: Any) -> None:
+        """Raises ValueError, its text starting with the option's name, for a value of another type or out of bounds."""
+        name, bounds = self.name, self.option.bounds()
+        kinds = _alternatives(self.annotation)
+        if value is None and type(None) in kinds:
+            return
+        kind = kinds[0]
+        if typing.get_origin(kind) is Literal:
+            choices = typing.get_args(kind)
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+        elif typing.get_origin(kind) is tuple:
+            count = len(typing.get_args(kind))
+            numbers_of = value if isinstance(value, Sequence) and not isinstance(value, str) else ()
+            if len(numbers_of) != count:
+                raise ValueError(f"{name} must be {count} numbers, got {value!r}")
+            if not all(map(_is_number, numbers_of)) or not all(map(self.option.holds, numbers_of)):
+                raise ValueError(f"{name} must be {count} numbers{f' {bounds}' if bounds else ''}, got {value!r}")
+        elif kind is bool:
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be True or False, got {value!r}")
+        elif kind is int:
+            whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+            if not whole or not self.option.holds(value):
+                raise ValueError(f"{name} must be a whole number{f' {bounds}' if bounds else ''}, got {value!r}")
+        elif not _is_number(value) or not self.option.holds(value):
+            raise ValueError(f"{name} must be a finite number{f' {bounds}' if bounds else ''}, got {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, Tensor):  # torch takes a learning rate as a tensor of one element
+        return value.numel() == 1
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    """The types of a union, None last, or the one type."""
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return tuple(sorted(typing.get_args(annotation), key=lambda kind: kind is type(None)))
+    return (annotation,)
+
+
+def declare(name: str, kind: Any, default: Any) -> Declared:
+    """The declaration in `kind`, an Annotated type. Raises TypeError for a type without an Option."""
+    option = next((part for part in getattr(kind, "__metadata__", ()) if isinstance(part, Option)), None)
+    if option is None:
+        raise TypeError(f"the option {name} must be Annotated[type, Option(meaning, ...)], got {kind}")
+    return Declared(name, typing.get_args(kind)[0], default, option)
+
+
+def declared(cls: type) -> dict[str, Declared]:
+    """The options of the constructor of `cls`, `lr` among them, in the order of its signature."""
+    kinds = typing.get_type_hints(cls.__init__, include_extras=True)  # type: ignore[misc]
+    parameters = inspect.signature(cls).parameters.items()
+    return {name: declare(name, kinds[name], each.default) for name, each in parameters if name != "params"}
+
+
+def plain_signature(cls: type) -> inspect.Signature:
+    """The constructor's signature with plain types, for `help()`."""
+    signature, kinds = inspect.signature(cls), declared(cls)
+    plain = [
+        each.replace(annotation=kinds[name].annotation if name in kinds else inspect.Parameter.empty)
+        for name, each in signature.parameters.items()
+    ]
+    return signature.replace(parameters=plain)
+
+
+def check_all(cls: type, values: dict[str, Any]) -> None:
+    """Raises ValueError, its text starting with the option's name, for the first option in `values` that is refused."""
+    for name, option in declared(cls).items():
+        if name in values:
+            option.check(values[name])
+
+
+def describe(cls: type) -> str:
+    """The options of `cls` as the Args section of a docstring."""
+    lines = ["    Args:", '        params: parameters, or groups; a group with algorithm="adam" is stepped by Adam.']
+    for name, each in declared(cls).items():
+        bounds = f"{each.option.bounds()}; " if each.option.bounds() else ""
+        lines.append(f"        {name}: {each.option.meaning} ({bounds}default {each.default!r}).")
+    return "\n".join(lines)
+
+
+# ---- options that several methods share
+
+LearningRate = Annotated[float, Option("learning rate", least=0)]
+Betas = Annotated[tuple[float, float], Option("decay of the first and of the second moment", least=0, below=1)]
+Momentum = Annotated[float, Option("decay of the average of gradients", least=0, below=1)]
+Eps = Annotated[float, Option("added to the root of the second moment", least=0)]
+EpsAboveZero = Annotated[float, Option("added to the root of the second moment", above=0)]
+WeightDecay = Annotated[float, Option("decoupled weight decay: W <- W - lr weight_decay W", least=0)]
+Alpha = Annotated[float, Option("scale of the update", least=0)]
+Rank = Annotated[int, Option("columns of the basis; a matrix with fewer rows takes as many as it has", least=1)]
+UpdateInterval = Annotated[int, Option("steps between two refreshes (K)", least=1)]
+Stagger = Annotated[
+    bool, Option("after the first, refresh each matrix at steps of its own, so that no step refreshes them all")
+]
+Scale = Annotated[float, Option("scale of the update within the subspace", above=0)]
+Gamma = Annotated[float, Option("largest growth of the limited norm from one step to the next", least=1)]
+NewtonSchulzSteps = Annotated[int, Option("steps of the Newton-Schulz iteration", least=1)]
+Seed = Annotated[int, Option("seed of the draws, together with the step and the parameter's position")]

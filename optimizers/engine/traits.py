@@ -1,0 +1,29 @@
+"""What the engine and `optimizers.build` must know of a method beyond its mathematics."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Traits:
+    """The defaults are those of a method for matrices."""
+
+    # Who steps lm_head when nobody says, and why the method cannot (None: it can).
+    last_layer: Literal["method", "adam"] = "adam"
+    last_layer_refusal: str | None = None
+    # Whether embeddings and norms are the method's too.
+    steps_everything: bool = False
+    # Who steps a parameter whose rows are sharded over processes: the "owner" of the whole matrix, or each process its
+    # own "rows".
+    sharding: Literal["owner", "rows"] = "owner"
+    rounds_stochastically: bool = True
+    # Whether a square matrix is transposed too: GaLore's packages put its basis on the right.
+    transposes_squares: bool = False
+    # Whether the update or the refresh depends on the step t.
+    counts_steps: bool = True
+    # Whether weights decay before the update instead of after it.
+    decays_first: bool = False
+    # The state that `refresh` writes.
+    refreshed: tuple[str, ...] = ("basis",)
+    # How far the fast form may be from the plain one in float64; more than rounding where state is quantised.
+    reference_tolerance: float = 1e-6

@@ -1,0 +1,75 @@
+"""The one place where weights are written, sharded or not, rounded or not.
+
+Two kernels of libraries compute and write in one call: torch's fused AdamW (engine/adamw.py) and bitsandbytes' 8-bit
+step (engine/eight_bit.py).
+"""
+
+import torch
+from torch import Tensor
+
+from ..functional import rounding
+from ..functional.numerics import working_dtype
+from ..functional.scaling import subtract_scaled
+from .direction import Direction
+
+
+def subtract_direction(
+    weights: list[Tensor],
+    direction: Direction,
+    gradient: Tensor,
+    *,
+    step: float,
+    decay: float,
+    decays_first: bool,
+    noise: list[torch.Generator] | None = None,
+) -> None:
+    """W <- W - step D / scale, before or after W <- W - decay W.
+
+    Args:
+        weights: B matrices [m, n].
+        direction: D, for the stack `gradient` [B, m, n] in the working precision.
+        noise: with it each weight is computed in the working precision and rounded stochastically.
+    """
+    dtype = working_dtype(weights[0].dtype)
+    exact = weights if noise is None else [weight.to(dtype) for weight in weights]
+    if decay and decays_first:
+        torch._foreach_mul_(exact, 1 - decay)
+    if len(exact) > 1:
+        torch._foreach_add_(exact, list(direction.formed(gradient).unbind(0)), alpha=-step)
+    else:
+        _subtract(exact[0], direction.of(0), gradient[0], step)
+    if decay and not decays_first:
+        torch._foreach_mul_(exact, 1 - decay)
+    if noise is not None:
+        for weight, unrounded, source in zip(weights, exact, noise, strict=True):
+            weight.copy_(rounding.stochastic(unrounded, source))
+
+
+def subtract_changes(
+    weights: list[Tensor], changes: list[Tensor], *, step: float, decay: float, decays_first: bool
+) -> None:
+    """W <- W - step change, before or after W <- W - decay W, for tensors of any shape."""
+    if decay and decays_first:
+        torch._foreach_mul_(weights, 1 - decay)
+    torch._foreach_add_(weights, changes, alpha=-step)
+    if decay and not decays_first:
+        torch._foreach_mul_(weights, 1 - decay)
+
+
+def _subtract(weight: Tensor, direction: Direction, gradient: Tensor, step: float) -> None:
+    """weight <- weight - step D / scale for one matrix [m, n], without forming D.
+
+    A weight narrower than the gradient is rounded once, after everything was summed.
+    """
+    if weight.dtype != gradient.dtype:
+        weight.add_(direction.formed(gradient), alpha=-step)
+        return
+    rows, columns, left, right, dense, _ = direction
+    if rows is not None and columns is not None:
+        subtract_scaled(weight, gradient, rows, columns, step)
+    elif (scales := columns if rows is None else rows) is not None:
+        weight.addcmul_(gradient, scales, value=-step)
+    if left is not None and right is not None:
+        weight.addmm_(left, right, alpha=-step)
+    if dense is not None:
+        weight.add_(dense, alpha=-step)

@@ -1,0 +1,5 @@
+"""The mathematics that methods share: pure functions of tensors, each once, each to be read next to the paper.
+
+Shapes: a stack of B matrices is [B, m, n] with m <= n, a basis is [B, m, r] with orthonormal columns. A function
+computes in the dtype it is given, which is float32 or float64. "sumsq" is a sum of squares.
+"""

@@ -1,0 +1,52 @@
+"""Adam's moments of a projected gradient, and sums of squares of columns."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..kernels import replaceable
+from .numerics import average
+
+
+class Moments(NamedTuple):
+    """normalized [B, r, n], and the sums of squares [B, n] of the columns of sigma and of `normalized`."""
+
+    normalized: Tensor
+    sigma_sumsq: Tensor
+    normalized_sumsq: Tensor
+
+
+@replaceable
+def adam_moments(sigma: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, betas: tuple[float, float], eps: float) -> Tensor:
+    """Advance m = `exp_avg` by sigma and v = `exp_avg_sq` by sigma^2 in place; all are [B, r, n].
+
+    Returns m / (sqrt(v) + eps) without bias correction, where v is raised to the smallest normal number, so that 0 / 0
+    is 0.
+    """
+    first, second = average(exp_avg, sigma, betas[0]), average(exp_avg_sq, sigma.square(), betas[1])
+    return first / (second.clamp(min=torch.finfo(second.dtype).tiny).sqrt() + eps)
+
+
+@replaceable
+def adam_moments_with_sumsq(
+    sigma: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, betas: tuple[float, float], eps: float
+) -> Moments:
+    """`adam_moments`, with the sums of squares of its argument's and its result's columns."""
+    normalized = adam_moments(sigma, exp_avg, exp_avg_sq, betas, eps)
+    return Moments(normalized, sigma.square().sum(-2), normalized.square().sum(-2))
+
+
+@replaceable
+def adam_sumsq(
+    sigma: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, betas: tuple[float, float], eps: float
+) -> tuple[Tensor, Tensor]:
+    """The two sums of squares alone, for APOLLO, which does not use the moments themselves."""
+    moments = adam_moments_with_sumsq(sigma, exp_avg, exp_avg_sq, betas, eps)
+    return moments.sigma_sumsq, moments.normalized_sumsq
+
+
+@replaceable
+def column_sumsq(matrices: Tensor) -> Tensor:
+    """[B, m, n] -> [B, n]: sums of squares of the columns."""
+    return matrices.square().sum(-2)

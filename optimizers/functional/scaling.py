@@ -1,0 +1,73 @@
+"""Row and column scales of a matrix: the fixed point of Proposition 3 (Eq. 16 of arXiv 2502.07752), on stacks."""
+
+import torch
+from torch import Tensor
+
+from ..kernels import replaceable
+
+
+def fixed_point(squares: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """Eq. 16: P = `squares` [B, m, n] -> (s [B, n], q [B, m]) with P ~ q s^T; both 0 where P is 0.
+
+    s = P^T q / |q|^2 and q = P s / |s|^2 are iterated at unit sum, s = x a and q = y b, so that nothing underflows or
+    overflows at any scale of P. With P^T b = alpha a' and P a' = beta b', the length y becomes
+    y (beta / alpha) (|b|^2 / |a'|^2), and in the end x = beta / (y |a|^2).
+    """
+    m = squares.shape[-2]
+    b, y = squares.new_full(squares.shape[:-1], 1 / m), squares.new_full((len(squares), 1), m)
+    x = a = torch.zeros_like(squares[..., 0, :])
+    for k in range(iterations):
+        a, alpha = _unit_sum(rowwise_products(squares.mT, b) if k > 0 else squares.sum(-2) / m)
+        b_square = _square_norm(b)
+        b, beta = _unit_sum(rowwise_products(squares, a))
+        a_square = _square_norm(a)
+        y = y * (beta / alpha * (b_square / a_square))
+        x = beta / (y * a_square)
+    live = a.sum(-1, keepdim=True) > 0  # P = 0 has become 0 / 0
+    return torch.where(live, a * x, 0.0), torch.where(live, b * y, 0.0)
+
+
+def _unit_sum(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """[B, k] -> vectors [B, k] of sum 1, and their sums before [B, 1]."""
+    sums = vectors.sum(-1, keepdim=True)
+    return vectors / sums, sums
+
+
+def _square_norm(vectors: Tensor) -> Tensor:
+    """[B, k] -> [B, 1]."""
+    return torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).square()
+
+
+@replaceable
+def rowwise_products(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """[B, m, n], [B, n] -> [B, m]: each matrix times its vector."""
+    return (matrices @ vectors.unsqueeze(-1)).squeeze(-1)
+
+
+@replaceable
+def fixed_point_of_squares(matrices: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """`fixed_point` of the squares of `matrices` [B, m, n]."""
+    return fixed_point(matrices.square(), iterations)
+
+
+@replaceable
+def scaled_norm(matrices: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """[B]: ||diag(rows)^(1/2) X diag(columns)^(1/2)|| of X = `matrices` [B, m, n], rows [B, m], columns [B, n]."""
+    return torch.linalg.vecdot(rows, rowwise_products(matrices.square(), columns)).sqrt()
+
+
+@replaceable
+def subtract_scaled(weight: Tensor, matrix: Tensor, rows: Tensor, columns: Tensor, step: float) -> None:
+    """weight <- weight - step diag(rows) X diag(columns) of X = `matrix` [m, n], rows [m, 1], columns [1, n]."""
+    weight.addcmul_(matrix * rows, columns, value=-step)
+
+
+def reference_fixed_point(P: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """Eq. 16 as printed, for one matrix P [m, n] -> (s [n], q [m]); both 0 for P = 0."""
+    s, q = P.new_zeros(P.shape[1]), P.new_ones(P.shape[0])
+    if not P.any():
+        return s, 0 * q
+    for _ in range(iterations):
+        s = P.T @ q / (q @ q)
+        q = P @ s / (s @ s)
+    return s, q

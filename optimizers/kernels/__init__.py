@@ -1,0 +1,78 @@
+"""The one door to what runs faster than torch's own calls.
+
+A function of `functional/` is plain tensor code. Marked `@replaceable`, it may be computed by another function of the
+same name and arguments: on a CPU by C++ where there is a compiler, or by calls that suit a CPU better (kernels/cpu).
+Methods and the step loop do not know which. Traced by a compiler, and on every other device, the plain code runs.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ..engine.stack import Stack
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+# Matrices of up to STACK_UP_TO bytes are stacked into one batched call of at most STACK_BYTES: a stack copies its
+# gradients, which pays where a launch (CUDA) or a call (CPU) costs more. Why these sizes: docs/performance.md.
+STACK_UP_TO = {"cpu": 1 << 18, "cuda": 1 << 24}
+STACK_BYTES = 1 << 25
+
+_enabled = True
+
+
+def replaceable(plain: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Decorator: on a CPU `plain`, whose first argument is a tensor, may be computed by kernels/cpu's function of its
+    name. The two agree but for rounding."""
+
+    @functools.wraps(plain)
+    def chosen(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        if torch.compiler.is_compiling() or not _enabled or not cast(Tensor, args[0]).is_cpu:
+            return plain(*args, **kwargs)
+        replacement = _cpu_replacements().get(plain.__name__)
+        result = NotImplemented if replacement is None else replacement(*args, **kwargs)
+        return plain(*args, **kwargs) if result is NotImplemented else cast(_Result, result)
+
+    return chosen
+
+
+@functools.cache
+def _cpu_replacements() -> dict[str, Callable]:
+    from . import cpu  # when it is first needed: it builds on `functional`, which builds on this module
+
+    return cpu.REPLACEMENTS
+
+
+@contextlib.contextmanager
+def disabled() -> Iterator[None]:
+    """While it is entered, every function is computed by its plain tensor code."""
+    global _enabled
+    before, _enabled = _enabled, False
+    try:
+        yield
+    finally:
+        _enabled = before
+
+
+def stackable(parameter: Tensor, device_type: str) -> int:
+    """How many matrices like `parameter` are stacked at the most on such a device."""
+    size = max(1, parameter.numel() * parameter.element_size())
+    return max(1, STACK_BYTES // size) if size <= STACK_UP_TO.get(device_type, 0) else 1
+
+
+def for_each_stack(step: Callable[["Stack"], None], stacks: list["Stack"]) -> None:
+    """step(stack) for each of `stacks`: one after the other, but on a CPU with several threads those that are small
+    enough are stepped at the same time, a thread each."""
+    if stacks and stacks[0].parameters[0].is_cpu:
+        from .cpu import threads
+
+        threads.for_each_stack(step, stacks)
+    else:
+        for stack in stacks:
+            step(stack)

@@ -1,0 +1,24 @@
+"""What a CPU computes faster than by torch's own calls. A function here stands in for the function of `functional/` or
+`engine/` that has its name, and returns NotImplemented where it cannot: without a compiler, or for tensors it does not
+know."""
+
+from . import products, projected_passes, scaling_passes
+
+# By the name of the function that each stands in for.
+REPLACEMENTS = {
+    function.__name__: function
+    for function in (
+        products.project,
+        products.average_gram,
+        products.rowwise_products,
+        projected_passes.adam_moments,
+        projected_passes.adam_moments_with_sumsq,
+        projected_passes.adam_sumsq,
+        projected_passes.column_sumsq,
+        projected_passes.project_with_sumsq,
+        projected_passes.residual_scales,
+        scaling_passes.fixed_point_of_squares,
+        scaling_passes.scaled_norm,
+        scaling_passes.subtract_scaled,
+    )
+}

@@ -1,0 +1,113 @@
+// The passes of RACS (Alg. 1 of arXiv 2502.07752) over a gradient G, for a CPU. With q_i = P_i s and s += q_i P_i done
+// row by row, while the row is in the first cache, an iteration of the fixed point is one pass over G where two products
+// would be two, and P = G^2 is never stored.
+//
+// Matrices are R x C by rows. Where their rows are the m rows of the paper, a = q and b = s; where the matrix is the
+// transpose, a = s and b = q.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+namespace {
+
+// Several sums side by side keep the adders busy; one waits for itself at every addition.
+constexpr long LANES = 64;
+
+// sum_j g_j^2 b_j
+template <typename T> T dot_of_squares(const T *g, const T *b, long count) {
+    T lanes[LANES] = {}, sum = 0;
+    long j = 0;
+    for (; j + LANES <= count; j += LANES)
+        for (long lane = 0; lane < LANES; ++lane)
+            lanes[lane] += g[j + lane] * g[j + lane] * b[j + lane];
+    for (; j < count; ++j)
+        sum += g[j] * g[j] * b[j];
+    for (const T lane : lanes)
+        sum += lane;
+    return sum;
+}
+
+// sums_j += factor g_j^2
+template <typename T> void add_squares(const T *g, T factor, T *sums, long count) {
+    for (long j = 0; j < count; ++j)
+        sums[j] += factor * (g[j] * g[j]);
+}
+
+template <typename T> T sum(const std::vector<T> &x) {
+    T total = 0;
+    for (const T value : x)
+        total += value;
+    return total;
+}
+
+template <typename T> T square_norm(const T *x, long count) {
+    T sum = 0;
+    for (long i = 0; i < count; ++i)
+        sum += x[i] * x[i];
+    return sum;
+}
+
+// a [R], b [C] <- Eq. 16 for P = G^2. P / mean(P) is iterated on, so that nothing under- or overflows on the way. Where
+// the mean is no positive normal number both are 0.
+template <typename T>
+void fixed_point(const T *g, T *a, T *b, std::vector<T> &sums, long R, long C, bool rows_are_q, long iterations) {
+    std::fill(sums.begin(), sums.end(), T(0));
+    for (long i = 0; i < R; ++i)
+        add_squares(g + i * C, T(1), sums.data(), C);
+    const T mean = sum(sums) / (T(R) * T(C));
+    if (mean < std::numeric_limits<T>::min()) { // not true of NaN, which has to be seen in the weights
+        std::fill(a, a + R, T(0));
+        std::fill(b, b + C, T(0));
+        return;
+    }
+    for (long j = 0; j < C; ++j) // the first s = P^T 1 / m is at hand; otherwise b is the first q
+        b[j] = rows_are_q ? sums[j] / (T(R) * mean) : T(1);
+    for (long k = 0; k < iterations; ++k) {
+        const bool ends_with_a = rows_are_q && k == iterations - 1;
+        const T to_a = 1 / (square_norm(b, C) * mean);
+        std::fill(sums.begin(), sums.end(), T(0));
+        for (long i = 0; i < R; ++i) {
+            a[i] = dot_of_squares(g + i * C, b, C) * to_a;
+            if (!ends_with_a)
+                add_squares(g + i * C, a[i], sums.data(), C);
+        }
+        if (ends_with_a)
+            break;
+        const T to_b = 1 / (square_norm(a, R) * mean);
+        for (long j = 0; j < C; ++j)
+            b[j] = sums[j] * to_b;
+    }
+    T *s = rows_are_q ? b : a;
+    for (long i = 0; i < (rows_are_q ? C : R); ++i) // s has the scale of P
+        s[i] *= mean;
+}
+
+} // namespace
+
+#define FOR_TYPE(T)                                                                                                    \
+    extern "C" void fixed_point_##T(const T *g, T *a, T *b, long batch, long R, long C, long rows_are_q,               \
+                                    long iterations) {                                                                 \
+        std::vector<T> sums(C);                                                                                        \
+        for (long k = 0; k < batch; ++k)                                                                               \
+            fixed_point<T>(g + k * R * C, a + k * R, b + k * C, sums, R, C, rows_are_q, iterations);                   \
+    }                                                                                                                  \
+    /* norms [batch] <- ||diag(a)^(1/2) G diag(b)^(1/2)|| */                                                           \
+    extern "C" void scaled_norm_##T(const T *g, const T *a, const T *b, T *norms, long batch, long R, long C) {        \
+        for (long k = 0; k < batch; ++k, g += R * C, a += R, b += C) {                                                 \
+            T square = 0;                                                                                              \
+            for (long i = 0; i < R; ++i)                                                                               \
+                square += a[i] * dot_of_squares(g + i * C, b, C);                                                      \
+            norms[k] = std::sqrt(square);                                                                              \
+        }                                                                                                              \
+    }                                                                                                                  \
+    /* w <- w - step diag(a) G diag(b) */                                                                              \
+    extern "C" void subtract_scaled_##T(T *w, const T *g, const T *a, const T *b, double step, long R, long C) {       \
+        for (long i = 0; i < R; ++i) {                                                                                 \
+            const T row = T(step) * a[i];                                                                              \
+            for (long j = 0; j < C; ++j)                                                                               \
+                w[i * C + j] -= row * b[j] * g[i * C + j];                                                             \
+        }                                                                                                              \
+    }
+FOR_TYPE(float)
+FOR_TYPE(double)

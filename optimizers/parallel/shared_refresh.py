@@ -1,0 +1,49 @@
+"""Refreshes shared among replicas: each computes some of the bases and sends them to the others."""
+
+import itertools
+from collections.abc import Callable, Iterable
+
+import torch.distributed as dist
+from torch import Tensor
+
+from ..engine.stack import Stack
+
+MESSAGE_BYTES = 1 << 25  # bases are joined to messages of up to this size
+
+
+def refresh_in_shares(
+    due: Iterable[tuple[Stack, list[int]]],
+    refresh: Callable[[Stack, list[int]], None],
+    refreshed: tuple[str, ...],
+    processes: dist.ProcessGroup,
+) -> None:
+    """Refresh what is due, the matrices at some places of some stacks, dealt in turn to `processes`.
+
+    Args:
+        due: pairs of a stack and the places in it, the same on every process.
+        refresh: refreshes the matrices at places of a stack.
+        refreshed: names of the state that `refresh` writes.
+    """
+    me, count = processes.rank(), processes.size()
+    results: list[list[Tensor]] = [[] for _ in range(count)]
+    dealt = 0  # matrices so far: the turns go on across stacks
+    for stack, places in due:
+        shares = [places[(process - dealt) % count :: count] for process in range(count)]
+        refresh(stack, shares[me])
+        for share, result in zip(shares, results, strict=True):
+            for part in evenly_spaced(share):
+                result += [stack.state[key][part] for key in refreshed if key in stack.state]
+        dealt += len(places)
+    for process, result in enumerate(results):
+        if result:
+            dist._broadcast_coalesced(  # type: ignore[attr-defined]
+                processes, result, MESSAGE_BYTES, process
+            )
+
+
+def evenly_spaced(places: list[int]) -> list[slice]:
+    """`places`, ascending, as one slice if they are evenly spaced, else one by one: a slice of a stack is a view."""
+    gaps = {later - earlier for earlier, later in itertools.pairwise(places)}
+    if len(gaps) > 1:
+        return [slice(place, place + 1) for place in places]
+    return [slice(places[0], places[-1] + 1, gaps.pop() if gaps else 1)] if places else []

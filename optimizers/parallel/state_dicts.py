@@ -1,0 +1,175 @@
+"""State on the way to and from files: of one process, and of sharded parameters as one process would hold it."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from . import shards
+
+if TYPE_CHECKING:
+    from ..engine.base import BaseOptimizer
+
+# Names of state in checkpoints from before version 0.2, and the names of today that each may have become.
+RENAMED = {
+    "m1": ("exp_avg",),
+    "v": ("exp_avg_sq",),
+    "momentum_buffer": ("exp_avg",),
+    "m1_absmax": ("exp_avg_absmax",),
+    "v_absmax": ("exp_avg_sq_absmax",),
+    "column_power": ("residual_sumsq", "column_scale"),
+    "row_power": ("row_scale",),
+}
+
+
+def plain(state: dict[str, Any]) -> dict[str, Any]:
+    """The items that are not tensors. Every process knows them, whoever owns the parameter."""
+    return {key: value for key, value in state.items() if not isinstance(value, Tensor)}
+
+
+def tensors(state: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors. Only the process that steps the parameter, or its own rows of it, holds them."""
+    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def members(optimizer: "BaseOptimizer") -> Iterator[tuple[Tensor, dict[str, Any]]]:
+    """Every parameter with its group, in the order of a state_dict's."""
+    return ((parameter, group) for group in optimizer.param_groups for parameter in group["params"])
+
+
+# ---- loading
+
+
+def checked(optimizer: "BaseOptimizer", state_dict: dict[str, Any]) -> dict[str, Any]:
+    """`state_dict` with today's names of state. Raises ValueError unless it fits `optimizer`, which is not changed."""
+    name = type(optimizer).__name__
+    groups = [
+        {**{key: value for key, value in own.items() if key not in ("params", "algorithm")}, **saved}
+        for own, saved in zip(optimizer.param_groups, state_dict["param_groups"], strict=False)
+    ]
+    if len(groups) != len(optimizer.param_groups) or len(groups) != len(state_dict["param_groups"]):
+        raise ValueError(
+            f"the saved optimizer has {len(state_dict['param_groups'])} groups of parameters, this one has "
+            f"{len(optimizer.param_groups)}"
+        )
+    for i, (own, saved) in enumerate(zip(optimizer.param_groups, groups, strict=True)):
+        if saved.get("algorithm") != own["algorithm"]:
+            raise ValueError(
+                f"group {i} is not one of {name} with algorithm={own['algorithm']!r}: it was saved by another optimizer"
+            )
+        if len(saved["params"]) != len(own["params"]):
+            raise ValueError(f"group {i} was saved with {len(saved['params'])} parameters and has {len(own['params'])}")
+        if own["algorithm"] == "method":
+            optimizer.check(saved)
+    saved_indices = [i for group in groups for i in group["params"]]
+    state = dict(state_dict["state"])
+    for i, (parameter, group) in zip(saved_indices, members(optimizer), strict=True):
+        if i in state:
+            state[i] = _checked_state(optimizer, i, parameter, group, state[i])
+    return {**state_dict, "state": state, "param_groups": groups}
+
+
+def _checked_state(
+    optimizer: "BaseOptimizer", index: int, parameter: Tensor, group: dict[str, Any], state: dict[str, Any]
+) -> dict[str, Any]:
+    """The saved state of one parameter under today's names. Raises ValueError if the parameter holds another state."""
+    template = _template(optimizer, parameter, group)
+    held = tensors(template)
+    state = {next((new for new in RENAMED.get(key, ()) if new in held), key): value for key, value in state.items()}
+    found = tensors(state)
+    if found and found.keys() != held.keys():
+        raise ValueError(
+            f"state of parameter {index} holds {', '.join(sorted(found))}; {type(optimizer).__name__} holds "
+            f"{', '.join(sorted(held)) or 'nothing'}"
+        )
+    for key, value in found.items():
+        if value.shape != held[key].shape:
+            raise ValueError(
+                f"state of parameter {index}: {key} has the shape {tuple(value.shape)}, a parameter of "
+                f"{tuple(parameter.shape)} needs {tuple(held[key].shape)}"
+            )
+    if state and (missing := plain(template).keys() - state.keys()):
+        raise ValueError(f"state of parameter {index} lacks {', '.join(sorted(missing))}")
+    return state
+
+
+def placed(
+    optimizer: "BaseOptimizer", parameter: Tensor, group: dict[str, Any], state: dict[str, Any]
+) -> dict[str, Any]:
+    """A copy of the checked `state` on the parameter's device, its tensors in the dtypes that the method holds."""
+    held = _template(optimizer, parameter, group)
+    return {
+        key: value.to(parameter.device, held[key].dtype, copy=True) if isinstance(value, Tensor) else value
+        for key, value in state.items()
+    }
+
+
+def _template(optimizer: "BaseOptimizer", parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+    """The state that this process holds of `parameter`, on the meta device."""
+    return optimizer.template(parameter if optimizer.owner(parameter) is not None else shards.local(parameter), group)
+
+
+def local_state_dict(optimizer: "BaseOptimizer", state_dict: dict[str, Any]) -> dict[str, Any]:
+    """This process's part of a full state dict, for `load_state_dict`."""
+    state = dict(state_dict["state"])
+    saved = (i for group in state_dict["param_groups"] for i in group["params"])
+    for i, (parameter, _) in zip(saved, members(optimizer), strict=False):  # load_state_dict refuses other numbers
+        if i not in state or not isinstance(parameter, DTensor):
+            continue
+        if not optimizer.owns(parameter):
+            state[i] = plain(state[i])
+        elif optimizer.owner(parameter) is None:
+            mine = shards.rows(parameter, shards.process(parameter))
+            state[i] = {key: value[mine] if _by_rows(value) else value for key, value in state[i].items()}
+    return {**state_dict, "state": state}
+
+
+# ---- saving
+
+
+def full_state_dict(optimizer: "BaseOptimizer") -> dict[str, Any]:
+    """`BaseOptimizer.full_state_dict`. A process holds one parameter's whole tensors at a time."""
+    state_dict, first = optimizer.state_dict(), True
+    for i, (parameter, group) in enumerate(members(optimizer)):
+        if isinstance(parameter, DTensor):
+            first = shards.process(parameter) == 0
+            if parameter in optimizer.state:
+                whole = _whole_state(optimizer, parameter, group)
+                state_dict["state"][i] = {key: _on_host(value) if first else None for key, value in whole}
+    return state_dict if first else {}
+
+
+def _whole_state(optimizer: "BaseOptimizer", parameter: DTensor, group: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The state of `parameter` as one process would hold it, item by item, on every process."""
+    held, owner, mesh = optimizer.state[parameter], optimizer.owner(parameter), parameter.device_mesh
+    if owner is None:
+        for key, value in held.items():
+            yield key, _joined(value, parameter) if _by_rows(value) else value
+        return
+    for key, value in optimizer.template(parameter, group).items():
+        if isinstance(value, Tensor):
+            owned = optimizer.owns(parameter)
+            value = held[key].contiguous() if owned else torch.empty_like(value, device=parameter.device)
+            dist.broadcast(value, dist.get_global_rank(mesh.get_group(), owner), mesh.get_group())
+            yield key, value
+        else:
+            yield key, held[key]
+
+
+def _by_rows(value: Any) -> bool:
+    """Whether an item of the state of a parameter without an owner is sharded by rows, as the parameter is."""
+    return isinstance(value, Tensor) and value.ndim > 0
+
+
+def _joined(shard: Tensor, like: DTensor) -> Tensor:
+    whole = DTensor.from_local(
+        shard, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
+    return whole.full_tensor()
+
+
+def _on_host(value: Any) -> Any:
+    return value.cpu() if isinstance(value, Tensor) else value
