@@ -58,7 +58,7 @@ def checked(optimizer: "BaseOptimizer", state_dict: dict[str, Any]) -> dict[str,
     for i, (own, saved) in enumerate(zip(optimizer.param_groups, groups, strict=True)):
         if saved.get("algorithm") != own["algorithm"]:
             raise ValueError(
-                f"group {i} is not one of {name} with algorithm={own['algorithm']!r}: it was saved by another optimizer"
+                f"group {i} was saved by another optimizer, not by {name} with algorithm={own['algorithm']!r}"
             )
         if len(saved["params"]) != len(own["params"]):
             raise ValueError(f"group {i} was saved with {len(saved['params'])} parameters and has {len(own['params'])}")

@@ -1,6 +1,8 @@
-"""What every registered optimizer must do. New ones are found in the registry by themselves."""
+"""The contract of every registered optimizer, and of the template. New ones are found in the registry by themselves."""
 
 import copy
+import functools
+import importlib
 import io
 
 import pytest
@@ -12,9 +14,25 @@ from optimizers.engine.matrix import MatrixOptimizer
 
 from .harness import SHAPES, gradient, largest_difference, options_of, parameters, reference, train
 
-NAMES = registry.names()
+NAMES = [*registry.names(), "template"]
 LR = 0.01
 every_optimizer = pytest.mark.parametrize("name", NAMES)
+
+
+@pytest.fixture(autouse=True)
+def template_is_registered(monkeypatch):
+    """optimizers/TEMPLATE.py is a method only here: what is copied from it is held to the same contract."""
+    monkeypatch.setattr(registry, "_METHODS", {**registry._METHODS, "template": (template(), {})})
+
+
+@functools.cache
+def template():
+    methods = dict(registry._METHODS)
+    try:
+        return importlib.import_module("optimizers.TEMPLATE").Template
+    finally:
+        registry._METHODS.clear()
+        registry._METHODS.update(methods)
 
 
 def make(name, weights, lr=LR, **changes):

@@ -1,0 +1,112 @@
+"""Loading checks everything before it changes anything."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from optimizers import Adam, Alice, GaLore, Muon, registry
+from optimizers.parallel.state_dicts import RENAMED
+
+from .harness import options_of, parameters, train
+
+
+def stepped(cls, shape=(8, 16), lr=0.01, **options):
+    weight = torch.nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    optimizer = cls([weight], lr=lr, **options)
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    return weight, optimizer
+
+
+@pytest.mark.parametrize(
+    ("cls", "foreign", "sentence"),
+    [
+        (Muon, lambda: stepped(torch.optim.AdamW, lr=5.0), "saved by another optimizer, not by Muon"),
+        (Alice, lambda: stepped(torch.optim.AdamW, lr=5.0), "saved by another optimizer, not by Alice"),
+        (Muon, lambda: stepped(Adam, lr=5.0), "holds exp_avg, exp_avg_sq, step; Muon holds exp_avg"),
+        (Muon, lambda: stepped(Muon, (8, 20), lr=5.0), r"exp_avg has the shape \(8, 20\)"),
+        (GaLore, lambda: stepped(Muon, lr=5.0), "holds exp_avg; GaLore holds basis"),
+    ],
+)
+def test_a_refused_state_changes_nothing(cls, foreign, sentence):
+    weight, optimizer = stepped(cls)
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(ValueError, match=sentence):
+        optimizer.load_state_dict(foreign()[1].state_dict())
+    after = optimizer.state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    assert all(torch.equal(value, after["state"][0][key]) for key, value in tensors(before).items())
+    optimizer.step()
+    assert weight.isfinite().all()
+
+
+def test_another_number_of_parameters_is_refused():
+    _, optimizer = stepped(Muon)
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["params"] = [0, 1]
+    with pytest.raises(ValueError, match="group 0 was saved with 2 parameters and has 1"):
+        optimizer.load_state_dict(saved)
+    saved["param_groups"] *= 2
+    with pytest.raises(ValueError, match="has 2 groups of parameters, this one has 1"):
+        optimizer.load_state_dict(saved)
+
+
+def test_an_impossible_option_is_refused():
+    _, optimizer = stepped(GaLore)
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["rank"] = 0
+    with pytest.raises(ValueError, match=r"^rank must"):
+        optimizer.load_state_dict(saved)
+
+
+@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("changes", [{}, {"compensation": "two_sided"}])
+def test_state_under_its_former_names_loads(name, changes):
+    """Checkpoints from before 0.2 say m1, v, momentum_buffer, column_power and row_power."""
+    if changes and changes.keys() - registry.options(name).keys():
+        pytest.skip("it has no such option")
+    cls, options = registry.get(name)[0], options_of(name, **changes)
+    optimizer = cls(parameters(), lr=0.01, **options)
+    train(optimizer, range(1, 4))
+    saved = copy.deepcopy(optimizer.state_dict())
+    if name != "adam":  # whose names have not changed
+        muon = name == "muon"
+        former = {new: old for old, news in RENAMED.items() for new in news if muon or old != "momentum_buffer"}
+        if not muon:
+            former["exp_avg"] = "m1"
+        else:
+            former["exp_avg"] = "momentum_buffer"
+        if "row_scale" in former and name == "racs":
+            del former["row_scale"], former["column_scale"]  # these were its names before too
+        saved["state"] = {
+            i: {former.get(key, key): value for key, value in state.items()} for i, state in saved["state"].items()
+        }
+    resumed = cls(
+        [p.detach().clone().requires_grad_() for p in optimizer.param_groups[0]["params"]], lr=0.01, **options
+    )
+    resumed.load_state_dict(saved)
+    ahead, resumed_ahead = train(optimizer, range(4, 8)), train(resumed, range(4, 8))
+    assert all(torch.equal(a, b) for a, b in zip(ahead, resumed_ahead, strict=True))
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_a_copy_goes_on_as_the_original(duplicate):
+    """Stochastic rounding included."""
+    weight = torch.nn.Parameter(torch.ones(64, 64, dtype=torch.bfloat16))
+    optimizer = Muon([weight], lr=1e-4)
+    optimizer.round_stochastically(0)
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    copied_weight, copied = duplicate((weight, optimizer))
+    for w, o in ((weight, optimizer), (copied_weight, copied)):
+        for _ in range(5):
+            w.grad = torch.ones_like(w)
+            o.step()
+    assert torch.equal(weight, copied_weight)
+    assert not torch.equal(weight, torch.ones_like(weight))
+
+
+def tensors(state_dict):
+    return {key: value for key, value in state_dict["state"][0].items() if isinstance(value, torch.Tensor)}

@@ -1,0 +1,57 @@
+"""Weights are written in one place."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from optimizers import kernels, registry
+
+from .harness import options_of, parameters, train
+
+# Two kernels of libraries compute and write in one call.
+WRITERS = {"weights.py", "adamw.py", "eight_bit.py"}
+
+
+class Writes(TorchDispatchMode):
+    """Names of the innermost files of optimizers/ from which an operator changes one of `weights`."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.storages = {weight.untyped_storage().data_ptr() for weight in weights}
+        self.files = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        for argument, value in zip(function._schema.arguments, args, strict=False):
+            if argument.alias_info is None or not argument.alias_info.is_write:
+                continue
+            tensors = value if isinstance(value, (list, tuple)) else [value]
+            if any(tensor is not None and tensor.untyped_storage().data_ptr() in self.storages for tensor in tensors):
+                self.files.add(self._caller())
+        return function(*args, **(kwargs or {}))
+
+    @staticmethod
+    def _caller():
+        frame = sys._getframe()
+        while "/optimizers/" not in frame.f_code.co_filename or "/tests/" in frame.f_code.co_filename:
+            frame = frame.f_back
+        return Path(frame.f_code.co_filename).name
+
+
+@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("rounded", [False, True])
+def test_only_one_module_writes_weights(name, rounded):
+    """In the plain form, which is seen by torch; RACS's last pass in C++ is called from the same line."""
+    cls = registry.get(name)[0]
+    if rounded and not cls.traits.rounds_stochastically:
+        pytest.skip("it cannot round")
+    weights = parameters(dtype=torch.bfloat16 if rounded else torch.float32)
+    optimizer = cls(weights, lr=0.01, **options_of(name, weight_decay=0.1))
+    if rounded:
+        optimizer.round_stochastically(0)
+    with kernels.disabled(), Writes(weights) as writes:
+        train(optimizer, range(1, 4))
+    # Rounding and the scaled subtraction are functions that weights.py calls.
+    assert writes.files and writes.files <= WRITERS | {"scaling.py"}
