@@ -29,7 +29,7 @@ from .functional.limiter import limit_growth, reference_limit
 from .functional.moments import Moments, adam_moments, adam_moments_with_sumsq, column_sumsq
 from .functional.numerics import above_rounding, reciprocal, working_dtype
 from .functional.residual import corrected, residual_scales, residual_sumsq
-from .functional.scaling import fixed_point_of_squares, reference_fixed_point, scaled_norm
+from .functional.scaling import fixed_point, reference_fixed_point, scaled_norm
 from .functional.subspace import (
     Reflectors,
     average_gram,
@@ -236,11 +236,12 @@ class Alice(MatrixOptimizer):
         """[B, m, n]: alpha_c eta diag(Q)^(-1/2) R diag(S)^(-1/2), Q and S of the residual R as in RACS."""
         outside = residual_sumsq(column_sumsq(gradient), state["basis"], sigma, moments.sigma_sumsq)
         residual = torch.where((outside > 0).unsqueeze(-2), torch.baddbmm(gradient, basis, sigma, alpha=-1), 0.0)
-        columns, rows = fixed_point_of_squares(residual, iterations=5)
+        squares = residual.square()
+        columns, rows = fixed_point(squares, iterations=5)
         weight = 1 - group["betas"][0]
         columns = reciprocal(state["column_scale"].lerp_(columns, weight))
         rows = reciprocal(state["row_scale"].lerp_(rows, weight))
-        eta, limited = limit_growth(scaled_norm(residual, rows, columns), state["phi"], group["gamma"])
+        eta, limited = limit_growth(scaled_norm(squares, rows, columns), state["phi"], group["gamma"])
         state["phi"].copy_(limited)
         rows = rows.sqrt() * (group["alpha_c"] * eta).unsqueeze(-1)
         return residual * rows.unsqueeze(-1) * columns.sqrt().unsqueeze(-2)

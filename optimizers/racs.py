@@ -22,7 +22,8 @@ from .engine import Direction, MatrixOptimizer, Option, Traits, register
 from .engine.options import Alpha, Gamma, LearningRate, Params, WeightDecay
 from .functional.limiter import limit_growth, reference_limit
 from .functional.numerics import reciprocal, working_dtype
-from .functional.scaling import fixed_point_of_squares, reference_fixed_point, scaled_norm
+from .functional.scaling import fixed_point, reference_fixed_point, scaled_norm
+from .kernels import replaceable
 
 
 @register("racs")
@@ -60,17 +61,11 @@ class RACS(MatrixOptimizer):
         return {**scales, "phi": ((), dtype)}
 
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], t: int) -> Direction:
-        columns, rows = fixed_point_of_squares(gradient, group["iterations"])
-        live = columns.amax(-1, keepdim=True) > 0
-        if group["ema"]:
-            weight = (1 - group["beta"]) * live.to(columns.dtype)  # a zero gradient must not decay the averages
-            columns = state["column_scale"].lerp_(columns, weight)
-            rows = state["row_scale"].lerp_(rows, weight)
-        columns, rows = reciprocal(columns), reciprocal(rows)
-        eta, limited = limit_growth(scaled_norm(gradient, rows, columns), state["phi"], group["gamma"])
-        state["phi"].copy_(torch.where(live.squeeze(-1), limited, state["phi"]))
-        rows = rows.sqrt() * eta.unsqueeze(-1)
-        return Direction(rows=rows.unsqueeze(-1), columns=columns.sqrt().unsqueeze(-2), scale=group["alpha"])
+        rows, columns = racs_scales(
+            gradient, state.get("column_scale"), state.get("row_scale"), state["phi"],
+            beta=group["beta"], gamma=group["gamma"], iterations=group["iterations"],
+        )  # fmt: skip
+        return Direction(rows=rows.unsqueeze(-1), columns=columns.unsqueeze(-2), scale=group["alpha"])
 
     @staticmethod
     def reference_update(
@@ -87,3 +82,31 @@ class RACS(MatrixOptimizer):
         X = reciprocal(q).sqrt()[:, None] * G * reciprocal(s).sqrt()
         eta, state["phi"] = reference_limit(X.norm().item(), state.get("phi", 0.0), gamma)
         return alpha * eta * X
+
+
+@replaceable
+def racs_scales(
+    gradient: Tensor,
+    column_scale: Tensor | None,
+    row_scale: Tensor | None,
+    phi: Tensor,
+    *,
+    beta: float,
+    gamma: float,
+    iterations: int,
+) -> tuple[Tensor, Tensor]:
+    """rows [B, m], columns [B, n] with eta X = diag(rows) G diag(columns), G = `gradient` [B, m, n].
+
+    The averages Q = `row_scale` [B, m] and S = `column_scale` [B, n] (None: no averaging) and phi [B] are advanced. A
+    zero gradient leaves them as they are.
+    """
+    squares = gradient.square()
+    columns, rows = fixed_point(squares, iterations)
+    live = columns.amax(-1, keepdim=True) > 0
+    if column_scale is not None and row_scale is not None:
+        weight = (1 - beta) * live.to(columns.dtype)
+        columns, rows = column_scale.lerp_(columns, weight), row_scale.lerp_(rows, weight)
+    columns, rows = reciprocal(columns), reciprocal(rows)
+    eta, limited = limit_growth(scaled_norm(squares, rows, columns), phi, gamma)
+    phi.copy_(torch.where(live.squeeze(-1), limited, phi))
+    return eta.unsqueeze(-1) * rows.sqrt(), columns.sqrt()

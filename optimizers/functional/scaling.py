@@ -44,16 +44,9 @@ def rowwise_products(matrices: Tensor, vectors: Tensor) -> Tensor:
     return (matrices @ vectors.unsqueeze(-1)).squeeze(-1)
 
 
-@replaceable
-def fixed_point_of_squares(matrices: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """`fixed_point` of the squares of `matrices` [B, m, n]."""
-    return fixed_point(matrices.square(), iterations)
-
-
-@replaceable
-def scaled_norm(matrices: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """[B]: ||diag(rows)^(1/2) X diag(columns)^(1/2)|| of X = `matrices` [B, m, n], rows [B, m], columns [B, n]."""
-    return torch.linalg.vecdot(rows, rowwise_products(matrices.square(), columns)).sqrt()
+def scaled_norm(squares: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """[B]: ||diag(rows)^(1/2) X diag(columns)^(1/2)|| from `squares` = X^2 [B, m, n], rows [B, m], columns [B, n]."""
+    return torch.linalg.vecdot(rows, rowwise_products(squares, columns)).sqrt()
 
 
 @replaceable

@@ -17,8 +17,7 @@ REPLACEMENTS = {
         projected_passes.column_sumsq,
         projected_passes.project_with_sumsq,
         projected_passes.residual_scales,
-        scaling_passes.fixed_point_of_squares,
-        scaling_passes.scaled_norm,
+        scaling_passes.racs_scales,
         scaling_passes.subtract_scaled,
     )
 }

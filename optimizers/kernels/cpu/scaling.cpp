@@ -9,6 +9,8 @@
 #include <limits>
 #include <vector>
 
+#include "average.h"
+
 namespace {
 
 // Several sums side by side keep the adders busy; one waits for itself at every addition.
@@ -48,19 +50,19 @@ template <typename T> T square_norm(const T *x, long count) {
     return sum;
 }
 
-// a [R], b [C] <- Eq. 16 for P = G^2. P / mean(P) is iterated on, so that nothing under- or overflows on the way. Where
-// the mean is no positive normal number both are 0.
+// 1 / x where x is a positive normal number, else 0: numerics.reciprocal.
+template <typename T> T reciprocal(T x) { return x >= std::numeric_limits<T>::min() ? 1 / x : 0; }
+
+// a [R], b [C] <- Eq. 16 for P = G^2; returns mean(P). P / mean is iterated on, so that nothing under- or overflows on the
+// way. A mean that is no positive normal number is returned as 0, and nothing is written.
 template <typename T>
-void fixed_point(const T *g, T *a, T *b, std::vector<T> &sums, long R, long C, bool rows_are_q, long iterations) {
+T fixed_point(const T *g, T *a, T *b, std::vector<T> &sums, long R, long C, bool rows_are_q, long iterations) {
     std::fill(sums.begin(), sums.end(), T(0));
     for (long i = 0; i < R; ++i)
         add_squares(g + i * C, T(1), sums.data(), C);
     const T mean = sum(sums) / (T(R) * T(C));
-    if (mean < std::numeric_limits<T>::min()) { // not true of NaN, which has to be seen in the weights
-        std::fill(a, a + R, T(0));
-        std::fill(b, b + C, T(0));
-        return;
-    }
+    if (mean < std::numeric_limits<T>::min()) // not true of NaN, which has to be seen in the weights
+        return 0;
     for (long j = 0; j < C; ++j) // the first s = P^T 1 / m is at hand; otherwise b is the first q
         b[j] = rows_are_q ? sums[j] / (T(R) * mean) : T(1);
     for (long k = 0; k < iterations; ++k) {
@@ -81,33 +83,63 @@ void fixed_point(const T *g, T *a, T *b, std::vector<T> &sums, long R, long C, b
     T *s = rows_are_q ? b : a;
     for (long i = 0; i < (rows_are_q ? C : R); ++i) // s has the scale of P
         s[i] *= mean;
+    return mean;
+}
+
+// now <- 1 / (the average of now over time), with `mean_of` the average so far, null without averaging.
+template <typename T> void average_and_invert(T *now, T *mean_of, long count, Average<T> averages) {
+    for (long i = 0; i < count; ++i) {
+        if (mean_of)
+            now[i] = mean_of[i] = averages.of(mean_of[i], now[i]);
+        now[i] = reciprocal(now[i]);
+    }
+}
+
+// racs.racs_scales for one matrix: a [R], b [C] <- the factors of rows and columns, eta in a; averages and phi advanced.
+template <typename T>
+void racs_scales(const T *g, T *a, T *b, T *a_scale, T *b_scale, T *phi, std::vector<T> &sums, long R, long C,
+                 bool rows_are_q, long iterations, double beta, T gamma) {
+    if (fixed_point(g, a, b, sums, R, C, rows_are_q, iterations) == 0) {
+        std::fill(a, a + R, T(0));
+        std::fill(b, b + C, T(0));
+        return;
+    }
+    average_and_invert(a, a_scale, R, Average<T>(beta));
+    average_and_invert(b, b_scale, C, Average<T>(beta));
+    T square = 0; // ||X||^2 = (1/Q)^T P (1/S)
+    for (long i = 0; i < R; ++i)
+        square += a[i] * dot_of_squares(g + i * C, b, C);
+    const T norm = std::sqrt(square);
+    const T eta = *phi > 0 ? gamma / std::max(norm / *phi, gamma) : T(1);
+    *phi = eta * norm;
+    for (long i = 0; i < R; ++i)
+        a[i] = eta * std::sqrt(a[i]);
+    for (long j = 0; j < C; ++j)
+        b[j] = std::sqrt(b[j]);
+}
+
+// w <- w - step diag(a) G diag(b)
+template <typename T> void subtract_scaled(T *w, const T *g, const T *a, const T *b, T step, long R, long C) {
+    for (long i = 0; i < R; ++i) {
+        const T row = step * a[i];
+        for (long j = 0; j < C; ++j)
+            w[i * C + j] -= row * b[j] * g[i * C + j];
+    }
 }
 
 } // namespace
 
 #define FOR_TYPE(T)                                                                                                    \
-    extern "C" void fixed_point_##T(const T *g, T *a, T *b, long batch, long R, long C, long rows_are_q,               \
-                                    long iterations) {                                                                 \
+    extern "C" void racs_scales_##T(const T *g, T *a, T *b, T *a_scale, T *b_scale, T *phi, long batch, long R,        \
+                                    long C, long rows_are_q, long iterations, double beta, double gamma) {             \
         std::vector<T> sums(C);                                                                                        \
         for (long k = 0; k < batch; ++k)                                                                               \
-            fixed_point<T>(g + k * R * C, a + k * R, b + k * C, sums, R, C, rows_are_q, iterations);                   \
+            racs_scales<T>(g + k * R * C, a + k * R, b + k * C, a_scale ? a_scale + k * R : nullptr,                   \
+                           b_scale ? b_scale + k * C : nullptr, phi + k, sums, R, C, rows_are_q, iterations, beta,     \
+                           T(gamma));                                                                                  \
     }                                                                                                                  \
-    /* norms [batch] <- ||diag(a)^(1/2) G diag(b)^(1/2)|| */                                                           \
-    extern "C" void scaled_norm_##T(const T *g, const T *a, const T *b, T *norms, long batch, long R, long C) {        \
-        for (long k = 0; k < batch; ++k, g += R * C, a += R, b += C) {                                                 \
-            T square = 0;                                                                                              \
-            for (long i = 0; i < R; ++i)                                                                               \
-                square += a[i] * dot_of_squares(g + i * C, b, C);                                                      \
-            norms[k] = std::sqrt(square);                                                                              \
-        }                                                                                                              \
-    }                                                                                                                  \
-    /* w <- w - step diag(a) G diag(b) */                                                                              \
     extern "C" void subtract_scaled_##T(T *w, const T *g, const T *a, const T *b, double step, long R, long C) {       \
-        for (long i = 0; i < R; ++i) {                                                                                 \
-            const T row = T(step) * a[i];                                                                              \
-            for (long j = 0; j < C; ++j)                                                                               \
-                w[i * C + j] -= row * b[j] * g[i * C + j];                                                             \
-        }                                                                                                              \
+        subtract_scaled<T>(w, g, a, b, T(step), R, C);                                                                 \
     }
 FOR_TYPE(float)
 FOR_TYPE(double)

@@ -6,27 +6,29 @@ from torch import Tensor
 from . import compiled
 
 
-def fixed_point_of_squares(matrices: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """An iteration is one pass over the matrix."""
-    transposed, by_rows = _by_rows(matrices)
-    iterate = compiled.function("scaling.cpp", "fixed_point", "ppplllll", by_rows)
-    if iterate is None:
+def racs_scales(
+    gradient: Tensor,
+    column_scale: Tensor | None,
+    row_scale: Tensor | None,
+    phi: Tensor,
+    *,
+    beta: float,
+    gamma: float,
+    iterations: int,
+) -> tuple[Tensor, Tensor]:
+    """An iteration of the fixed point is one pass over the gradient."""
+    averages = [average for average in (column_scale, row_scale) if average is not None]
+    transposed, by_rows = _by_rows(gradient)
+    scales = compiled.function("scaling.cpp", "racs_scales", "ppppppllllldd", by_rows, phi, *averages)
+    if scales is None:
         return NotImplemented
-    batch, rows, columns = by_rows.shape
-    over_rows, over_columns = matrices.new_empty(batch, rows), matrices.new_empty(batch, columns)
-    iterate(by_rows, over_rows, over_columns, batch, rows, columns, int(not transposed), iterations)
-    return (over_rows, over_columns) if transposed else (over_columns, over_rows)
-
-
-def scaled_norm(matrices: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """In one pass."""
-    transposed, by_rows = _by_rows(matrices)
-    norm = compiled.function("scaling.cpp", "scaled_norm", "pppplll", by_rows, rows, columns)
-    if norm is None:
-        return NotImplemented
-    norms = matrices.new_empty(len(matrices))
-    norm(by_rows, *((columns, rows) if transposed else (rows, columns)), norms, *by_rows.shape)
-    return norms
+    batch, height, width = by_rows.shape
+    over_height, over_width = gradient.new_empty(batch, height), gradient.new_empty(batch, width)
+    pairs = (column_scale, row_scale) if transposed else (row_scale, column_scale)
+    sizes = (batch, height, width, int(not transposed), iterations)
+    scales(by_rows, over_height, over_width, *pairs, phi, *sizes, beta, gamma)
+    torch.autograd.graph.increment_version([*averages, phi])
+    return (over_width, over_height) if transposed else (over_height, over_width)
 
 
 def subtract_scaled(weight: Tensor, matrix: Tensor, rows: Tensor, columns: Tensor, step: float) -> None:
