@@ -7,13 +7,11 @@ import torch
 from torch import Tensor
 
 import train
-from optimizers import registry
 from tests import tiny
 from tests.optimizers.harness import gradient, largest_difference, options_of, parameters, reference
+from tests.optimizers.test_contract import LR, NAMES, make, tolerance
 
 DEVICE = torch.device("cuda")
-LR = 0.01
-NAMES = registry.names()
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 every_optimizer = pytest.mark.parametrize("name", NAMES)
@@ -32,10 +30,6 @@ def on_device(weights: list[Tensor]) -> list[torch.nn.Parameter]:
     return [torch.nn.Parameter(weight.detach().to(DEVICE, copy=True)) for weight in weights]
 
 
-def make(name: str, weights: list[torch.nn.Parameter], **changes):
-    return registry.get(name)[0](weights, lr=LR, **{**options_of(name), **changes})
-
-
 def step(optimizer, weights: list[torch.nn.Parameter], steps: range) -> list[Tensor]:
     """Step through `steps` on gradient(); returns copies of the weights on the CPU."""
     for number in steps:
@@ -45,17 +39,13 @@ def step(optimizer, weights: list[torch.nn.Parameter], steps: range) -> list[Ten
     return [weight.detach().cpu().clone() for weight in weights]
 
 
-def tolerance(name: str) -> float:
-    """How far the fast form may be from the plain one: rounding, except for methods that quantise their state."""
-    return getattr(registry.get(name)[0], "reference_tolerance", 1e-6)
-
-
 @every_optimizer
 def test_equals_its_plain_form_in_float64(name):
     """The plain form runs on the CPU: random draws are the same on every device."""
     weights = on_device(parameters())
-    expected = reference(registry.get(name)[0], parameters(), options_of(name), range(1, 10), LR)
-    moved = step(make(name, weights), weights, range(1, 10))
+    optimizer = make(name, weights)
+    expected = reference(type(optimizer), parameters(), options_of(name), range(1, 10), LR)
+    moved = step(optimizer, weights, range(1, 10))
     assert largest_difference(moved, expected) <= tolerance(name)
     assert all(not torch.equal(after, before) for after, before in zip(moved, parameters(), strict=True))
 
@@ -63,11 +53,12 @@ def test_equals_its_plain_form_in_float64(name):
 @every_optimizer
 def test_float32_follows_float64(name):
     """Iterations that a GPU would run in bfloat16 are kept in float32 here."""
-    changes = {"ns_dtype": "float32"} if "ns_dtype" in registry.options(name) else {}
+    changes = {"ns_dtype": "float32"} if "ns_dtype" in options_of(name) else {}
     start = parameters(dtype=torch.float32)
     weights = on_device(start)
-    expected = reference(registry.get(name)[0], start, {**options_of(name), **changes}, range(1, 10), LR)
-    moved = step(make(name, weights, **changes), weights, range(1, 10))
+    optimizer = make(name, weights, **changes)
+    expected = reference(type(optimizer), start, options_of(name, **changes), range(1, 10), LR)
+    moved = step(optimizer, weights, range(1, 10))
     assert largest_difference(moved, expected) <= max(5e-4, tolerance(name))
 
 
@@ -75,8 +66,9 @@ def test_float32_follows_float64(name):
 def test_bfloat16_parameters_stay_close_and_finite(name):
     start = parameters(dtype=torch.bfloat16, scale=0.02)
     weights = on_device(start)
-    expected = reference(registry.get(name)[0], start, options_of(name), range(1, 10), LR)
-    moved = step(make(name, weights), weights, range(1, 10))
+    optimizer = make(name, weights)
+    expected = reference(type(optimizer), start, options_of(name), range(1, 10), LR)
+    moved = step(optimizer, weights, range(1, 10))
     assert all(weight.dtype == torch.bfloat16 and weight.isfinite().all() for weight in moved)
     for after, plain, before in zip(moved, expected, start, strict=True):
         # A basis rounded to 8 bits can order two close eigenvectors the other way round.
@@ -103,7 +95,7 @@ def test_resumes_bitwise(name, dtype, deterministic):
 @every_optimizer
 def test_steps_without_refresh_never_wait_for_the_device(name):
     """A step enqueues its work: nothing in it reads a number back to the CPU."""
-    changes = {"update_interval": 1000} if "update_interval" in registry.options(name) else {}
+    changes = {"update_interval": 1000} if "update_interval" in options_of(name) else {}
     weights = on_device(parameters(dtype=torch.float32))
     optimizer = make(name, weights, **changes)
     step(optimizer, weights, range(1, 4))  # bases, and whatever is made once
