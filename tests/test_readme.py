@@ -13,6 +13,7 @@ import transformers
 import yaml
 
 from configs.schema import load
+from optimizers import registry
 from tests.optimizers.test_partition import llama
 
 ROOT = Path(__file__).parents[1]
@@ -76,6 +77,19 @@ def test_readme_names_the_two_commands():
     assert {"scripts/quickstart.sh", "scripts/test.sh"} <= {
         word for block in blocks(README, "bash") for word in block.split()
     }
+
+
+def test_table_of_optimizers_is_that_of_the_registry():
+    """A row for every name, and no option that its class does not have."""
+    (table,) = re.findall(r"<!-- options: begin -->\n(.*?)<!-- options: end -->", README.read_text(), flags=re.S)
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    named = {name: cells for cells in rows for name in re.findall(r"`(\w+)`", cells[0])}
+    assert sorted(named) == registry.names()
+    for cells in rows:
+        names = re.findall(r"`(\w+)`", cells[0])
+        options = {option for name in names for option in registry.options(name)}
+        words = {word for code in re.findall(r"`(.*?)`", cells[-1]) for word in code.split()}
+        assert words - options - named.keys() - {"..."} == set(), names
 
 
 def test_every_page_of_docs_is_linked_from_the_readme():
