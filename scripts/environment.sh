@@ -1,6 +1,7 @@
-# Makes or reuses .venv. Sourced by the scripts beside it, in the project's folder:
+# Makes the virtual environment .venv, or uses the one that is there. Other scripts read this file in the project's
+# folder:
 #     . scripts/environment.sh requirements.txt
-# A .venv that was completed for the same requirements is used as it is; an interrupted installation goes on.
+# A .venv that is complete for the same requirements is used as it is; an interrupted installation is continued.
 
 requirements=$1
 python=

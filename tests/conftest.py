@@ -1,8 +1,20 @@
-"""What tests of whole runs share."""
+"""Markers that follow from a test's folder, and what tests of whole runs share."""
+
+from pathlib import Path
 
 import pytest
 
 from tests import tiny
+
+# Folder of tests -> marker of every test in it. Tests in other folders carry their markers themselves.
+MARKERS = {"distributed": "distributed", "faults": "faults", "gpu": "gpu"}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        room = Path(item.path).relative_to(Path(__file__).parent).parts[0]
+        if room in MARKERS:
+            item.add_marker(MARKERS[room])
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,10 @@
-"""Every command and snippet of README.md does what it says."""
+"""Every command, snippet and link of README.md, CONTRIBUTING.md and docs/ does what it says."""
 
 import re
 import shlex
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,27 +13,91 @@ import transformers
 import yaml
 
 from configs.schema import load
+from optimizers import registry
 from tests.optimizers.test_partition import llama
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.S)
-LINES = [line.split(" #")[0].strip() for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()]
-COMMANDS = [line for line in LINES if line] + re.findall(r"\| `(.*?)`", README)
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+# Names that are not of this repository: of a run, of the reader, or of the example in docs/adding-an-optimizer.md.
+ELSEWHERE = re.compile(r"^(runs|checkpoints|my|stores|model|STORE)/|signum")
+
+
+def blocks(page: Path, kind: str) -> list[str]:
+    """The fenced blocks of one kind, without their fences."""
+    return re.findall(rf"```{kind}\n(.*?)```", page.read_text(), flags=re.S)
 
 
 def commands(program: str) -> list[list[str]]:
-    """The words of every command that runs `program`."""
-    return [words for words in map(shlex.split, COMMANDS) if program in words]
+    """The words of every command of all pages that runs `program`, each once."""
+    lines = [
+        line.split(" #")[0].strip() for page in PAGES for block in blocks(page, "bash") for line in block.split("\n")
+    ]
+    lines += [cell for page in PAGES for cell in re.findall(r"\| `(.*?)`", page.read_text()) if program in cell]
+    return [words for words in map(shlex.split, dict.fromkeys(lines)) if program in words]
 
 
-def test_the_files_it_links_to_exist():
-    links = re.findall(r"\]\((?!http)(.*?)\)", README)
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub makes from the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.S), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("words", commands("train.py"), ids=" ".join)
+@every_page
+def test_the_files_and_headings_it_links_to_exist(page):
+    missing = []
+    for link in re.findall(r"\]\((?!http)(.*?)\)", page.read_text()):
+        file, _, anchor = link.partition("#")
+        target = page.parent / file if file else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            missing.append(link)
+    assert missing == []
+
+
+@every_page
+def test_the_files_it_names_exist(page):
+    """Whatever stands in backticks, has a slash, and ends as a source file does; `*` and <name> match anything."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    named = re.findall(r"`([\w./*<>-]+/[\w.*<>-]+\.(?:py|sh|sbatch|yaml|yml|md|cpp|toml|csv|svg|png|html))`", text)
+    patterns = {name: re.sub(r"<\w+>", "*", name) for name in named if not ELSEWHERE.search(name)}
+    assert [name for name, pattern in patterns.items() if not any(ROOT.glob(pattern))] == []
+
+
+@every_page
+def test_scripts_it_names_can_be_run(page):
+    names = set(re.findall(r"(?<![\w/])scripts/[\w/]+\.(?:sh|py|sbatch)", page.read_text()))
+    for name in names - {"scripts/environment.sh"}:
+        assert (ROOT / name).is_file(), name
+        assert not name.endswith(".sh") or (ROOT / name).stat().st_mode & 0o100, name
+
+
+def test_readme_names_the_two_commands():
+    assert {"scripts/quickstart.sh", "scripts/test.sh"} <= {
+        word for block in blocks(README, "bash") for word in block.split()
+    }
+
+
+def test_table_of_optimizers_is_that_of_the_registry():
+    """A row for every name, and no option that its class does not have."""
+    (table,) = re.findall(r"<!-- options: begin -->\n(.*?)<!-- options: end -->", README.read_text(), flags=re.S)
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    named = {name: cells for cells in rows for name in re.findall(r"`(\w+)`", cells[0])}
+    assert sorted(named) == registry.names()
+    for cells in rows:
+        names = re.findall(r"`(\w+)`", cells[0])
+        options = {option for name in names for option in registry.options(name)}
+        words = {word for code in re.findall(r"`(.*?)`", cells[-1]) for word in code.split()}
+        assert words - options - named.keys() - {"..."} == set(), names
+
+
+def test_every_page_of_docs_is_linked_from_the_readme():
+    text = README.read_text()
+    assert [page.name for page in PAGES[1:] if f"({page.relative_to(ROOT)})" not in text] == []
+
+
+@pytest.mark.parametrize("words", [w for w in commands("train.py") if "optimizer=signum" not in w], ids=" ".join)
 def test_commands_of_train_are_valid(words, monkeypatch):
     monkeypatch.chdir(ROOT)
     arguments = words[words.index("train.py") + 1 :]
@@ -52,16 +118,8 @@ def test_sweep_plans_a_run_for_each_value():
         assert load([str(ROOT / arguments[0]), *arguments[1:]]).config.run.dir.startswith("runs/lr/racs_lr=")
 
 
-def test_scripts_it_names_can_be_run():
-    names = set(re.findall(r"(?<![\w/])scripts/[\w/]+\.(?:sh|py|sbatch)", README))
-    assert {"scripts/quickstart.sh", "scripts/test.sh", "scripts/evaluate.py"} <= names
-    for name in names:
-        assert (ROOT / name).is_file(), name
-        assert not name.endswith(".sh") or (ROOT / name).stat().st_mode & 0o100, name
-
-
-def test_snippets_run(tmp_path):
-    snippets = [block for kind, block in BLOCKS if kind == "python"]
+def test_snippets_of_the_readme_run(tmp_path):
+    snippets = blocks(README, "python")
     assert len(snippets) == 2
     model = llama()
     args = transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
@@ -72,3 +130,30 @@ def test_snippets_run(tmp_path):
         before = [p.detach().clone() for p in model.parameters()]
         names["optimizer"].step()
         assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.slow
+def test_the_walk_of_adding_an_optimizer_works(tmp_path):
+    """The files of docs/adding-an-optimizer.md, in a copy of the project, pass the contract and train."""
+    page = (ROOT / "docs" / "adding-an-optimizer.md").read_text()
+    assert "```python\nfrom .signum import Signum\n```" in page
+    files = re.findall(r"`([\w/]+\.(?:py|yaml))`:\n\n```\w+\n(.*?)```", page, flags=re.S)
+    assert [file for file, _ in files] == ["optimizers/signum.py", "configs/optimizer/signum.yaml"]
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "results", "runs", "wandb")
+    copy = shutil.copytree(ROOT, tmp_path / "project", ignore=ignored)
+    for file, content in files:
+        assert not (copy / file).exists()
+        (copy / file).write_text(content)
+    with (copy / "optimizers" / "__init__.py").open("a") as exports:
+        exports.write("from .signum import Signum\n")
+
+    def run(*words: str) -> str:
+        done = subprocess.run([sys.executable, *words], cwd=copy, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    passed = run("-m", "pytest", "tests/optimizers/test_contract.py", "-k", "signum", "-p", "no:cacheprovider")
+    assert int(re.findall(r"(\d+) passed", passed + "0 passed")[0]) >= 19
+    assert "signum" in run("train.py", "--plan", "optimizer=signum")
+    run("train.py", "optimizer=signum", "train.steps=2", "data.eval_tokens=2000", f"run.dir={tmp_path / 'run'}")
+    assert (tmp_path / "run" / "summary.json").exists()
