@@ -1,4 +1,4 @@
-"""Perplexity on a fixed set of rows, shared out over the processes."""
+"""Perplexity on a fixed set of rows, which the processes share."""
 
 import math
 from dataclasses import dataclass
@@ -8,35 +8,45 @@ from torch import nn
 
 from data import EvaluationData
 from models.unpadding import model_inputs
-from training.distributed import World
-from training.progress import perplexity
+from training.processes.signals import Interrupted
+from training.processes.world import World
 
-GALORE_MIN_BATCHES = 10  # below, the batch that its mean divides by too much is more than a tenth of them
+GALORE_MIN_BATCHES = 10  # its mean divides by one batch too many; below 10 that changes the exponent by over a tenth
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`loss`: nats per target over all `targets`; `galore_perplexity`: see `evaluate`."""
+    """The result of `evaluate`.
+
+    Attributes:
+        loss: nats per target, the mean over all targets.
+        targets: how many there are.
+        galore_perplexity: GaLore's figure, see `evaluate`.
+    """
 
     loss: float
     targets: int
     galore_perplexity: float | None
 
 
+def perplexity(loss: float) -> float:
+    """exp(loss), for a loss in nats; infinite where a double cannot hold it."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
 @torch.no_grad()
-def evaluate(
-    model: nn.Module, held_out: EvaluationData, world: World, *, rows: int, galore_rows: int
-) -> Evaluation | None:
+def evaluate(model: nn.Module, held_out: EvaluationData, world: World, *, rows: int, galore_rows: int) -> Evaluation:
     """The mean loss over every target of `held_out`; the same on any number of processes, within rounding.
 
-    `rows` are held by a process at a time. `galore_perplexity` is what GaLore's `evaluate_model` prints for batches
-    of `galore_rows`: exp(sum of the batches' mean losses / (batches + 1)), over the whole batches; None for fewer
-    than 10. It is lower than the perplexity, the more so the fewer the batches, and kept to compare with papers
-    that used that code.
+    Args:
+        rows: how many a process holds at a time.
+        galore_rows: rows of a batch in `galore_perplexity`, which is what GaLore's `evaluate_model` prints:
+            exp(sum of the batches' mean losses / (batches + 1)), over the whole batches; None for fewer than 10. It is
+            lower than the perplexity, the more so the fewer the batches, and kept to compare with papers that used it.
 
-    None when a process was sent a signal meanwhile.
+    Raises Interrupted, on every process, when one was sent a signal.
     """
-    # No piece straddles two of GaLore's batches, whose sums are kept apart.
+    # No piece crosses a boundary between two of GaLore's batches, whose sums are kept apart.
     pieces = [
         slice(start, min(start + rows, end, len(held_out)))
         for end in range(galore_rows, len(held_out) + galore_rows, galore_rows)
@@ -48,10 +58,10 @@ def evaluate(
     model.eval()
     try:
         for first in range(0, len(pieces), world.count):
-            if world.stop_signal():
-                return None
-            # Where pieces run out, a process computes the last one once more: in shards, a layer is only whole
-            # while all processes compute it.
+            if signum := world.stop_signal():
+                raise Interrupted(signum)
+            # A process without a piece left computes the last one again: a sharded layer is whole only while all
+            # processes compute it.
             piece = pieces[min(first + world.index, len(pieces) - 1)]
             input_ids, labels = held_out.batch(piece)
             loss_sum = model(**model_inputs(input_ids, labels, world.device)).loss_sum

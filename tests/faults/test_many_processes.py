@@ -43,7 +43,7 @@ def assert_nearly_same_end(run, whole_run):
 def test_two_processes_train_on_the_same_rows_and_one_goes_on(text, whole_run, tmp_path):
     """SIGTERM to one of two stops both at the same step; one process ends the run."""
     argv = tiny.command(text, tmp_path / "run")
-    output = launch_faulty("term:training.loop.Trainer._gradients:7:1", argv)
+    output = launch_faulty("term:training.loop.Trainer._update:7:1", argv)
     assert "step 7 is saved" in output
     assert tiny.saved_steps(tmp_path / "run") == [6, 7]
     assert train.main(argv) == 0
@@ -51,7 +51,7 @@ def test_two_processes_train_on_the_same_rows_and_one_goes_on(text, whole_run, t
 
 
 def test_a_process_that_dies_is_named(text, tmp_path):
-    output = launch_faulty("kill:training.loop.Trainer._gradients:5:1", tiny.command(text, tmp_path / "run"))
+    output = launch_faulty("kill:training.loop.Trainer._update:5:1", tiny.command(text, tmp_path / "run"))
     assert "process 1 of 2 died" in output
     assert tiny.saved_steps(tmp_path / "run") == [3]
 
