@@ -93,7 +93,7 @@ def test_activations_are_those_that_autograd_saves(dtype, checkpointing):
     key = "checkpointed_activation_bytes" if checkpointing else "activation_bytes"
     counted = [plan_run(config)[key] for config in configs]
     assert held[1] - held[0] == counted[1] - counted[0]  # a layer
-    if not checkpointing:  # where the recomputed layer is not there yet; the rest holds small tables beside
+    if not checkpointing:  # the recomputed layer does not exist yet; the rest is small tables
         assert held[0] == pytest.approx(counted[0], rel=0.1)
 
 
@@ -138,7 +138,7 @@ def test_layerwise_gradients_are_those_held(name):
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_a_forward_pass_of_other_positions_is_that_of_another_micro_batch():
+def test_forward_bytes_are_those_of_a_micro_batch():
     config = load(["model=llama_7b", "optimizer=racs", "train.dtype=bfloat16", "train.micro_batch_size=1"]).config
     counted = plan_run(config)
     expected = forward_bytes(config.model, config.data.sequence_length, 2)

@@ -286,7 +286,8 @@ def test_a_full_disk_is_noticed_before_the_last_byte_is_taken(tmp_path, monkeypa
     assert fingerprint(tmp_path) == before
 
 
-def test_a_disk_with_room_for_two_keeps_the_newest_whole_one_and_takes_the_next(tmp_path, monkeypatch):
+def test_a_disk_with_room_for_two_keeps_the_newest_whole_one(tmp_path, monkeypatch):
+    """Older ones are deleted to make room for the next."""
     for step in (1, 2, 3):
         save(tmp_path, step)
     (tmp_path / "step_00000003" / "model.safetensors").write_bytes(b"damaged")

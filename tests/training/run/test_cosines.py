@@ -14,7 +14,8 @@ def rows_of(run):
     return [json.loads(line) for line in (run / "basis_cosines.jsonl").read_text().splitlines()]
 
 
-def test_a_row_for_each_basis_and_refresh_but_the_first_and_none_twice_after_a_resume(text, tmp_path):
+def test_every_basis_has_a_row_for_each_refresh_but_the_first(text, tmp_path):
+    """A resume repeats no row."""
     settings = ("run.record_basis_cosines=true", "optimizer.update_interval=3", "optimizer.switching=none")
     assert train.main(tiny.command(text, tmp_path / "run", *settings)) == 0
     rows = rows_of(tmp_path / "run")
