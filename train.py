@@ -29,18 +29,19 @@ from training.processes.logs import set_up_logging
 from training.processes.start import start_world
 from training.processes.world import World
 from training.run.folder import locked_run_folder
-from training.run.recorder import final_line, open_recorder
+from training.run.recorder import open_recorder
 from training.run.resume import find_start
+from training.run.summary import final_line, summarize
 
 log = logging.getLogger("training")
 
 
 def main(argv: list[str]) -> int:
-    """Do what the command line `argv` asks for; returns the exit code, after a sentence on stderr if it is not 0."""
+    """Train, resume or plan as the command line `argv` says; returns the exit code, after a sentence if it is not 0."""
     set_up_logging(int(os.environ.get("RANK", 0)))
     with Ending() as ending:
         invocation = load(argv)
-        config, run_settings, train = invocation.config, invocation.config.run, invocation.config.train
+        config = invocation.config
         if invocation.plan is not None:
             with settings_errors():
                 plan = plan_run(config)
@@ -48,25 +49,25 @@ def main(argv: list[str]) -> int:
         else:
             check_layout(config, int(os.environ.get("WORLD_SIZE", 1)))
             ending.world = start_world(
-                seed=run_settings.seed,
-                threads=train.threads,
-                deterministic=run_settings.deterministic,
-                dtype=train.dtype,
+                seed=config.run.seed,
+                threads=config.train.threads,
+                deterministic=config.run.deterministic,
+                dtype=config.train.dtype,
             )
             ending.code = run(config, ending.world)
     return ending.code
 
 
 def run(config: Config, world: World) -> int:
-    """Build what the settings name, train it, and leave the results in the run folder; returns the exit code."""
+    """Build model, optimizer and data from the settings, train, and write the results; returns the exit code."""
     with ExitStack() as opened:
         with settings_errors():
             folder = opened.enter_context(locked_run_folder(config, world))
             start = world.from_main(lambda: find_start(folder, config))
             config.run.seed = start.seed
             if start.summary is not None:
-                finished = f"this run is finished: {final_line(start.summary, folder)}"
-                world.from_main(lambda: print(finished))
+                result = final_line(start.summary, folder)
+                world.from_main(lambda: print(f"this run is finished: {result}"))
                 world.close()
                 return 0
             world.from_main(lambda: folder.require_space(plan_run(config)["checkpoint_bytes"]))
@@ -106,7 +107,8 @@ def run(config: Config, world: World) -> int:
             world.close()
             log.info("interrupted; step %d is saved and the same command goes on from it", trainer.counters.step)
             return 128 + signum
-        weights, summary = layout.weights(), trainer.summary()
+        weights = layout.weights()
+        summary = summarize(config, world, layout, optimizer, trainer.counters)
         world.close()
         recorder.export(model, weights, tokenizer)
         recorder.finish(summary)

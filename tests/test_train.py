@@ -15,7 +15,7 @@ from scripts import evaluate as evaluate_script
 from tests import tiny
 from training import loop
 from training.run import folder
-from training.run.recorder import final_line
+from training.run.summary import final_line
 
 TRAIN_KEYS = "kind step tokens loss lr adam_lr grad_norm tokens_per_second optimizer_seconds data_seconds train_seconds"
 EVAL_KEYS = "kind step tokens loss perplexity galore_perplexity eval_tokens train_seconds"

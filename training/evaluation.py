@@ -1,4 +1,4 @@
-"""Perplexity on a fixed set of rows, which the processes share."""
+"""Loss and perplexity on a fixed set of rows, which the processes share."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from models.unpadding import model_inputs
 from training.processes.signals import Interrupted
 from training.processes.world import World
 
-GALORE_MIN_BATCHES = 10  # its mean divides by one batch too many; below 10 that changes the exponent by over a tenth
+GALORE_MIN_BATCHES = 10  # below, its division by one batch too many lowers the exponent by a tenth or more
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def evaluate(model: nn.Module, held_out: EvaluationData, world: World, *, rows: 
         rows: how many a process holds at a time.
         galore_rows: rows of a batch in `galore_perplexity`, which is what GaLore's `evaluate_model` prints:
             exp(sum of the batches' mean losses / (batches + 1)), over the whole batches; None for fewer than 10. It is
-            lower than the perplexity, the more so the fewer the batches, and kept to compare with papers that used it.
+            lower than the perplexity, the more so the fewer the batches; it compares with papers that used that code.
 
     Raises Interrupted, on every process, when one was sent a signal.
     """

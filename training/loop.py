@@ -1,52 +1,39 @@
-"""The training loop: from one step boundary to the next, with evaluations, checkpoints and ordered ends.
+"""The training loop. `Trainer._update` is one update: forward, backward and the optimizer's step.
 
-At a step boundary a run is its weights, optimizer state, stream states and counters. What happens there - evaluate,
-save, stop - depends on nothing else, so a resumed run repeats what an uninterrupted one does.
+At a step boundary a run is its weights, optimizer state, stream states and counters. Evaluations, checkpoints and stops
+happen there and depend on nothing else, so a resumed run repeats an uninterrupted one.
 """
 
 import contextlib
 import logging
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from configs.identity import config_hash, to_dict
+from configs.identity import to_dict
 from configs.schema import Config, SettingsError
 from configs.sources import one_line
 from data import Batch, EvaluationData, TrainingData
 from models.unpadding import model_inputs
-from optimizers import BaseOptimizer, state_bytes
+from optimizers import BaseOptimizer
+from training.counters import Counters
 from training.evaluation import evaluate, perplexity
 from training.layerwise import GradientRelease
-from training.memory import peak_memory_bytes
 from training.meter import Meter
 from training.processes.layout import Layout
 from training.processes.signals import Interrupted
 from training.processes.world import World
 from training.progress import Progress
 from training.run import checkpoint
-from training.run.provenance import environment
 from training.run.random_states import random_states, set_random_states
 from training.run.recorder import Recorder
 from training.run_errors import MachineError, SaveError
 from training.schedule import lr_factor
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Counters:
-    """The numbers that describe a run at a step boundary."""
-
-    step: int = 0  # updates made
-    tokens: int = 0  # targets that entered the loss, all processes
-    train_seconds: float = 0.0  # in training steps: evaluations and checkpoints excluded
-    evaluated: int = 0  # step of the last evaluation
-    evaluation_loss: float | None = None  # of that evaluation, nats per target
 
 
 class Trainer:
@@ -106,7 +93,7 @@ class Trainer:
         """Run until the last step (returns 0) or until any process was sent a signal (returns its number).
 
         The state is saved either way. Raises MachineError for a loss that is not finite, of a step or an evaluation,
-        for a process that failed or a final save that did, and, after saving, whatever the data raise.
+        for a process that failed, and for a final save that failed; after saving, any error of the data.
         """
         signum = 0
         self.world.signals.defer()
@@ -118,32 +105,6 @@ class Trainer:
             signum = interrupted.signum
         self._save()
         return signum
-
-    def summary(self) -> dict[str, Any]:
-        """The figures of a finished run. All processes call it; those of the main one count."""
-        config, counters = self.config, self.counters
-        assert counters.evaluation_loss is not None, "the last step is evaluated"
-        return {
-            "name": config.run.name,
-            "optimizer": config.optimizer.name,
-            "lr": config.optimizer.lr,
-            "adam_lr": config.optimizer.adam_lr,
-            "model": config.model.name,
-            "steps": counters.step,
-            "tokens": counters.tokens,
-            "final_loss": counters.evaluation_loss,
-            "final_perplexity": perplexity(counters.evaluation_loss),
-            "tokens_per_second": counters.tokens / counters.train_seconds,
-            "train_seconds": counters.train_seconds,
-            "parameters": sum(parameter.numel() for parameter in self._layout.unwrapped.parameters()),
-            "optimizer_state_bytes": self._layout.total(state_bytes(self.optimizer)),
-            "peak_memory_bytes": peak_memory_bytes(self.world.device),
-            "processes": self.world.count,
-            "seed": config.run.seed,
-            "config_hash": config_hash(config),
-            "mixed_precision": self.world.mixed_precision,
-            **environment(self.world.device),
-        }
 
     def _run_steps(self, data: TrainingData, held_out: EvaluationData, progress: Progress) -> None:
         """Evaluate, save and step until the last step is evaluated. Raises Interrupted at a step boundary."""
@@ -178,11 +139,11 @@ class Trainer:
             self._record_step(loss, norm)
 
     def _update(self, batch: Batch, targets: int) -> tuple[float, float]:
-        """Forward, backward and the optimizer's step on this process's rows of a batch.
+        """Forward, backward and the optimizer's step on `batch`, this process's rows [rows, length] of the whole batch.
 
-        The loss is the mean over `targets`, the targets of the whole batch: all micro-batches, all processes. Returns
-        it and the norm of the gradient before clipping; reading them is the only time a step waits for its device.
-        With train.layerwise backward is also the optimizer's step, so the loss is read before it. Raises MachineError
+        The loss is the mean over the `targets` of the whole batch: all micro-batches, all processes. Returns it (nats)
+        and the norm of the gradient before clipping; only to read them does a step wait for its device. With
+        train.layerwise backward is also the optimizer's step, so the loss is read before it too. Raises MachineError
         if loss or norm is not finite: such a gradient is not applied.
         """
         step, layout, device = self.counters.step + 1, self._layout, self.world.device
@@ -213,8 +174,8 @@ class Trainer:
     def _next_batch(self, data: TrainingData) -> tuple[Batch, int]:
         """This process's rows of the next step, and the number of targets of all processes' rows.
 
-        The processes agree before they go on. Raises Interrupted if any was sent a signal, and, after saving, what the
-        data of any process raised.
+        The processes agree before they go on. Raises Interrupted if any was sent a signal. If the data of any process
+        raised an error, saves and raises it.
         """
         batch, targets = None, 0
         failure: Exception | None = None

@@ -10,8 +10,8 @@ from optimizers import BaseOptimizer
 def build_optimizer(model: nn.Module, section: Optimizer) -> BaseOptimizer:
     """The optimizer of the `optimizer` section of the settings, for the parameters of a transformers causal LM.
 
-    Raises ValueError, the text naming the option, for what the method cannot take (`optimizers.build`), and ImportError
-    for a method whose package is not installed.
+    Raises ValueError for an option that the method cannot take (`optimizers.build` names it), and ImportError for a
+    method whose package is not installed.
     """
     assert section.adam_lr is not None, "configs.schema fills it in"
     return optimizers.build(

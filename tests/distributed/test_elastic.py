@@ -13,6 +13,7 @@ from tests.faults.test_many_processes import ROOT, assert_nearly_same_end, launc
 from training.processes.start import start_world
 
 
+@pytest.mark.distributed
 def test_one_process_then_replicas_then_shards_then_one(text, tmp_path):
     """Every row of metrics, also those of earlier layouts: same rows of data, tokens, losses and learning rates. Rows
     end in padding, of which each process leaves out its own."""

@@ -10,6 +10,8 @@ from tests import tiny
 from tests.faults import faulty
 from training.run.folder import RunFolder
 
+pytestmark = pytest.mark.faults
+
 # A server that has imported everything; each run is a fork of it, with a main thread and signals of its own.
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["train", "tests.faults.faulty", "matplotlib.figure"])

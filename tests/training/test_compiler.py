@@ -36,6 +36,7 @@ def test_without_a_compiler(monkeypatch):
 
 
 @pytest.mark.skipif(compiler.missing_compiler(CPU) is not None, reason="no C++ compiler")
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["true", "false"])
 def test_a_compiled_run_resumes_to_the_same_bits(text, tmp_path, monkeypatch, packing):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))

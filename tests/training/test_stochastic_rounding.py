@@ -9,6 +9,7 @@ from tests import tiny
 SETTINGS = ("train.dtype=bfloat16", "train.stochastic_rounding=true", "train.steps=4", "train.checkpoint_every=2")
 
 
+@pytest.mark.slow
 def test_resumes_and_releases_gradients_to_the_same_bits(text, tmp_path, monkeypatch):
     runs = {name: tmp_path / name for name in ("whole", "resumed", "layerwise", "nearest")}
     assert train.main(tiny.command(text, runs["whole"], *SETTINGS)) == 0

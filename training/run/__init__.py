@@ -1,1 +1,1 @@
-"""What a run leaves on the disk: its folder, metrics, checkpoints and final model; and the same numbers in wandb."""
+"""The files of a run: its folder, metrics, checkpoints, summary, final model and curve; its numbers in wandb."""

@@ -152,8 +152,8 @@ def _publish(temporary: Path, final: Path) -> None:
 def newest(folder: Path) -> Checkpoint | None:
     """The newest whole checkpoint in `folder`, None if there is none.
 
-    Every file is read and compared with its checksum. A torn or damaged checkpoint gives a warning that says what is
-    wrong with it, and the one before is tried. ValueError for one of another format version.
+    Every file is read and compared with its checksum. A torn or damaged checkpoint gives a warning that names the
+    damage, and the one before is tried. ValueError for one of another format version.
     """
     for path in _newest_first(folder):
         if reason := fault(path):

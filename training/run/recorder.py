@@ -10,7 +10,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from configs.identity import to_dict
 from configs.schema import Config
 from optimizers import BaseOptimizer
-from training.evaluation import perplexity
 from training.processes.world import World
 from training.run import curve
 from training.run.checkpoint import Checkpoint
@@ -19,6 +18,7 @@ from training.run.export import export_model
 from training.run.folder import RunFolder
 from training.run.metrics import MetricsLog
 from training.run.reference import Reference, effective_tokens_per_second
+from training.run.summary import final_line
 from training.run.tracking import Tracker
 
 
@@ -52,7 +52,7 @@ class Recorder:
 
 
 class RunRecorder(Recorder):
-    """The main process's recorder: metrics.jsonl, wandb, and what a finished run leaves in its folder.
+    """The main process's recorder: writes metrics.jsonl, wandb, and the results of a finished run.
 
     `resumed` is the checkpoint that the run resumes from, None at its beginning.
     Raises ValueError naming `run.reference` when no finished run is there, or `run.record_basis_cosines` when
@@ -122,11 +122,3 @@ def open_recorder(
 ) -> Recorder:
     """The recorder of this process. Raises what `RunRecorder` raises."""
     return RunRecorder(folder, config, resumed, optimizer) if world.is_main else Recorder()
-
-
-def final_line(summary: dict[str, Any], folder: RunFolder) -> str:
-    """The result of a finished run in one line, and where its files are."""
-    return (
-        f"final perplexity {perplexity(summary['final_loss']):.4g}, {summary['tokens_per_second']:,.0f} tokens/s; "
-        f"curve: {folder.curve}; model: {folder.model}"
-    )

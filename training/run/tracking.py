@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 AXES = ("step", "tokens", "train_seconds")
 START_TIMEOUT = 15  # seconds for the server to answer; then the run is recorded offline
-FINISH_TIMEOUT = 30  # seconds for the last upload; what is missing then stays in the run folder
+FINISH_TIMEOUT = 30  # seconds for the last upload; the rest then stays in the run folder
 
 log = logging.getLogger(__name__)
 
