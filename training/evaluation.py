@@ -46,12 +46,7 @@ def evaluate(model: nn.Module, held_out: EvaluationData, world: World, *, rows: 
 
     Raises Interrupted, on every process, when one was sent a signal.
     """
-    # No piece crosses a boundary between two of GaLore's batches, whose sums are kept apart.
-    pieces = [
-        slice(start, min(start + rows, end, len(held_out)))
-        for end in range(galore_rows, len(held_out) + galore_rows, galore_rows)
-        for start in range(end - galore_rows, min(end, len(held_out)), rows)
-    ]
+    pieces = _pieces(len(held_out), rows, galore_rows)
     batches = math.ceil(len(held_out) / galore_rows)
     sums = torch.zeros(2, batches, dtype=torch.float64, device=world.device)  # losses, targets
     training = model.training
@@ -73,8 +68,22 @@ def evaluate(model: nn.Module, held_out: EvaluationData, world: World, *, rows: 
         model.train(training)
     losses, targets = world.sum(sums).tolist()
     whole = len(held_out) // galore_rows
-    galore_perplexity = None
-    if whole >= GALORE_MIN_BATCHES:
-        means = [loss / count for loss, count in zip(losses[:whole], targets[:whole], strict=True)]
-        galore_perplexity = perplexity(sum(means) / (whole + 1))
+    galore_perplexity = _galore_perplexity(losses[:whole], targets[:whole])
     return Evaluation(sum(losses) / sum(targets), round(sum(targets)), galore_perplexity)
+
+
+def _pieces(length: int, rows: int, galore_rows: int) -> list[slice]:
+    """All of `length` rows in pieces of at most `rows`, none of them across a boundary of GaLore's batches."""
+    return [
+        slice(start, min(start + rows, end, length))
+        for end in range(galore_rows, length + galore_rows, galore_rows)
+        for start in range(end - galore_rows, min(end, length), rows)
+    ]
+
+
+def _galore_perplexity(losses: list[float], targets: list[float]) -> float | None:
+    """GaLore's figure from the sums of losses and of targets of each whole batch."""
+    if len(losses) < GALORE_MIN_BATCHES:
+        return None
+    means = [loss / count for loss, count in zip(losses, targets, strict=True)]
+    return perplexity(sum(means) / (len(means) + 1))
