@@ -6,83 +6,71 @@ Without a FILE: configs/quickstart.yaml. The same command again resumes the run.
 2 when the settings or the data are at fault, 1 when the machine is, 130 or 143 after an interrupt and its checkpoint.
 """
 
-import contextlib
 import json
 import logging
 import os
 import sys
-from pathlib import Path
+from contextlib import ExitStack, closing
 
 import torch
-from tqdm.contrib.logging import logging_redirect_tqdm
 
-import optimizers
 from configs.checks import check_layout
-from configs.schema import Config, load, optimizer_options
+from configs.schema import Config, load
 from data import EvaluationData, TrainingData, check_vocabulary, load_tokenizer
-from models import estimate
 from models.llama import build_model
-from training import compiler, distributed, failures
+from training.compiler import compile_layers
 from training.loop import Trainer
-from training.parallel import lay_out
-from training.progress import set_up_logging
-from training.recorder import Recorder, export_model, final_line
-from training.records import RunFolder
-from training.resume import begin, find_start
+from training.optimizer import build_optimizer
+from training.plan import plan_run
+from training.plan_table import plan_table
+from training.processes.failures import Ending, settings_errors
+from training.processes.layout import lay_out
+from training.processes.logs import set_up_logging
+from training.processes.start import start_world
+from training.processes.world import World
+from training.run.folder import locked_run_folder
+from training.run.recorder import open_recorder
+from training.run.resume import find_start
+from training.run.summary import final_line, summarize
 
 log = logging.getLogger("training")
 
 
 def main(argv: list[str]) -> int:
-    """Do what the command line `argv` asks for; returns the exit code, after a sentence on stderr if it is not 0."""
+    """Train, resume or plan as the command line `argv` says; returns the exit code, after a sentence if it is not 0."""
     set_up_logging(int(os.environ.get("RANK", 0)))
-    world = None
-    try:
+    with Ending() as ending:
         invocation = load(argv)
         config = invocation.config
         if invocation.plan is not None:
-            with failures.of_settings():
-                plan = estimate.plan(config)
-            figure_4 = estimate.figure_4(config, plan)
-            if invocation.plan == "json":
-                print(json.dumps({**plan, "figure_4": figure_4}))
-            else:
-                print(estimate.describe(plan, figure_4))
-            return 0
-        check_layout(config, int(os.environ.get("WORLD_SIZE", 1)))
-        world = distributed.start(
-            seed=config.run.seed,
-            threads=config.train.threads,
-            deterministic=config.run.deterministic,
-            dtype=config.train.dtype,
-        )
-        with logging_redirect_tqdm():
-            return run(config, world)
-    except (Exception, distributed.Interrupted) as error:
-        return failures.report(error, world)
-    finally:
-        if world is not None:
-            world.signals.release()
+            with settings_errors():
+                plan = plan_run(config)
+            print(json.dumps(plan) if invocation.plan == "json" else plan_table(plan))
+        else:
+            check_layout(config, int(os.environ.get("WORLD_SIZE", 1)))
+            ending.world = start_world(
+                seed=config.run.seed,
+                threads=config.train.threads,
+                deterministic=config.run.deterministic,
+                dtype=config.train.dtype,
+            )
+            ending.code = run(config, ending.world)
+    return ending.code
 
 
-def run(config: Config, world: distributed.World) -> int:
-    """Build what the settings name, train it, and leave the results in the run folder; returns the exit code."""
-    folder = RunFolder(Path(config.run.dir))
-    with contextlib.ExitStack() as opened:
-        with failures.of_settings():
-            start = None
-            if world.is_main:
-                opened.enter_context(folder)
-                start = find_start(folder, config)
-            start = world.broadcast(start)
+def run(config: Config, world: World) -> int:
+    """Build model, optimizer and data from the settings, train, and write the results; returns the exit code."""
+    with ExitStack() as opened:
+        with settings_errors():
+            folder = opened.enter_context(locked_run_folder(config, world))
+            start = world.from_main(lambda: find_start(folder, config))
             config.run.seed = start.seed
             if start.summary is not None:
-                if world.is_main:
-                    print(f"this run is finished: {final_line(start.summary, folder)}")
+                result = final_line(start.summary, folder)
+                world.from_main(lambda: print(f"this run is finished: {result}"))
                 world.close()
                 return 0
-            if world.is_main:
-                folder.require_space(estimate.plan(config)["checkpoint_bytes"])
+            world.from_main(lambda: folder.require_space(plan_run(config)["checkpoint_bytes"]))
 
             tokenizer = load_tokenizer(config.data)
             check_vocabulary(tokenizer, config.model.vocab_size)
@@ -92,28 +80,15 @@ def run(config: Config, world: distributed.World) -> int:
                 seed=config.run.seed,
                 activation_checkpointing=config.train.activation_checkpointing,
             )
-            if compiler.wanted(model, config.train, config.data.sequence_length, world.device):
-                model.compile(dynamic=False)
-            layout = lay_out(model, world, parallel=config.train.parallel)  # before its parameters are handed out
-            chosen = config.optimizer
-            optimizer = optimizers.build(
-                model,
-                chosen.name,
-                lr=chosen.lr,
-                adam_lr=chosen.adam_lr,
-                last_layer=chosen.last_layer,
-                **optimizer_options(chosen),
-            )
+            compile_layers(model, config.train, config.data.sequence_length, world.device)
+            layout = lay_out(model, world, parallel=config.train.parallel)
+            optimizer = build_optimizer(model, config.optimizer)
             if config.train.stochastic_rounding:
                 optimizer.round_stochastically(config.run.seed)
-            # One set for all processes; a download or a tokenisation for each would be waste.
-            held_out = None
-            if world.is_main:
-                held_out = EvaluationData(config.data, tokenizer, vocab_size=config.model.vocab_size)
-            held_out = world.broadcast(held_out)
-            recorder = None
-            if world.is_main:
-                recorder = opened.enter_context(Recorder(folder, config, start.found, optimizer))
+            held_out = world.from_main(  # one set for all: a download or a tokenisation for each would be waste
+                lambda: EvaluationData(config.data, tokenizer, vocab_size=config.model.vocab_size)
+            )
+            recorder = opened.enter_context(open_recorder(world, folder, config, start.checkpoint, optimizer))
             trainer = Trainer(config, world, layout, optimizer, folder=folder.checkpoints, recorder=recorder)
             data = TrainingData(
                 config.data,
@@ -122,24 +97,21 @@ def run(config: Config, world: distributed.World) -> int:
                 batch_size=config.train.batch_size,
                 process_index=world.index,
                 process_count=world.count,
-                state=trainer.restore(start.found) if start.found is not None else None,
+                state=trainer.restore(start.checkpoint),
             )
-            opened.callback(data.close)
-            if world.is_main:
-                begin(folder, config)
+            opened.enter_context(closing(data))
+            recorder.begin()
 
         signum = trainer.train(data, held_out)
         if signum:
             world.close()
-            if world.is_main:
-                log.warning("interrupted; step %d is saved and the same command goes on from it", trainer.counters.step)
+            log.info("interrupted; step %d is saved and the same command goes on from it", trainer.counters.step)
             return 128 + signum
-        weights, summary = layout.weights(), trainer.summary()
+        weights = layout.weights()
+        summary = summarize(config, world, layout, optimizer, trainer.counters)
         world.close()
-        if world.is_main:
-            export_model(model, weights, tokenizer, folder.model)
-            summary = recorder.finish(summary)
-            print(final_line(summary, folder))
+        recorder.export(model, weights, tokenizer)
+        recorder.finish(summary)
     return 0
 
 

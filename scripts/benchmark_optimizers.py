@@ -41,13 +41,13 @@ sys.path.insert(0, str(ROOT))
 
 import optimizers  # noqa: E402
 from configs.schema import Config, SettingsError, load  # noqa: E402
-from models import estimate  # noqa: E402
 from models.llama import build_model  # noqa: E402
 from optimizers import partition, registry  # noqa: E402
 from optimizers.functional.numerics import working_dtype  # noqa: E402
 from scripts.machine import rates, seconds  # noqa: E402
 from scripts.optimizer_bounds import BOUNDS  # noqa: E402
 from scripts.optimizer_peers import LR, interval, peers, set_interval, state_bytes  # noqa: E402
+from training.plan import plan_run  # noqa: E402
 
 PAPER_POSITIONS = 131_072
 NEVER = 10**9  # an update_interval that no benchmark reaches
@@ -247,7 +247,7 @@ def peak_bytes(call: Callable, device: torch.device) -> int:
 def evaluate(candidates: list[Candidate], model: Parts, machine: Machine, config: Config, rank: int) -> list[dict]:
     """One row of the table for each candidate."""
     fused, median = candidates[0], statistics.median
-    flops_of_training = estimate.plan(config)["flops_per_position"] * PAPER_POSITIONS
+    flops_of_training = plan_run(config)["flops_per_position"] * PAPER_POSITIONS
     width, rows = model.matrices[0].element_size(), []
     for candidate in candidates:
         bound = BOUNDS[candidate.algorithm]

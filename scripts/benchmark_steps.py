@@ -62,7 +62,7 @@ def main() -> None:
 def prepare(config: Config) -> tuple[LlamaForCausalLM, torch.Tensor]:
     """The model of the study, and a batch of its size."""
     model = build_model(config.model, dtype=torch.float32, seed=0)
-    if compiler.wanted(model, config.train, config.data.sequence_length, torch.device("cpu")):
+    if compiler.should_compile(model, config.train, config.data.sequence_length, torch.device("cpu")):
         model.compile(dynamic=False)
     size = (config.train.batch_size, config.data.sequence_length)
     return model, torch.randint(config.model.vocab_size, size, generator=torch.Generator().manual_seed(0))

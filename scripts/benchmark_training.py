@@ -45,10 +45,10 @@ sys.path.insert(0, str(ROOT))
 from configs.schema import Config, SettingsError, load  # noqa: E402
 from data import load_tokenizer  # noqa: E402
 from data.sources import training_source  # noqa: E402
-from models import estimate  # noqa: E402
 from models.llama import llama_config  # noqa: E402
 from scripts.machine import rates  # noqa: E402
-from training.recorder import peak_memory_bytes  # noqa: E402
+from training.memory import peak_memory_bytes  # noqa: E402
+from training.plan import plan_run  # noqa: E402
 
 WARM = 2  # steps that are not counted
 # Characters of a document: log-normal with the median and the spread of 500 documents of C4's validation set.
@@ -219,7 +219,7 @@ def plain_batches(documents: Path, tokenizer, rows: int, length: int):
 def evaluate(rounds: dict, gemm: list[float], config: Config) -> list[dict]:
     """The rows of the table."""
     positions = config.train.batch_size * config.data.sequence_length
-    plan, attention = estimate.plan(config), 6 * config.model.num_hidden_layers * config.model.hidden_size
+    plan, attention = plan_run(config), 6 * config.model.num_hidden_layers * config.model.hidden_size
     flops_per_token = plan["flops_per_position"] - attention * config.data.sequence_length
     median, rows = statistics.median, []
     speeds = {key: [positions / median(one["seconds"][WARM:]) for one in runs] for key, runs in rounds.items()}

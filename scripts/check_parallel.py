@@ -26,9 +26,9 @@ from torch.distributed.tensor import DTensor
 import optimizers
 from models.llama import LlamaForCausalLM, build_model
 from optimizers import BaseOptimizer, registry
-from training import distributed
-from training.distributed import World
-from training.parallel import Replicas, Shards
+from training.processes.layout import Replicas, Shards
+from training.processes.start import start_world
+from training.processes.world import World
 
 MODEL = SimpleNamespace(
     vocab_size=101,
@@ -104,8 +104,8 @@ def lay_out(
 ) -> tuple[Replicas | Shards, BaseOptimizer]:
     """A fresh model on all processes, and its optimizer."""
     layout = kind(build_model(MODEL, dtype=dtype, seed=0), world)
-    optimizer = build(name, layout.bare)
-    layout.adopt(optimizer)
+    optimizer = build(name, layout.unwrapped)
+    layout.attach(optimizer)
     return layout, optimizer
 
 
@@ -117,20 +117,20 @@ def compare(name: str, world: World, steps: range, dtype: torch.dtype = torch.fl
 
     replicas, optimizer = lay_out(name, Replicas, world, dtype)
     ddp = train(replicas.model, optimizer, steps, **share(world))
-    weights = torch.cat([parameter.detach().flatten() for parameter in replicas.bare.parameters()])
+    weights = torch.cat([parameter.detach().flatten() for parameter in replicas.unwrapped.parameters()])
     others = [torch.empty_like(weights) for _ in range(world.count)]
     dist.all_gather(others, weights)
 
     shards, optimizer = lay_out(name, Shards, world, dtype)
     fsdp2 = train(shards.model, optimizer, steps, **share(world))
-    parameters = list(shards.bare.parameters())
+    parameters = list(shards.unwrapped.parameters())
     return Row(
         optimizer=name,
         ddp_weights_equal=all(torch.equal(weights, other) for other in others),
         ddp_loss_difference=largest_difference(ddp, reference),
         fsdp2_loss_difference=largest_difference(fsdp2, ddp),
         bytes_alone=optimizers.state_bytes(alone),
-        bytes_fsdp2=" ".join(str(held) for (held,) in world.exchange(optimizers.state_bytes(optimizer))),
+        bytes_fsdp2=" ".join(str(held) for (held,) in world.all_gather(optimizers.state_bytes(optimizer))),
         sharded_parameters=f"{sum(isinstance(parameter, DTensor) for parameter in parameters)}/{len(parameters)}",
     )
 
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/parallel"))
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     arguments = parser.parse_args()
-    world = distributed.start(seed=0, threads=1, deterministic=False, dtype="float32")
+    world = start_world(seed=0, threads=1, deterministic=False, dtype="float32")
     if world.count < 2:
         sys.exit("one process: launch with configs/accelerate/cpu_2.yaml")
     dtype = getattr(torch, arguments.dtype)

@@ -20,10 +20,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from configs.schema import Config, SettingsError, load
 from data import EvaluationData, load_tokenizer
 from models.llama import build_model
-from training import distributed, failures
-from training.evaluation import Evaluation, evaluate
-from training.files import write_atomically
-from training.progress import perplexity, set_up_logging
+from training.evaluation import Evaluation, evaluate, perplexity
+from training.processes import failures
+from training.processes.logs import set_up_logging
+from training.processes.signals import Interrupted
+from training.processes.start import start_world
+from training.processes.world import World
+from training.run.atomic import write_atomically
 
 
 def settings(arguments: list[str]) -> Config:
@@ -42,22 +45,19 @@ def settings(arguments: list[str]) -> Config:
     return load([f"{run}/config.yaml", *changes, *own]).config
 
 
-def evaluate_run(config: Config, world: distributed.World) -> Evaluation:
+def evaluate_run(config: Config, world: World) -> Evaluation:
     """The evaluation of the model in `model.init_from`. Raises Interrupted when the launcher dies."""
-    with failures.of_settings():
+    with failures.settings_errors():
         tokenizer = load_tokenizer(config.data)
         held_out = EvaluationData(config.data, tokenizer, vocab_size=config.model.vocab_size)
         model = build_model(config.model, dtype=getattr(torch, config.train.dtype), seed=config.run.seed)
-    found = evaluate(
+    return evaluate(
         model.to(world.device),
         held_out,
         world,
         rows=config.train.micro_batch_size or -(-config.train.batch_size // world.count),
         galore_rows=config.train.galore_batch_size,
     )
-    if found is None:
-        raise distributed.Interrupted(world.stop_signal())
-    return found
 
 
 def save(found: Evaluation, path: Path, name: str) -> None:
@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> int:
                 raise SettingsError("--save needs a name for the result")
             name, arguments = arguments[at + 1], [*arguments[:at], *arguments[at + 2 :]]
         config = settings(arguments)
-        world = distributed.start(
+        world = start_world(
             seed=config.run.seed,
             threads=config.train.threads,
             deterministic=config.run.deterministic,
@@ -95,7 +95,7 @@ def main(arguments: list[str]) -> int:
             print(f"{exact}{galore} (loss {found.loss:.6f} over {found.targets:,} targets)", flush=True)
             if name is not None:
                 save(found, Path(arguments[0], "evaluations.json"), name)
-    except (Exception, distributed.Interrupted) as error:
+    except (Exception, Interrupted) as error:
         return failures.report(error, world)
     finally:
         if world is not None:

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from data.errors import DataError
 from data.sources import training_source
 from scripts.jobs import positive
-from training import failures
+from training.processes import failures
 
 
 def write(texts: list[str], folder: Path, shards: int) -> None:

@@ -20,12 +20,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from configs.schema import load  # noqa: E402
-from models import estimate  # noqa: E402
 from scripts import curves, records, report  # noqa: E402
 from scripts.comparison import best_settings, crossed, effective_throughput, reached, speed_ups  # noqa: E402
 from scripts.curves import ABLATIONS, FIGURE_1, FIGURE_2, FIGURE_5, Curve, Panel, style  # noqa: E402
 from scripts.nano_tables import step_seconds  # noqa: E402
 from scripts.tables import tables  # noqa: E402
+from training import plan as estimate  # noqa: E402
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

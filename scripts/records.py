@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from training.records import read_metrics
+from training.run.metrics import read_metrics
 
 TRAIN_ROWS = 200
 COLUMNS = ("step", "tokens", "loss", "grad_norm", "tokens_per_second", "optimizer_seconds", "data_seconds",

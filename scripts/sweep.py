@@ -32,8 +32,8 @@ from configs.identity import differences, to_dict
 from configs.schema import Config, SettingsError, load
 from configs.sources import argument
 from scripts.jobs import positive, run_all, training
-from training.errors import RunFolderError
-from training.records import RunFolder
+from training.run.folder import RunFolder
+from training.run_errors import RunFolderError
 
 
 def combinations(files: list[str], settings: list[str]) -> dict[str, list[str]]:

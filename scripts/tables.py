@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import load
-from models import estimate
 from optimizers import registry
 from scripts import comparison, records
 from scripts.comparison import crossed, reached
 from scripts.curves import FIGURE_1, FIGURE_2, FIGURE_5, PAPER, by_row, read_csv, style
 from scripts.records import Record
+from training.plan import plan_run
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = ("60m", "130m", "350m", "1_3b")
@@ -176,7 +176,7 @@ def among(values: Sequence[float], digits: int = 2) -> str:
 
 @cache
 def _plan(file: str, *changes: str) -> dict[str, Any]:
-    return estimate.plan(load([str(ROOT / "configs" / "experiment" / file), *changes]).config)
+    return plan_run(load([str(ROOT / "configs" / "experiment" / file), *changes]).config)
 
 
 def table_3() -> Table:

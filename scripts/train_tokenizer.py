@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.errors import DataError
 from data.sources import training_source
-from training import failures
+from training.processes import failures
 
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as in T5
 LONGEST_PIECE_BYTES = 1 << 16  # SentencePiece leaves out sentences that are longer than told

@@ -13,8 +13,9 @@ import yaml
 import train
 from scripts import evaluate as evaluate_script
 from tests import tiny
-from training import loop, records
-from training.recorder import final_line
+from training import loop
+from training.run import folder
+from training.run.summary import final_line
 
 TRAIN_KEYS = "kind step tokens loss lr adam_lr grad_norm tokens_per_second optimizer_seconds data_seconds train_seconds"
 EVAL_KEYS = "kind step tokens loss perplexity galore_perplexity eval_tokens train_seconds"
@@ -119,7 +120,7 @@ def test_a_changed_option_of_the_optimizer_holds_after_a_resume(text, tmp_path):
 @pytest.mark.parametrize(
     "change", ["optimizer=galore", "optimizer.rank=3", "data.path=/nowhere", "model.hidden_size=64"]
 )
-def test_a_continuation_that_does_not_fit_leaves_the_finished_run_as_it_was(change, text, tmp_path, capsys):
+def test_a_continuation_that_does_not_fit_changes_nothing(change, text, tmp_path, capsys):
     argv = tiny.command(text, tmp_path / "run", "train.steps=2")
     assert train.main(argv) == 0
     kept = [tmp_path / "run" / name for name in ("config.yaml", "summary.json", "metrics.jsonl")]
@@ -148,7 +149,7 @@ def test_an_evaluation_that_is_not_finite_ends_the_run_and_is_not_kept(whole_run
 
 def test_a_loss_too_large_for_a_perplexity_is_said_to_be_infinite(whole_run):
     summary = json.loads((whole_run / "summary.json").read_text()) | {"final_loss": 800.0, "final_perplexity": None}
-    assert "final perplexity inf, " in final_line(summary, records.RunFolder(whole_run))
+    assert "final perplexity inf, " in final_line(summary, folder.RunFolder(whole_run))
 
 
 def test_an_optimizer_whose_package_is_missing_is_one_sentence(text, tmp_path, monkeypatch, capsys):
@@ -241,7 +242,7 @@ def test_evaluate_a_finished_run(whole_run, text, tmp_path, capsys):
 
 
 def test_a_disk_too_small_for_a_checkpoint_is_refused_at_the_start(text, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(records, "free_bytes", lambda folder: 1000)
+    monkeypatch.setattr(folder, "free_bytes", lambda path: 1000)
     assert train.main(tiny.command(text, tmp_path / "run")) == 2
     assert "run.dir: a checkpoint takes" in capsys.readouterr().err
     assert not (tmp_path / "run" / "metrics.jsonl").exists()

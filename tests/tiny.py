@@ -1,11 +1,11 @@
-"""tests/tiny.yaml, and what a run of it leaves behind."""
+"""Tiny runs of tests/tiny.yaml, and their results."""
 
 import json
 import random
 from pathlib import Path
 
-from training.errors import MachineError
 from training.loop import Trainer
+from training.run_errors import MachineError
 
 CLOCKED = ("tokens_per_second", "optimizer_seconds", "data_seconds", "train_seconds")
 WORDS = ("the", "people", "of", "this", "nation", "have", "seen", "work", "and", "hope", "in", "every", "state")
@@ -43,11 +43,11 @@ def saved_steps(run: Path) -> list[int]:
 
 
 def unplugged_after(step: int):
-    """What to put in the place of `Trainer._gradients` for a run that ends after `step` steps without saving."""
+    """A replacement of `Trainer._update`: the run ends after `step` steps without saving."""
 
-    def gradients(self, *arguments, original=Trainer._gradients):
+    def update(self, *arguments, original=Trainer._update):
         if self.counters.step == step:
             raise MachineError("the plug was pulled")
         return original(self, *arguments)
 
-    return gradients
+    return update

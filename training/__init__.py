@@ -1,1 +1,1 @@
-"""From one step to a finished run: loop, evaluation, records, checkpoints, and many processes."""
+"""From one step to a finished run: the loop and its parts. `run` has the files of a run, `processes` its processes."""

@@ -1,4 +1,4 @@
-"""Time of device work, without waiting for the device."""
+"""The time of work on a device, without waiting for the device."""
 
 import time
 
@@ -6,10 +6,10 @@ import torch
 
 
 class DeviceClock:
-    """Adds up the time between entries and exits; `take` reads it.
+    """Adds up the time spent inside `with`; `take` reads it.
 
-    On CUDA the interval is measured by events in the stream and counted once the device has passed its end, so a
-    step's last interval shows up one `take` later; reading it at once would cost a synchronisation.
+    On CUDA an interval is measured by events in the stream and counted once the device has passed its end. So the last
+    interval of a step is counted one `take` later: to read it at once would cost a synchronisation.
     """
 
     def __init__(self, device: torch.device):

@@ -8,7 +8,7 @@ from training.clock import DeviceClock
 
 
 class GradientRelease:
-    """Steps `parameters` by `optimizer` as their gradients arrive; `clock` counts the time of it.
+    """Steps `parameters` by `optimizer` as their gradients arrive; `clock` measures the time of the steps.
 
     Every parameter must get its whole gradient in one backward pass of this process: no accumulation, no
     clipping by the norm of all gradients, no averaging over processes.
@@ -20,14 +20,15 @@ class GradientRelease:
         for parameter in parameters:
             parameter.register_post_accumulate_grad_hook(self._arrived)
 
-    def _arrived(self, parameter: nn.Parameter) -> None:
+    def _arrived(self, parameter: Tensor) -> None:
+        assert parameter.grad is not None
         self._norms[parameter] = torch.linalg.vector_norm(parameter.grad)
         with self._clock:
             self._optimizer.step_parameter(parameter)
 
     def take_norm(self) -> Tensor:
         """Scalar: the norm of all gradients that arrived since the last call."""
-        # In the parameters' order, not that of arrival: the sum's rounding is that of plain training.
+        # In the parameters' order, not in that of arrival: the sum then rounds as in plain training.
         norms = [self._norms[parameter] for parameter in self._parameters if parameter in self._norms]
         self._norms.clear()
         return torch.linalg.vector_norm(torch.stack(norms))

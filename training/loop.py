@@ -1,101 +1,80 @@
-"""The training loop: from one step boundary to the next, with evaluations, checkpoints and ordered ends.
+"""The training loop. `Trainer._update` is one update: forward, backward and the optimizer's step.
 
-At a boundary the run is its weights, optimizer state, stream states and counters. What happens there - evaluate,
-save, stop - depends on nothing else, so a resumed run repeats what an uninterrupted one does.
+At a step boundary a run is its weights, optimizer state, stream states and counters. Evaluations, checkpoints and stops
+happen there and depend on nothing else, so a resumed run repeats an uninterrupted one.
 """
 
 import contextlib
 import logging
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from configs.identity import config_hash, to_dict
+from configs.identity import to_dict
 from configs.schema import Config, SettingsError
 from configs.sources import one_line
 from data import Batch, EvaluationData, TrainingData
 from models.unpadding import model_inputs
-from optimizers import BaseOptimizer, state_bytes
-from training import checkpoint
-from training.clock import DeviceClock
-from training.distributed import World
-from training.environment import environment
-from training.errors import MachineError, SaveError
-from training.evaluation import evaluate
+from optimizers import BaseOptimizer
+from training.counters import Counters
+from training.evaluation import evaluate, perplexity
 from training.layerwise import GradientRelease
-from training.parallel import Replicas, Shards
-from training.progress import Progress, perplexity
-from training.recorder import Recorder, peak_memory_bytes
+from training.meter import Meter
+from training.processes.layout import Layout
+from training.processes.signals import Interrupted
+from training.processes.world import World
+from training.progress import Progress
+from training.run import checkpoint
+from training.run.random_states import random_states, set_random_states
+from training.run.recorder import Recorder
+from training.run_errors import MachineError, SaveError
 from training.schedule import lr_factor
-from training.state import random_states, set_random_states
 
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class Counters:
-    """What is known of a run at a step boundary, beside its tensors."""
-
-    step: int = 0  # updates made
-    tokens: int = 0  # targets that entered the loss, all processes
-    train_seconds: float = 0.0  # in training steps: evaluations and checkpoints excluded
-    evaluated: int = 0  # step of the last evaluation
-    evaluation_loss: float | None = None  # what it found
-
-
-@dataclass
-class Interval:
-    """Sums since the last row of metrics."""
-
-    steps: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    data_seconds: float = 0.0
-
-
 class Trainer:
-    """Trains the model of `layout` in place, from where it stands to `train.steps`, a signal, or an error.
+    """Trains the model of `layout` in place, from the current step to `train.steps`, a signal, or an error.
 
-    `folder` receives the checkpoints, `recorder` (of the main process, None on others) the rows of metrics.
+    `folder` receives the checkpoints, `recorder` the rows of metrics.
     """
 
     def __init__(
         self,
         config: Config,
         world: World,
-        layout: Replicas | Shards,
+        layout: Layout,
         optimizer: BaseOptimizer,
         *,
         folder: Path,
-        recorder: Recorder | None,
+        recorder: Recorder,
     ):
         self.config, self.world, self.optimizer = config, world, optimizer
         self.counters = Counters()
-        self._folder, self._recorder = folder, recorder
-        # As configured: a checkpoint brings its own, and of lr the last step's.
+        self._layout, self._folder, self._recorder = layout, folder, recorder
+        # As configured: a checkpoint brings its own, and its lr is that of the last step.
         self._options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-        self._layout = layout
-        layout.adopt(optimizer)
-        self._parameters = [parameter for parameter in layout.bare.parameters() if parameter.requires_grad]
+        layout.attach(optimizer)
+        self._parameters = [parameter for parameter in layout.unwrapped.parameters() if parameter.requires_grad]
         self._rows = config.train.micro_batch_size or config.train.batch_size // world.count
         self._streams: dict[str, dict] = {}
         self._saved_step = 0  # of the last checkpoint
-        self._interval = Interval()
-        self._optimizer_clock = DeviceClock(world.device)
-        self._release = None
+        self._meter = Meter(world.device)
+        self._release: GradientRelease | None = None
         if config.train.layerwise:
-            self._release = GradientRelease(self._parameters, optimizer, self._optimizer_clock)
+            self._release = GradientRelease(self._parameters, optimizer, self._meter.optimizer_clock)
 
-    def restore(self, found: checkpoint.Checkpoint) -> dict[str, dict]:
-        """Take over everything saved in `found` but the optimizer's options, which are those of the settings; returns
-        the states of all streams, for the data.
+    def restore(self, found: checkpoint.Checkpoint | None) -> dict[str, dict] | None:
+        """Load all that `found` holds but the optimizer's options, which are those of the settings.
 
+        Returns the states of all streams, for the data; None at the beginning of a run, where `found` is None.
         Raises SettingsError when the settings describe another model or optimizer.
         """
+        if found is None:
+            return None
         saved = checkpoint.load(found, self._layout.state_device)
         try:
             self._layout.load(saved.model)
@@ -103,7 +82,7 @@ class Trainer:
             for group, options in zip(groups, self._options, strict=False):  # loading refuses another number of groups
                 group.update(options)
             self.optimizer.load_full_state_dict(saved.optimizer)
-        except (RuntimeError, ValueError) as error:  # after run.allow_config_change
+        except (RuntimeError, ValueError) as error:  # possible after run.allow_config_change
             raise SettingsError(f"{found.path} does not fit these settings: {one_line(error)}") from error
         set_random_states(saved.random_states)
         self.counters = Counters(**found.counters)
@@ -111,83 +90,113 @@ class Trainer:
         return saved.streams
 
     def train(self, data: TrainingData, held_out: EvaluationData) -> int:
-        """Run until the last step (returns 0) or until any process was sent a signal (returns its number); the
-        state is saved either way.
+        """Run until the last step (returns 0) or until any process was sent a signal (returns its number).
 
-        Raises MachineError for a loss that is not finite, of a step or an evaluation, for a process that failed or a
-        final save that did, and whatever the data raise, after saving.
+        The state is saved either way. Raises MachineError for a loss that is not finite, of a step or an evaluation,
+        for a process that failed, and for a final save that failed; after saving, any error of the data.
         """
-        settings, counters = self.config.train, self.counters
+        signum = 0
         self.world.signals.defer()
-        with contextlib.closing(
-            Progress(steps=settings.steps, done=counters.step, enabled=self.world.is_main)
-        ) as progress:
-            while True:
-                last = counters.step >= settings.steps
-                if counters.evaluated < counters.step and (last or self._due(settings.eval_every)):
-                    signum = self._evaluate(held_out)
-                    if signum:
-                        break
-                if last:
-                    signum = 0
-                    break
-                if self._due(settings.checkpoint_every):
-                    self._save(required=False)
-                signum = self._step(data, progress)
-                if signum:
-                    break
+        steps, done = self.config.train.steps, self.counters.step
+        try:
+            with Progress(steps=steps, done=done, enabled=self.world.is_main) as progress:
+                self._run_steps(data, held_out, progress)
+        except Interrupted as interrupted:
+            signum = interrupted.signum
         self._save()
         return signum
 
-    def summary(self) -> dict[str, Any]:
-        """The figures of a finished run. All processes call it; they are the main one's."""
-        config, counters = self.config, self.counters
-        return {
-            "name": config.run.name,
-            "optimizer": config.optimizer.name,
-            "lr": config.optimizer.lr,
-            "adam_lr": config.optimizer.adam_lr,
-            "model": config.model.name,
-            "steps": counters.step,
-            "tokens": counters.tokens,
-            "final_loss": counters.evaluation_loss,
-            "final_perplexity": perplexity(counters.evaluation_loss),
-            "tokens_per_second": counters.tokens / counters.train_seconds,
-            "train_seconds": counters.train_seconds,
-            "parameters": sum(parameter.numel() for parameter in self._layout.bare.parameters()),
-            "optimizer_state_bytes": self._layout.held(state_bytes(self.optimizer)),
-            "peak_memory_bytes": peak_memory_bytes(self.world.device),
-            "processes": self.world.count,
-            "seed": config.run.seed,
-            "config_hash": config_hash(config),
-            "mixed_precision": self.world.mixed_precision,
-            **environment(self.world.device),
-        }
+    def _run_steps(self, data: TrainingData, held_out: EvaluationData, progress: Progress) -> None:
+        """Evaluate, save and step until the last step is evaluated. Raises Interrupted at a step boundary."""
+        settings, counters = self.config.train, self.counters
+        while True:
+            last = counters.step >= settings.steps
+            if counters.evaluated < counters.step and (last or self._due(settings.eval_every)):
+                self._evaluate(held_out)
+            if last:
+                return
+            if self._due(settings.checkpoint_every):
+                self._save(required=False)
+            self._step(data, progress)
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.counters.step % every == 0
 
-    def _step(self, data: TrainingData, progress: Progress) -> int:
-        """One update from the next batch; returns 0, or the signal that came before it and left it undone."""
+    def _step(self, data: TrainingData, progress: Progress) -> None:
+        """From this step boundary to the next. Raises Interrupted, with nothing done, if a signal came first."""
         started = time.perf_counter()
-        failure: Exception | None = None
+        batch, targets = self._next_batch(data)
+        loss, norm = self._update(batch, targets)
+        self._streams = batch.state
+        self.counters.step += 1
+        self.counters.tokens += targets
+        self._finish_training_time()
+        seconds = time.perf_counter() - started
+        self.counters.train_seconds += seconds
+        self._meter.add(targets=targets, seconds=seconds)
+        progress.show(self.counters.step, loss, targets / seconds)
+        if self._due(self.config.train.log_every):
+            self._record_step(loss, norm)
+
+    def _update(self, batch: Batch, targets: int) -> tuple[float, float]:
+        """Forward, backward and the optimizer's step on `batch`, this process's rows [rows, length] of the whole batch.
+
+        The loss is the mean over the `targets` of the whole batch: all micro-batches, all processes. Returns it (nats)
+        and the norm of the gradient before clipping; only to read them does a step wait for its device. With
+        train.layerwise backward is also the optimizer's step, so the loss is read before it too. Raises MachineError
+        if loss or norm is not finite: such a gradient is not applied.
+        """
+        step, layout, device = self.counters.step + 1, self._layout, self.world.device
+        self._set_learning_rates(step)
+        total = torch.zeros((), device=device)
+        micro_batches = list(zip(batch.input_ids.split(self._rows), batch.labels.split(self._rows), strict=True))
+        for number, (input_ids, labels) in enumerate(micro_batches, 1):
+            with contextlib.nullcontext() if number == len(micro_batches) else layout.no_sync():
+                loss_sum = layout.model(**model_inputs(input_ids, labels, device)).loss_sum
+                if self._release and not math.isfinite(loss := loss_sum.item() / targets):
+                    raise self._not_finite(loss, math.nan)
+                # DDP averages gradients over processes: times their number gives the mean over all targets.
+                (loss_sum * (self.world.count / targets)).backward()
+            total += loss_sum.detach()
+        if self._release:
+            norm = self._release.take_norm()
+        else:
+            norm = layout.gradient_norm(self._parameters, self.config.train.clip_grad_norm)
+        mean = self.world.sum(total) / targets
+        loss, gradient_norm = torch.stack([mean, norm.to(mean.dtype)]).tolist()
+        if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
+            raise self._not_finite(loss, gradient_norm)
+        with self._recorder.recording_bases(step), self._meter.optimizer_clock:
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss, gradient_norm
+
+    def _next_batch(self, data: TrainingData) -> tuple[Batch, int]:
+        """This process's rows of the next step, and the number of targets of all processes' rows.
+
+        The processes agree before they go on. Raises Interrupted if any was sent a signal. If the data of any process
+        raised an error, saves and raises it.
+        """
         batch, targets = None, 0
+        failure: Exception | None = None
+        signals = self.world.signals
         try:
-            batch = data.take(lambda: self.world.signals.noted)
-            targets = 0 if batch is None else int((batch.labels[:, 1:] != -100).sum())
-        except Exception as error:  # of the data's thread; whatever it is, what was trained is saved first
+            with self._meter.waiting_for_data():
+                batch = data.take(lambda: signals.requested)
+                targets = 0 if batch is None else int((batch.labels[:, 1:] != -100).sum())
+        except Exception as error:  # raised by the data's thread: the steps so far are saved first, whatever it is
             failure = error
-        waited = time.perf_counter() - started
-        rows = self.world.exchange(targets, self.world.signals.noted, failure is not None)
+        rows = self.world.all_gather(targets, signals.requested, failure is not None)
         if any(failed for _, _, failed in rows):
             self._save()
-            self.world.abandon(failure)
+            self.world.raise_agreed(failure)
         if signum := max(signum for _, signum, _ in rows):
-            return signum
+            raise Interrupted(signum)
+        targets = sum(share for share, _, _ in rows)
+        assert batch is not None and targets > 0, "a batch without a target"
+        return batch, targets
 
-        targets = sum(row[0] for row in rows)
-        assert targets > 0, "a batch without a target"
-        step = self.counters.step + 1
+    def _set_learning_rates(self, step: int) -> None:
         schedule = self.config.schedule
         factor = lr_factor(
             step,
@@ -198,69 +207,25 @@ class Trainer:
         )
         for group, options in zip(self.optimizer.param_groups, self._options, strict=True):
             group["lr"] = options["lr"] * factor
-        loss, norm = self._gradients(batch, targets)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            # Layer-wise, a bad gradient of a good loss is known only when it has been applied; it is never saved.
-            applied = "was applied but not kept" if self._release and math.isfinite(loss) else "was not applied"
-            raise MachineError(
-                f"step {step} {applied}: its loss is {loss}, its gradient norm {norm} ({self._last_saved()})"
-            )
-        watching = self._recorder.watching(step) if self._recorder is not None else contextlib.nullcontext()
-        with watching, self._optimizer_clock:
-            self.optimizer.step()
-        self.optimizer.zero_grad()
 
-        self._streams = batch.state
-        self.counters.step = step
-        self.counters.tokens += targets
+    def _finish_training_time(self) -> None:
+        """Before the device does something else than training: wait for the steps, so that their time is counted."""
         train = self.config.train
+        last = self.counters.step == train.steps
         if self.world.device.type == "cuda" and (
-            step == train.steps or self._due(train.eval_every) or self._due(train.checkpoint_every)
+            last or self._due(train.eval_every) or self._due(train.checkpoint_every)
         ):
-            torch.cuda.synchronize()  # what follows is not training time
-        seconds = time.perf_counter() - started
-        self.counters.train_seconds += seconds
-        interval = self._interval
-        interval.steps += 1
-        interval.tokens += targets
-        interval.seconds += seconds
-        interval.data_seconds += waited
-        progress.show(step, loss, targets / seconds)
-        if self._due(train.log_every):
-            self._log_row(loss, norm)
-        return 0
+            torch.cuda.synchronize()
 
-    def _gradients(self, batch: Batch, targets: int) -> tuple[float, float]:
-        """Gradients of the loss per target, over all micro-batches and processes, clipped if so set. Returns that
-        loss and the global gradient norm before clipping: the one time a step waits for its device.
+    def _not_finite(self, loss: float, norm: float) -> MachineError:
+        # Layer-wise, a bad gradient of a good loss is known only when it has been applied; it is never saved.
+        applied = "was applied but not kept" if self._release and math.isfinite(loss) else "was not applied"
+        return MachineError(
+            f"step {self.counters.step + 1} {applied}: its loss is {loss}, its gradient norm {norm} "
+            f"({self._last_saved()})"
+        )
 
-        Layer-wise, backward is also the step, so it waits for the loss too: one that is not finite is returned before.
-        """
-        device = self.world.device
-        total = torch.zeros((), device=device)
-        micro_batches = list(zip(batch.input_ids.split(self._rows), batch.labels.split(self._rows), strict=True))
-        for index, (input_ids, labels) in enumerate(micro_batches):
-            reduces = index == len(micro_batches) - 1
-            inputs = model_inputs(input_ids, labels, device)
-            with contextlib.nullcontext() if reduces else self._layout.unreduced():
-                loss_sum = self._layout.model(**inputs).loss_sum
-                if self._release and not math.isfinite(loss := loss_sum.item() / targets):
-                    return loss, math.nan
-                # Averaged over processes is what is a sum over all targets.
-                (loss_sum * (self.world.count / targets)).backward()
-            total += loss_sum.detach()
-        if self._release:
-            norm = self._release.take_norm()
-        else:
-            norm = self._layout.gradient_norm(self._parameters, self.config.train.clip_grad_norm)
-        loss = self.world.sum(total) / targets
-        return tuple(torch.stack([loss, norm.to(loss.dtype)]).tolist())
-
-    def _log_row(self, loss: float, norm: float) -> None:
-        interval, self._interval = self._interval, Interval()
-        optimizer_seconds = self._optimizer_clock.take() / interval.steps
-        if self._recorder is None:
-            return
+    def _record_step(self, loss: float, norm: float) -> None:
         groups = self.optimizer.param_groups
         adam = [group["lr"] for group in groups if group["label"] == "adam"]
         method = [group["lr"] for group in groups if group["label"] == "method"]
@@ -273,15 +238,13 @@ class Trainer:
                 "lr": (method or adam)[0],
                 "adam_lr": adam[0] if adam else None,
                 "grad_norm": norm,
-                "tokens_per_second": interval.tokens / interval.seconds,
-                "optimizer_seconds": optimizer_seconds,
-                "data_seconds": interval.data_seconds / interval.steps,
+                **self._meter.take(),
                 "train_seconds": self.counters.train_seconds,
             }
         )
 
-    def _evaluate(self, held_out: EvaluationData) -> int:
-        """Evaluate and record; returns 0, or the signal that cut it short."""
+    def _evaluate(self, held_out: EvaluationData) -> None:
+        """Evaluate and record. Raises Interrupted, and MachineError for a loss that is not finite."""
         found = evaluate(
             self._layout.model,
             held_out,
@@ -289,46 +252,42 @@ class Trainer:
             rows=self._rows,
             galore_rows=self.config.train.galore_batch_size,
         )
-        if found is None:
-            return self.world.stop_signal()
         counters = self.counters
         if not math.isfinite(found.loss):
             raise MachineError(
                 f"step {counters.step} is not kept: the loss of its evaluation is {found.loss} ({self._last_saved()})"
             )
         counters.evaluated, counters.evaluation_loss = counters.step, found.loss
-        if self._recorder is not None:
-            log.info("step %d: evaluation perplexity %.4g", counters.step, perplexity(found.loss))
-            self._recorder.write(
-                {
-                    "kind": "eval",
-                    "step": counters.step,
-                    "tokens": counters.tokens,
-                    "loss": found.loss,
-                    "perplexity": perplexity(found.loss),
-                    "galore_perplexity": found.galore_perplexity,
-                    "eval_tokens": found.targets,
-                    "train_seconds": counters.train_seconds,
-                }
-            )
-        return 0
+        log.info("step %d: evaluation perplexity %.4g", counters.step, perplexity(found.loss))
+        self._recorder.write(
+            {
+                "kind": "eval",
+                "step": counters.step,
+                "tokens": counters.tokens,
+                "loss": found.loss,
+                "perplexity": perplexity(found.loss),
+                "galore_perplexity": found.galore_perplexity,
+                "eval_tokens": found.targets,
+                "train_seconds": counters.train_seconds,
+            }
+        )
 
     def _last_saved(self) -> str:
         saved = f"the last checkpoint is that of step {self._saved_step}" if self._saved_step else "none is saved"
         return f"{saved} in {self._folder}"
 
     def _save(self, *, required: bool = True) -> None:
-        """Save the state at this boundary, unless that was done.
+        """Save the state at this step boundary, unless that was done. Raises SaveError if a `required` save fails.
 
-        A disk that refuses is no reason to stop training (`required` false: a warning, and the next checkpoint is
-        tried at its time); at the end of training it raises SaveError.
+        A full disk is no reason to stop training: a save that is not required gives a warning, and the next checkpoint
+        is tried at its time.
         """
         if self._saved_step == self.counters.step:
             return
         streams = self.world.gather(self._streams)
         weights, optimizer_state = self._layout.weights(), self.optimizer.full_state_dict()
-        failure: SaveError | None = None
-        if self._recorder is not None:
+
+        def write() -> bool:
             try:
                 self._recorder.sync()
                 path = checkpoint.save(
@@ -343,10 +302,11 @@ class Trainer:
                 )
                 checkpoint.prune(path)
             except SaveError as error:
-                failure = error
-        if not any(failed for (failed,) in self.world.exchange(failure is not None)):
+                if required:
+                    raise
+                log.warning("%s; training goes on", error)
+                return False
+            return True
+
+        if self.world.from_main(write):
             self._saved_step = self.counters.step
-        elif required:
-            self.world.abandon(failure)
-        elif failure is not None:
-            log.warning("%s; training goes on", failure)

@@ -1,38 +1,42 @@
-"""What a person sees of a run while it trains: a bar on a terminal, a line now and then elsewhere."""
+"""The progress of a run for the person who watches it: a bar on a terminal, a line now and then elsewhere."""
 
+import contextlib
 import logging
-import math
 import sys
 import time
+from typing import Self
 
 from tqdm import tqdm
-from transformers.utils.logging import disable_progress_bar
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from training.evaluation import perplexity
 
 LINE_EVERY = 15.0  # seconds between two lines when stderr is no terminal
 
 log = logging.getLogger(__name__)
 
 
-def set_up_logging(process: int) -> None:
-    """Messages of this program as plain lines on stderr: all of the main process, and those of the others that
-    are about their own data or a fault."""
-    disable_progress_bar()  # transformers', for every file of weights
-    logging.basicConfig(format="%(message)s" if process == 0 else f"process {process}: %(message)s")
-    logging.getLogger("data").setLevel(logging.INFO)
-    logging.getLogger("training").setLevel(logging.INFO if process == 0 else logging.WARNING)
-
-
 class Progress:
-    """Shows steps, loss, perplexity, tokens per second and the time left on stderr, if `enabled`."""
+    """Shows steps, loss, perplexity, tokens per second and the time left on stderr, inside `with` and if `enabled`."""
 
     def __init__(self, *, steps: int, done: int, enabled: bool):
         self._enabled, self._steps, self._first = enabled, steps, done
         self._started = self._line_at = time.monotonic()
-        terminal = enabled and sys.stderr.isatty()
-        self._bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True) if terminal else None
+        self._bar: tqdm | None = None
+        self._opened = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        if self._enabled and sys.stderr.isatty():
+            self._opened.enter_context(logging_redirect_tqdm())  # messages appear above the bar
+            bar = tqdm(total=self._steps, initial=self._first, unit="step", dynamic_ncols=True)
+            self._bar = self._opened.enter_context(bar)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._opened.close()
 
     def show(self, step: int, loss: float, tokens_per_second: float) -> None:
-        """Update `step` is done; it had the mean `loss`."""
+        """Update `step` is done; its mean loss was `loss`."""
         if not self._enabled:
             return
         figures = f"loss {loss:.3f}, perplexity {perplexity(loss):.4g}, {tokens_per_second:,.0f} tokens/s"
@@ -43,13 +47,3 @@ class Progress:
             self._line_at = time.monotonic()
             left = (self._line_at - self._started) / (step - self._first) * (self._steps - step)
             log.info("step %d/%d: %s, %s left", step, self._steps, figures, tqdm.format_interval(left))
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        if self._bar is not None:
-            self._bar.close()
-
-
-def perplexity(loss: float) -> float:
-    """exp(loss); infinite where that is no double any more."""
-    return math.exp(loss) if loss < 700 else math.inf

@@ -1,5 +1,4 @@
-"""The learning rate as a pure function of the step, so that there is no scheduler to save, to prepare or to
-step too often."""
+"""The learning rate as a pure function of the step: there is no scheduler to save, to prepare or to step too often."""
 
 import math
 
@@ -7,9 +6,9 @@ import math
 def lr_factor(step: int, *, steps: int, warmup_fraction: float, final_fraction: float, first_lr_zero: bool) -> float:
     """The factor on every group's base learning rate at update `step`, counted from 1.
 
-    Linear warm-up over the first `warmup_fraction` of the steps, then a half cosine that reaches
-    `final_fraction` at the last update. Update 1 takes the warm-up's first value; with `first_lr_zero` every
-    update takes the value before, so update 1 does nothing (GaLore's `torchrun_main.py` behaves this way).
+    Linear warm-up over the first `warmup_fraction` of the steps, then a half cosine that reaches `final_fraction` at
+    the last update. With `first_lr_zero` every update has the factor of the update before it, and update 1 has 0, as in
+    GaLore's `torchrun_main.py`.
     """
     at = step - 1 if first_lr_zero else step
     warmup = round(warmup_fraction * steps)

@@ -6,7 +6,7 @@ import pytest
 
 from configs.schema import Config, load, optimizer_options
 from configs.sources import FOLDER
-from models import estimate
+from training.plan import plan_run
 
 EXPERIMENTS = FOLDER / "experiment"
 # A file with a folder of the same name beside it is what the files there build on.
@@ -55,7 +55,7 @@ def assert_has(path, **expected) -> None:
 def plans():
     """`train.py FILE --plan=json` of every cell of the paper, by its path below configs/experiment."""
     cells = [path for path in CELLS if "nano" not in path.relative_to(EXPERIMENTS).parts]
-    return {str(path.relative_to(EXPERIMENTS).with_suffix("")): estimate.plan(config(path)) for path in cells}
+    return {str(path.relative_to(EXPERIMENTS).with_suffix("")): plan_run(config(path)) for path in cells}
 
 
 def test_all_load_and_no_two_share_a_run_folder():

@@ -10,16 +10,17 @@ from configs.checks import check_layout
 from configs.schema import SettingsError, load
 from tests import tiny
 from tests.faults.test_many_processes import ROOT, assert_nearly_same_end, launch_faulty
-from training import distributed
+from training.processes.start import start_world
 
 
+@pytest.mark.distributed
 def test_one_process_then_replicas_then_shards_then_one(text, tmp_path):
     """Every row of metrics, also those of earlier layouts: same rows of data, tokens, losses and learning rates. Rows
     end in padding, of which each process leaves out its own."""
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert train.main(tiny.command(text, whole, "data.packing=false")) == 0
     argv = tiny.command(text, run, "data.packing=false")
-    step = "term:training.loop.Trainer._gradients"
+    step = "term:training.loop.Trainer._update"
     subprocess.run([sys.executable, "tests/faults/faulty.py", f"{step}:4", *argv], cwd=ROOT, check=False, timeout=90)
     assert tiny.saved_steps(run)[-1] == 4
     launch_faulty(f"{step}:4:1", argv)
@@ -33,7 +34,7 @@ def test_one_process_then_replicas_then_shards_then_one(text, tmp_path):
 def test_accelerates_own_sharding_is_refused(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(SettingsError, match=r"configured for FSDP: .*train\.parallel=fsdp2"):
-        distributed.start(seed=0, threads=None, deterministic=False, dtype="float32")
+        start_world(seed=0, threads=None, deterministic=False, dtype="float32")
 
 
 def test_processes_that_do_not_divide_the_streams_are_refused(text, tmp_path):

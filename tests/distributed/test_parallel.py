@@ -16,7 +16,7 @@ AMPLIFY = {"eigen_adam": 1e-2, "soap": 1e-2, "shampoo": 1e-3}
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """What tests/distributed/worker.py found."""
+    """The measurements of tests/distributed/worker.py."""
     out = tmp_path_factory.mktemp("worker") / "found.json"
     process = launch(TWO, "tests/distributed/worker.py", str(out))
     output, _ = process.communicate(timeout=300)
@@ -24,6 +24,7 @@ def found(tmp_path_factory):
     return json.loads(out.read_text())
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize("name", NAMES)
 def test_replicas_stay_equal_and_train_as_one_process_does(found, name):
     row = next(row for row in found["rows"] if row["optimizer"] == name)
@@ -31,6 +32,7 @@ def test_replicas_stay_equal_and_train_as_one_process_does(found, name):
     assert row["ddp_loss_difference"] < AMPLIFY.get(name, 1e-5)
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize("name", NAMES)
 def test_shards_train_as_replicas_do_and_share_the_state(found, name):
     row = next(row for row in found["rows"] if row["optimizer"] == name)
@@ -42,6 +44,7 @@ def test_shards_train_as_replicas_do_and_share_the_state(found, name):
     assert max(held) < 0.6 * row["bytes_alone"]
 
 
+@pytest.mark.distributed
 def test_full_state_fits_every_layout_exactly(found):
     for losses in found["resumed"].values():
         assert losses["Shards kept it"] and losses["Replicas kept it"]
@@ -50,6 +53,7 @@ def test_full_state_fits_every_layout_exactly(found):
             assert losses[layout] == pytest.approx(losses["on"], abs=1e-5)
 
 
+@pytest.mark.distributed
 def test_micro_batches_are_reduced_once_and_clipped_by_the_whole_norm(found):
     replicas, shards = found["accumulated"]["Replicas"], found["accumulated"]["Shards"]
     assert shards["norm"] == pytest.approx(replicas["norm"], rel=1e-5)
@@ -59,6 +63,7 @@ def test_micro_batches_are_reduced_once_and_clipped_by_the_whole_norm(found):
     assert shards["reducing"] == 3  # two layers, and the rest
 
 
+@pytest.mark.distributed
 def test_bfloat16_shards_are_computed_in_bfloat16(found):
     assert found["dtypes"] == ["torch.bfloat16"]
 

@@ -1,4 +1,4 @@
-"""What two processes find out in one start: accelerate launch ... tests/distributed/worker.py OUT.json"""
+"""The measurements of two processes, in one start: accelerate launch ... tests/distributed/worker.py OUT.json"""
 
 import copy
 import dataclasses
@@ -6,16 +6,14 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 import torch
 from torch.distributed.tensor.debug import CommDebugMode
 
 from models.llama import build_model
 from optimizers import registry
 from scripts import check_parallel as check
-from training import distributed
-from training.parallel import Replicas, Shards
+from training.processes.layout import Replicas, Shards
+from training.processes.start import start_world
 
 LIKE_ROWS, LIKE_MATRICES = "lamb", "alice"
 
@@ -24,14 +22,13 @@ def resumed(name: str, world) -> dict[str, list[float]]:
     """Losses of steps 4 to 6 in shards, uninterrupted and after a full state dict went to each layout."""
     layout, optimizer = check.lay_out(name, Shards, world, torch.float32)
     check.train(layout.model, optimizer, range(4), **check.share(world))
-    saved = copy.deepcopy(world.broadcast((layout.weights(), optimizer.full_state_dict())))  # it holds live tensors
+    saved = copy.deepcopy(whole_state(layout, optimizer, world))  # it holds live tensors
     losses = {"on": check.train(layout.model, optimizer, range(4, 7), **check.share(world))}
     for kind in (Shards, Replicas):
         layout, optimizer = check.lay_out(name, kind, world, torch.float32)
         layout.load(saved[0])
         optimizer.load_full_state_dict(saved[1])
-        again = world.broadcast((layout.weights(), optimizer.full_state_dict()))
-        losses[f"{kind.__name__} kept it"] = same(again, saved)
+        losses[f"{kind.__name__} kept it"] = same(whole_state(layout, optimizer, world), saved)
         losses[kind.__name__] = check.train(layout.model, optimizer, range(4, 7), **check.share(world))
     model = build_model(check.MODEL, dtype=torch.float32, seed=1)
     optimizer = check.build(name, model)
@@ -39,6 +36,12 @@ def resumed(name: str, world) -> dict[str, list[float]]:
     optimizer.load_state_dict(saved[1])
     losses["alone"] = check.train(model, optimizer, range(4, 7), **check.ALONE)
     return losses
+
+
+def whole_state(layout, optimizer, world) -> tuple[dict, dict]:
+    """The weights and the optimizer's state of all processes together, on each of them."""
+    state = layout.weights(), optimizer.full_state_dict()
+    return world.from_main(lambda: state)
 
 
 def same(a, b) -> bool:
@@ -57,11 +60,11 @@ def accumulated(kind, world) -> dict:
     layout, _ = check.lay_out("adam", kind, world, torch.float32)
     rows = check.batch(0)[check.share(world)["share"]]
     first, last = rows.split(len(rows) // 2)
-    with CommDebugMode() as waiting, layout.unreduced():
+    with CommDebugMode() as waiting, layout.no_sync():
         layout.model(first, first).loss_sum.backward()
     with CommDebugMode() as reducing:
         layout.model(last, last).loss_sum.backward()
-    parameters = list(layout.bare.parameters())
+    parameters = list(layout.unwrapped.parameters())
     norm, clipped = (layout.gradient_norm(parameters, largest).item() for largest in (1.0, None))
     return {"norm": norm, "clipped": clipped, "waiting": reductions(waiting), "reducing": reductions(reducing)}
 
@@ -73,17 +76,17 @@ def reductions(mode: CommDebugMode) -> int:
 def dtypes(world) -> list[str]:
     """Of the shards and the gathered weight of a bfloat16 model, its output and its gradients."""
     layout = Shards(build_model(check.MODEL, dtype=torch.bfloat16, seed=0), world)
-    seen = {parameter.dtype for parameter in layout.bare.parameters()}
-    gate = layout.bare.model.layers[0].mlp.gate_proj
+    seen = {parameter.dtype for parameter in layout.unwrapped.parameters()}
+    gate = layout.unwrapped.model.layers[0].mlp.gate_proj
     gate.register_forward_hook(lambda module, inputs, output: seen.update((module.weight.dtype, output.dtype)))
     rows = check.batch(0)
     layout.model(rows, rows).loss_sum.backward()
-    seen |= {parameter.grad.dtype for parameter in layout.bare.parameters()}
+    seen |= {parameter.grad.dtype for parameter in layout.unwrapped.parameters()}
     return sorted(map(str, seen))
 
 
 def main(out: Path) -> None:
-    world = distributed.start(seed=0, threads=1, deterministic=False, dtype="float32")
+    world = start_world(seed=0, threads=1, deterministic=False, dtype="float32")
     found = {
         "rows": [dataclasses.asdict(check.compare(name, world, range(7))) for name in registry.names()],
         "resumed": {name: resumed(name, world) for name in (LIKE_ROWS, LIKE_MATRICES, "soap", "adam_8bit")},

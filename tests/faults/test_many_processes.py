@@ -12,6 +12,7 @@ import pytest
 import train
 from tests import tiny
 
+pytestmark = [pytest.mark.faults, pytest.mark.distributed]
 ROOT = Path(__file__).parents[2]
 TWO = ("--config_file", "configs/accelerate/cpu_2.yaml", "--main_process_port", "0")
 ONE = ("--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
@@ -43,7 +44,7 @@ def assert_nearly_same_end(run, whole_run):
 def test_two_processes_train_on_the_same_rows_and_one_goes_on(text, whole_run, tmp_path):
     """SIGTERM to one of two stops both at the same step; one process ends the run."""
     argv = tiny.command(text, tmp_path / "run")
-    output = launch_faulty("term:training.loop.Trainer._gradients:7:1", argv)
+    output = launch_faulty("term:training.loop.Trainer._update:7:1", argv)
     assert "step 7 is saved" in output
     assert tiny.saved_steps(tmp_path / "run") == [6, 7]
     assert train.main(argv) == 0
@@ -51,7 +52,7 @@ def test_two_processes_train_on_the_same_rows_and_one_goes_on(text, whole_run, t
 
 
 def test_a_process_that_dies_is_named(text, tmp_path):
-    output = launch_faulty("kill:training.loop.Trainer._gradients:5:1", tiny.command(text, tmp_path / "run"))
+    output = launch_faulty("kill:training.loop.Trainer._update:5:1", tiny.command(text, tmp_path / "run"))
     assert "process 1 of 2 died" in output
     assert tiny.saved_steps(tmp_path / "run") == [3]
 
@@ -73,6 +74,16 @@ def test_bad_data_of_one_process_end_both_after_a_checkpoint(text, tmp_path):
     output, _ = process.communicate(timeout=90)
     assert "process 1" in output and "broken.jsonl, line 114" in output
     assert len(tiny.saved_steps(tmp_path / "run")) == 1
+
+
+def test_a_mistake_that_the_main_process_finds_is_said_once(text, tmp_path):
+    """The evaluation text is read by the main process alone; the other one raises the same error."""
+    process = launch(TWO, "train.py", *tiny.command(text, tmp_path / "run", "data.eval_tokens=1_000_000"))
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode != 0
+    said = [line for line in output.splitlines() if "data.eval_tokens=1000000" in line]
+    assert len(said) == 1 and said[0].startswith("data.eval_tokens=1000000, but the 60 documents of")
+    assert "failed:" not in output and not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 @pytest.mark.parametrize("layout", [ONE, TWO], ids=["one", "two"])

@@ -10,6 +10,8 @@ from tests import tiny
 from tests.data.conftest import texts
 from tests.data.test_remote import mirror, shard  # noqa: F401 - a fixture
 
+pytestmark = pytest.mark.faults
+
 
 @pytest.fixture
 def settings(mirror, tmp_path):  # noqa: F811

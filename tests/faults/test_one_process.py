@@ -8,7 +8,9 @@ import pytest
 
 from tests import tiny
 from tests.faults import faulty
-from training.records import RunFolder
+from training.run.folder import RunFolder
+
+pytestmark = pytest.mark.faults
 
 # A server that has imported everything; each run is a fork of it, with a main thread and signals of its own.
 processes = multiprocessing.get_context("forkserver")
@@ -39,14 +41,14 @@ def assert_same_end(run, whole_run):
 def test_killed_again_and_again(text, whole_run, tmp_path):
     argv = tiny.command(text, tmp_path / "run")
     moments = [
-        "kill:training.loop.Trainer._gradients:2",  # before anything was saved
+        "kill:training.loop.Trainer._update:2",  # before anything was saved
         "kill:optimizers.alice.Alice.step:5",  # between two checkpoints
-        "kill:training.files.os.fsync:4",  # among the files of a checkpoint
-        "kill:training.checkpoint.prune:1",  # after a save
-        "kill:training.records.MetricsLog.write:3",
+        "kill:training.run.atomic.os.fsync:4",  # among the files of a checkpoint
+        "kill:training.run.checkpoint.prune:1",  # after a save
+        "kill:training.run.metrics.MetricsLog.write:3",
         "kill:training.loop.evaluate:1",
-        "kill:train.export_model:1",  # after the last checkpoint
-        "kill:training.records.RunFolder.write_summary:1",  # at the very end
+        "kill:training.run.recorder.export_model:1",  # after the last checkpoint
+        "kill:training.run.folder.RunFolder.write_summary:1",  # at the very end
     ]
     for moment in moments:
         assert run([moment], argv, tmp_path / "log") == -signal.SIGKILL, moment
@@ -58,7 +60,7 @@ def test_killed_again_and_again(text, whole_run, tmp_path):
 def test_signals_save_and_stop(text, whole_run, tmp_path, first):
     argv = tiny.command(text, tmp_path / "run", "train.checkpoint_every=0")
     # A second one arrives while the checkpoint is written.
-    faults = [f"{first}:training.loop.Trainer._gradients:5", "int:training.checkpoint.save_file:1"]
+    faults = [f"{first}:training.loop.Trainer._update:5", "int:training.run.checkpoint.save_file:1"]
     code = run(faults, argv, tmp_path / "log")
     assert code == {"int": 130, "term": 143}[first]
     assert tiny.saved_steps(tmp_path / "run") == [5]
@@ -77,7 +79,7 @@ def test_a_signal_before_the_first_step_saves_nothing(text, tmp_path):
 
 def test_a_full_disk_during_training_is_survived_and_at_the_end_reported(text, whole_run, tmp_path):
     argv = tiny.command(text, tmp_path / "run")
-    full = "full:training.checkpoint.save_file"
+    full = "full:training.run.checkpoint.save_file"
     assert run([f"{full}:2"], argv, tmp_path / "log") == 0
     log = (tmp_path / "log").read_text()
     assert "step 6" in log and "No space left on device" in log and "training goes on" in log
@@ -113,7 +115,7 @@ def test_a_second_run_in_the_folder_is_refused(text, tmp_path):
 
 def test_the_newest_checkpoint_is_damaged(text, whole_run, tmp_path):
     argv = tiny.command(text, tmp_path / "run")
-    assert run(["term:training.loop.Trainer._gradients:8"], argv, tmp_path / "log") == 143
+    assert run(["term:training.loop.Trainer._update:8"], argv, tmp_path / "log") == 143
     assert tiny.saved_steps(tmp_path / "run") == [6, 8]
     damaged = tmp_path / "run" / "checkpoints" / "step_00000008" / "optimizer.pt"
     content = bytearray(damaged.read_bytes())

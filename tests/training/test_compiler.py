@@ -14,28 +14,29 @@ from training import compiler
 CPU = torch.device("cpu")
 
 
-def wanted(*settings):
+def compiles(*settings):
     config = load(list(settings)).config
     model = build_model(config.model, dtype=torch.float32, seed=0, device="meta")
-    return compiler.wanted(model, config.train, config.data.sequence_length, CPU)
+    return compiler.should_compile(model, config.train, config.data.sequence_length, CPU)
 
 
 def test_auto_compiles_long_runs_and_nothing_else(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert not wanted()  # the quick start
+    assert not compiles()  # the quick start
     long = "configs/experiment/table2/60m/adam.yaml"
-    assert wanted(long) and not wanted(long, "train.compile=false") and not wanted(long, "train.steps=1")
-    assert wanted("train.compile=true")
+    assert compiles(long) and not compiles(long, "train.compile=false") and not compiles(long, "train.steps=1")
+    assert compiles("train.compile=true")
 
 
 def test_without_a_compiler(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert not wanted("configs/experiment/table2/60m/adam.yaml")
+    assert not compiles("configs/experiment/table2/60m/adam.yaml")
     with pytest.raises(SettingsError, match=r"train\.compile=true needs a C\+\+ compiler"):
-        wanted("train.compile=true")
+        compiles("train.compile=true")
 
 
 @pytest.mark.skipif(compiler.missing_compiler(CPU) is not None, reason="no C++ compiler")
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["true", "false"])
 def test_a_compiled_run_resumes_to_the_same_bits(text, tmp_path, monkeypatch, packing):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
@@ -43,7 +44,7 @@ def test_a_compiled_run_resumes_to_the_same_bits(text, tmp_path, monkeypatch, pa
     settings = ("train.compile=true", f"data.packing={packing}", *intervals)
     assert train.main(tiny.command(text, tmp_path / "whole", *settings)) == 0
     with monkeypatch.context() as patch:
-        patch.setattr("training.loop.Trainer._gradients", tiny.unplugged_after(2))
+        patch.setattr("training.loop.Trainer._update", tiny.unplugged_after(2))
         assert train.main(tiny.command(text, tmp_path / "resumed", *settings)) == 1
     assert train.main(tiny.command(text, tmp_path / "resumed", *settings)) == 0
     assert tiny.weights(tmp_path / "resumed") == tiny.weights(tmp_path / "whole")

@@ -27,7 +27,7 @@ def test_ends_like_plain_training_to_the_bit(text, whole_run, tmp_path, changes)
 def test_never_holds_all_gradients(text, tmp_path, monkeypatch):
     held = []
 
-    def counted(self, batch, targets, original=Trainer._gradients):
+    def counted(self, batch, targets, original=Trainer._update):
         def count(parameter):
             held.append(sum(p.grad is not None for p in self._parameters))
 
@@ -37,7 +37,7 @@ def test_never_holds_all_gradients(text, tmp_path, monkeypatch):
             handle.remove()
         return result
 
-    monkeypatch.setattr(Trainer, "_gradients", counted)
+    monkeypatch.setattr(Trainer, "_update", counted)
     # q, k, v and o wait for each other, so do gate, up and down; embedding, norms and lm_head are stepped at once.
     assert train.main(tiny.command(text, tmp_path / "run", LAYERWISE, "train.steps=2")) == 0
     assert len(held) == 2 * 12 and max(held) == 3

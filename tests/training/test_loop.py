@@ -34,7 +34,7 @@ def test_every_group_follows_the_schedule_from_its_own_learning_rate(text, tmp_p
     assert [row["adam_lr"] for row in rows] == [0.25 * factor for factor in factors]
 
 
-def test_clipping_bounds_the_gradient_and_the_row_shows_the_norm_before_it(text, tmp_path):
+def test_clipping_bounds_the_gradient_and_rows_show_the_norm_before(text, tmp_path):
     """Adam's first step does not depend on the gradient's scale but for eps, so eps makes clipping visible."""
     changes = ("optimizer=adam", "optimizer.eps=1.0", "schedule.warmup_fraction=0")
     free = run(text, tmp_path / "free", *changes)

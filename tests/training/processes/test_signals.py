@@ -1,0 +1,43 @@
+"""Signals: at once before the training, at step boundaries during it."""
+
+import os
+import signal
+
+import pytest
+
+from training.processes.signals import Interrupted, Signals
+
+
+@pytest.fixture
+def signals():
+    signals = Signals()
+    yield signals
+    signals.release()
+
+
+def test_a_signal_ends_the_start_at_once(signals):
+    with pytest.raises(Interrupted) as caught:
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert caught.value.signum == signal.SIGTERM
+
+
+def test_deferred_signals_wait_and_the_first_counts(signals):
+    signals.defer()
+    assert signals.requested == 0
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert signals.requested == signal.SIGINT
+
+
+@pytest.mark.parametrize("launched", [True, False])
+def test_a_launched_process_stops_when_its_launcher_is_gone(monkeypatch, launched):
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    if launched:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    signals = Signals()
+    try:
+        assert signals.requested == 0
+        monkeypatch.setattr(os, "getppid", lambda: -1)  # no process has it, whoever started this one
+        assert signals.requested == (signal.SIGTERM if launched else 0)
+    finally:
+        signals.release()

@@ -1,0 +1,116 @@
+"""The run folder: one run at a time, its config, and a summary that means finished."""
+
+import logging
+import os
+import signal
+
+import pytest
+
+from tests.training.run.rows import files_of_at_most
+from training.run.folder import RunFolder
+from training.run_errors import RunFolderError, SaveError
+
+
+def test_a_second_run_is_refused_by_process_id(tmp_path):
+    path = tmp_path / "runs" / "a"
+    with RunFolder(path), pytest.raises(RunFolderError, match=rf"run\.dir.*process {os.getpid()} on"), RunFolder(path):
+        pass
+    with RunFolder(path):
+        pass
+
+
+def test_kill_9_releases_the_lock(tmp_path):
+    ready, say = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            with RunFolder(tmp_path):
+                os.write(say, b"x")
+                signal.pause()
+        finally:
+            os._exit(1)
+    try:
+        os.read(ready, 1)
+        with pytest.raises(RunFolderError, match=f"process {child} on"), RunFolder(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    with RunFolder(tmp_path):
+        assert f"process {os.getpid()} on" in (tmp_path / "lock").read_text()
+
+
+def test_a_refused_run_changes_nothing(tmp_path):
+    with RunFolder(tmp_path):
+        owner = (tmp_path / "lock").read_text()
+        with pytest.raises(RunFolderError), RunFolder(tmp_path):
+            pass
+        assert (tmp_path / "lock").read_text() == owner
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/run"])
+def test_a_place_that_cannot_hold_a_run(tmp_path, place):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match=rf"^run\.dir: .*{place}[^\n]*$"), RunFolder(tmp_path / place):
+        pass
+
+
+def test_a_disk_too_small_for_a_checkpoint(tmp_path):
+    with RunFolder(tmp_path) as folder:
+        folder.require_space(1)
+        with pytest.raises(RunFolderError, match=r"run\.dir: a checkpoint takes 1,000,000,000\.0 GB, but only .* free"):
+            folder.require_space(10**18)
+
+
+def test_a_full_disk_at_the_start(tmp_path):
+    with files_of_at_most(0), pytest.raises(RunFolderError, match=r"^run\.dir: cannot use"), RunFolder(tmp_path):
+        pass
+    with RunFolder(tmp_path) as folder:
+        folder.write_config({"old": 1})
+        with files_of_at_most(5), pytest.raises(RunFolderError, match=r"^run\.dir: cannot use"):
+            folder.write_config({"new": "x" * 100})
+        assert folder.read_config() == {"old": 1}
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "lock"]
+
+
+def test_config_comes_back(tmp_path):
+    config = {
+        "run": {"name": "llama_nano_alice_s0", "seed": 0, "reference": None, "deterministic": False},
+        "optimizer": {"lr": 1e-5, "betas": [0.9, 0.999], "projection": "random"},
+        "data": {"path": "Ünïcode: #*.jsonl", "repeat": True, "tokenizer": "1e3"},
+    }
+    folder = RunFolder(tmp_path)
+    assert folder.read_config() is None
+    folder.write_config(config)
+    assert folder.read_config() == config
+    assert list(folder.read_config()) == list(config)
+
+
+def test_an_unreadable_config_is_refused_in_one_sentence(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.config.write_text("run: [1, 2\nname: }")
+    with pytest.raises(RunFolderError, match=r"^run\.dir: .*config\.yaml is not readable: [^\n]*$"):
+        folder.read_config()
+
+
+def test_a_run_is_finished_when_its_summary_is_whole(tmp_path, caplog):
+    folder = RunFolder(tmp_path)
+    assert folder.read_summary() is None
+    folder.write_summary({"name": "a", "final_loss": 2.5, "versions": {"torch": "2"}, "final_perplexity": float("inf")})
+    assert folder.read_summary() == {
+        "name": "a",
+        "final_loss": 2.5,
+        "versions": {"torch": "2"},
+        "final_perplexity": None,
+    }
+    folder.summary.write_text('{"name": ')
+    with caplog.at_level(logging.WARNING):
+        assert folder.read_summary() is None
+    assert "counts as unfinished" in caplog.text
+
+
+def test_a_summary_that_cannot_be_written_is_not_there(tmp_path):
+    folder = RunFolder(tmp_path)
+    with files_of_at_most(10), pytest.raises(SaveError, match=r"summary\.json: File too large"):
+        folder.write_summary({"name": "x" * 100})
+    assert list(tmp_path.iterdir()) == []

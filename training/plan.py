@@ -1,0 +1,170 @@
+"""The plan of a run: its sizes, memory and work, counted on the meta device. No weight is allocated, no data opened."""
+
+from typing import TypedDict
+
+import torch
+from torch import nn
+
+import optimizers
+from configs.schema import Config, Model
+from models.llama import LOSS_CHUNK, LlamaForCausalLM, build_model
+from optimizers import BaseOptimizer, partition
+from training.optimizer import build_optimizer
+
+
+class Sizes(TypedDict):
+    """Numbers of elements. `matrix_parameters` are stepped by the method, `adam_parameters` are all others."""
+
+    model: str
+    optimizer: str
+    dtype: str
+    parameters: int
+    matrix_parameters: int
+    adam_parameters: int
+    destinations: list[str]  # lines of a table: who steps which parameters
+
+
+class ForwardMemory(TypedDict):
+    """Bytes that a forward pass keeps for the backward pass, see `forward_bytes`."""
+
+    activation_bytes: int
+    checkpointed_activation_bytes: int
+    logits_bytes: int
+
+
+class Memory(ForwardMemory):
+    """Bytes of one process without sharding, with micro-batches of `micro_batch_rows` rows.
+
+    Weights, gradients and the optimizer's state are exact. `layerwise_gradient_bytes` are the most bytes of gradients
+    at once with train.layerwise, for the stacks of this machine's device. A checkpoint holds weights and state.
+    """
+
+    weight_bytes: int
+    gradient_bytes: int
+    layerwise_gradient_bytes: int
+    optimizer_state_bytes: int
+    checkpoint_bytes: int
+    micro_batch_rows: int
+    activation_checkpointing: bool
+
+
+class Work(TypedDict):
+    """`flops_per_position` of forward and backward, without recomputation: 6 an element of every matrix but the
+    embedding, and 6 h x length a layer (width h) for attention, of which causality computes half."""
+
+    steps: int
+    batch_size: int
+    sequence_length: int
+    positions: int
+    flops_per_position: int
+    flops: int
+    evaluation_steps: list[int]
+    checkpoint_steps: list[int]
+
+
+class Plan(Sizes, Memory, Work):
+    """Everything that `plan_run` counts. Fit for JSON."""
+
+
+def plan_run(config: Config) -> Plan:
+    """The plan of the run that `config` describes.
+
+    Raises ValueError for a model or an optimizer that cannot be built, and ImportError for a missing package.
+    """
+    dtype = getattr(torch, config.train.dtype)
+    model = build_model(config.model, dtype=dtype, seed=0, device="meta")
+    optimizer = build_optimizer(model, config.optimizer)
+    optimizer.allocate_state()
+    return Plan(**_sizes(config, model, optimizer), **_memory(config, model, optimizer), **_work(config, model))
+
+
+def forward_bytes(section: Model, positions: int, element_bytes: int) -> ForwardMemory:
+    """Bytes that a forward pass over `positions` positions keeps for backward, by the eager graph.
+
+    With P positions, b bytes an element, width h, MLP width f, a heads and vocabulary V:
+        a layer keeps P (8 h + 8 b h + 4 b f + 4 a + 8): two norms (a float32 input and 4 bytes of scale each, the
+            normalised values, the output), q, k, v and the attention's output, its 4 a of log-sums, four MLP tensors;
+        `activation_bytes` = layers x that, and P (4 h + 2 b h + 4) for the final norm and the loss's gradient of it;
+        `checkpointed_activation_bytes` = the same with P b h for each layer (its input), and one whole layer;
+        `logits_bytes` = min(P, chunk) V logits in float32, once more in the weights' dtype if that is narrower, and
+            lm_head's gradient b V h, which exists from the forward to the backward pass.
+
+    Temporary buffers of single operations are left out. So is what padding saves (models/unpadding.py).
+    """
+    h, f, layers, b = section.hidden_size, section.intermediate_size, section.num_hidden_layers, element_bytes
+    layer = positions * (8 * h + 8 * b * h + 4 * b * f + 4 * section.num_attention_heads + 8)
+    outside = positions * (4 * h + 2 * b * h + 4)
+    logit_width = 4 if b >= 4 else 4 + b
+    return {
+        "activation_bytes": layers * layer + outside,
+        "checkpointed_activation_bytes": layers * positions * b * h + layer + outside,
+        "logits_bytes": min(positions, LOSS_CHUNK) * section.vocab_size * logit_width + b * section.vocab_size * h,
+    }
+
+
+def _sizes(config: Config, model: nn.Module, optimizer: BaseOptimizer) -> Sizes:
+    parameters = sum(p.numel() for p in model.parameters())
+    method = (group for group in optimizer.param_groups if group["algorithm"] != "adam")
+    matrix_parameters = sum(p.numel() for group in method for p in group["params"])
+    return {
+        "model": config.model.name,
+        "optimizer": config.optimizer.name,
+        "dtype": config.train.dtype,
+        "parameters": parameters,
+        "matrix_parameters": matrix_parameters,
+        "adam_parameters": parameters - matrix_parameters,
+        "destinations": partition.describe(optimizer).splitlines(),
+    }
+
+
+def _memory(config: Config, model: LlamaForCausalLM, optimizer: BaseOptimizer) -> Memory:
+    train, weight_bytes = config.train, sum(p.nbytes for p in model.parameters())
+    state_bytes = optimizers.state_bytes(optimizer)
+    rows = min(train.micro_batch_size or train.batch_size, train.batch_size)
+    element_bytes = getattr(torch, train.dtype).itemsize
+    return {
+        "weight_bytes": weight_bytes,
+        "gradient_bytes": weight_bytes,
+        "layerwise_gradient_bytes": _layerwise_gradient_bytes(model, optimizer),
+        "optimizer_state_bytes": state_bytes,
+        "checkpoint_bytes": weight_bytes + state_bytes,
+        "micro_batch_rows": rows,
+        "activation_checkpointing": train.activation_checkpointing,
+        **forward_bytes(config.model, rows * config.data.sequence_length, element_bytes),
+    }
+
+
+def _work(config: Config, model: nn.Module) -> Work:
+    train, length, h = config.train, config.data.sequence_length, config.model.hidden_size
+    multiplied = sum(p.numel() for p in model.parameters() if p.ndim == 2) - config.model.vocab_size * h
+    flops_per_position = 6 * multiplied + 6 * config.model.num_hidden_layers * h * length
+    positions = train.steps * train.batch_size * length
+    return {
+        "steps": train.steps,
+        "batch_size": train.batch_size,
+        "sequence_length": length,
+        "positions": positions,
+        "flops_per_position": flops_per_position,
+        "flops": flops_per_position * positions,
+        "evaluation_steps": _multiples(train.eval_every, train.steps),
+        "checkpoint_steps": _multiples(train.checkpoint_every, train.steps),
+    }
+
+
+def _layerwise_gradient_bytes(model: nn.Module, optimizer: BaseOptimizer) -> int:
+    """The most bytes of gradients at once when backward, from the last parameter to the first, frees what it can."""
+    lists = optimizer.stepped_together("cuda" if torch.cuda.is_available() else "cpu")
+    together = {parameter: members for members in lists for parameter in members}
+    arrived, held, most = set(), 0, 0
+    for parameter in reversed(list(model.parameters())):
+        arrived.add(parameter)
+        held += parameter.nbytes
+        most = max(most, held)
+        if arrived.issuperset(together[parameter]):
+            held -= sum(p.nbytes for p in together[parameter])
+    return most
+
+
+def _multiples(interval: int, steps: int) -> list[int]:
+    """The multiples of `interval` up to `steps`, and `steps` itself; for an interval of 0, `steps` alone."""
+    return [*range(interval, steps, interval), steps] if interval else [steps]

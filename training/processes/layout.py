@@ -1,0 +1,127 @@
+"""How the processes hold a model: each the whole of it (`Replicas`, DDP), or each its rows (`Shards`, FSDP2).
+
+Both have the same attributes and methods. Gradients are averaged over the processes, once a step.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import group
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from models.llama import LlamaForCausalLM
+from optimizers import BaseOptimizer
+from optimizers.parallel import shards
+from training.processes.world import World
+
+
+class Replicas:
+    """The whole model on every process. With one process, just the model.
+
+    Attributes:
+        unwrapped: the model itself.
+        model: the module to call: the model or its wrapper.
+        state_device: where a checkpoint is read to.
+    """
+
+    def __init__(self, model: LlamaForCausalLM, world: World):
+        self._world, self.unwrapped, self.model = world, model, world.replicate(model)
+        self.state_device = world.device
+
+    def attach(self, optimizer: BaseOptimizer) -> None:
+        """Keep the replicas equal: one process refreshes a basis and sends it to the others."""
+        if self._world.count > 1:
+            assert group.WORLD is not None
+            optimizer.share_refreshes(group.WORLD)
+
+    def no_sync(self) -> contextlib.AbstractContextManager:
+        """Around forward and backward of every micro-batch but the last: processes do not exchange gradients yet."""
+        return self._world.accelerator.no_sync(self.model)
+
+    def gradient_norm(self, parameters: list[nn.Parameter], largest: float | None) -> Tensor:
+        """Scalar: the norm of all gradients together, which are scaled down if it is above `largest`."""
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        if largest is not None:
+            nn.utils.clip_grads_with_norm_(parameters, largest, norm)
+        return norm
+
+    def total(self, number: int) -> int:
+        """The total over one copy of the model, where this process holds `number` of it. All processes call it."""
+        return number
+
+    def weights(self) -> dict[str, Tensor]:
+        """The whole state dict of the model, on the main process. All processes call it."""
+        return self.unwrapped.state_dict()
+
+    def load(self, weights: dict[str, Tensor]) -> None:
+        """Load what `weights` returned on this or another layout. RuntimeError if it is another model's."""
+        self.unwrapped.load_state_dict(weights)
+
+
+class Shards:
+    """Each process holds its rows of every parameter, as DTensors; a layer is whole only while it computes.
+
+    It calls torch's `fully_shard` directly: accelerate's FSDP2 is DDP on a CPU and casts bfloat16 weights to float32.
+    The optimizer must be built from the parameters of the sharded model.
+    """
+
+    def __init__(self, model: LlamaForCausalLM, world: World):
+        self._world, self.unwrapped, self.model = world, model, model
+        self.state_device = torch.device("cpu")  # whole tensors need not fit on the device
+        mesh = init_device_mesh(world.device.type, (world.count,))
+        for layer in model.model.layers:
+            fully_shard(layer, mesh=mesh)
+        self._sharded = fully_shard(model, mesh=mesh)
+        model.to(world.device)  # type: ignore[arg-type]
+        if world.mixed_precision != "no":
+            forward = torch.autocast(world.device.type, torch.bfloat16)(model.forward)
+            model.forward = forward  # type: ignore[method-assign]
+
+    def attach(self, optimizer: BaseOptimizer) -> None:
+        """Nothing to do: each matrix is stepped by one process."""
+
+    @contextlib.contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """As `Replicas.no_sync`. The whole gradients of all layers are held meanwhile."""
+        self._sharded.set_requires_gradient_sync(False)
+        yield
+        self._sharded.set_requires_gradient_sync(True)
+
+    def gradient_norm(self, parameters: list[nn.Parameter], largest: float | None) -> Tensor:
+        """As `Replicas.gradient_norm`, from the local rows and one reduction."""
+        gradients = [shards.local(parameter.grad) for parameter in parameters if parameter.grad is not None]
+        norm = self._world.sum(nn.utils.get_total_norm(gradients).float().square()).sqrt()
+        if largest is not None:
+            torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1.0))  # as clip_grads_with_norm_
+        return norm
+
+    def total(self, number: int) -> int:
+        """As `Replicas.total`: the sum over the processes."""
+        return sum(share for (share,) in self._world.all_gather(number))
+
+    def weights(self) -> dict[str, Tensor]:
+        """As `Replicas.weights`, on the CPU; {} on all processes but the main one."""
+        return get_model_state_dict(
+            self.model,  # type: ignore[return-value]
+            options=StateDictOptions(full_state_dict=True, cpu_offload=True),
+        )
+
+    def load(self, weights: dict[str, Tensor]) -> None:
+        """As `Replicas.load`."""
+        # A copy, because torch replaces the values of the dict that it is given by shards.
+        set_model_state_dict(self.model, dict(weights), options=StateDictOptions(full_state_dict=True))
+
+
+Layout = Replicas | Shards
+
+
+def lay_out(model: LlamaForCausalLM, world: World, *, parallel: str) -> Layout:
+    """Put `model` on the processes as `parallel` says: "ddp" or "fsdp2". A single process holds all of it either way.
+
+    To be called before the parameters are handed to an optimizer: shards are other parameters than those of `model`.
+    """
+    return Shards(model, world) if parallel == "fsdp2" and world.count > 1 else Replicas(model, world)

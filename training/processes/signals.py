@@ -1,0 +1,49 @@
+"""SIGINT, SIGTERM and the launcher's death."""
+
+import os
+import signal
+
+
+class Interrupted(BaseException):
+    """The run was asked to stop by the signal `signum`."""
+
+    def __init__(self, signum: int):
+        super().__init__(signum)
+        self.signum = signum
+
+
+class Signals:
+    """SIGINT, SIGTERM and the launcher's death, as one number that is read at step boundaries.
+
+    Until `defer()` a signal raises `Interrupted` at once. After it a signal is only remembered, however often it comes,
+    so that a second ctrl-C cannot tear a checkpoint. A launched process also watches its parent, because accelerate's
+    launcher does not pass every signal on (docs/distributed.md).
+    """
+
+    def __init__(self) -> None:
+        self._requested = 0
+        self._deferred = False
+        self._parent = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, self._handle)
+
+    def _handle(self, signum: int, frame: object) -> None:
+        if not self._deferred:
+            raise Interrupted(signum)
+        self._requested = self._requested or signum
+
+    def defer(self) -> None:
+        """From now on signals wait for the next step boundary."""
+        self._deferred = True
+
+    def release(self) -> None:
+        """Install the handlers that Python starts with."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    @property
+    def requested(self) -> int:
+        """The signal that asked for the end of the run (SIGTERM when the launcher is gone), or 0."""
+        if not self._requested and self._parent is not None and os.getppid() != self._parent:
+            self._requested = int(signal.SIGTERM)
+        return self._requested

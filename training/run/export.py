@@ -1,0 +1,33 @@
+"""The final model, written for `from_pretrained`."""
+
+import shutil
+from pathlib import Path
+
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from training.run.atomic import fsync
+from training.run_errors import SaveError
+
+
+def export_model(
+    model: PreTrainedModel, weights: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, path: Path
+) -> None:
+    """Write `model` with its whole `weights`, and the tokenizer, to the folder `path`: completely or not at all.
+
+    `AutoModelForCausalLM` and `AutoTokenizer` open the folder with `from_pretrained`. Raises SaveError.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        model.save_pretrained(temporary, state_dict=weights)
+        tokenizer.save_pretrained(temporary)
+        shutil.rmtree(path, ignore_errors=True)
+        for file in (*temporary.iterdir(), temporary):
+            fsync(file)
+        temporary.rename(path)
+        fsync(path.parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise SaveError(f"cannot write the model to {path}: {error}; its weights are in the last checkpoint") from error

@@ -1,0 +1,155 @@
+"""The run folder `run.dir`, and the right to write there.
+
+config.yaml      the resolved config
+metrics.jsonl    one object a line, as training goes
+summary.json     there only when the run is finished
+checkpoints/  model/  curve.png
+lock             held by the process that trains
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import yaml
+
+from configs.schema import Config
+from configs.sources import one_line
+from training.run.atomic import write_atomically
+from training.run.disk import free_bytes, in_words
+from training.run.plain_json import finite
+from training.run_errors import RunFolderError, SaveError
+
+if TYPE_CHECKING:
+    from training.processes.world import World
+
+log = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """The paths of a run and, inside `with`, the right to write there.
+
+    Entering creates the folder and locks it; the kernel drops the lock with the process, however that ends.
+    RunFolderError if the folder cannot be made, written or locked.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.summary = path / "summary.json"
+        self.curve = path / "curve.png"
+        self.model = path / "model"
+        self.checkpoints = path / "checkpoints"
+        self._lock: int | None = None  # file descriptor
+
+    def __enter__(self) -> Self:
+        self.lock()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def lock(self) -> None:
+        """Create the folder and take its lock. Raises RunFolderError."""
+        with self._refusing():
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except FileExistsError:
+                raise RunFolderError(f"run.dir: {self.path} is a file, not a folder") from None
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                self._take_lock(descriptor)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            self._lock = descriptor
+
+    def release(self) -> None:
+        """Give the lock back, if it is held."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _take_lock(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
+            raise RunFolderError(
+                f"run.dir: another run ({owner}) is training in {self.path}; "
+                "wait for its end or give this one a run.dir of its own"
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            log.warning("the file system of %s has no locks: do not start a second run there", self.path)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+    def require_space(self, needed: int) -> None:
+        """Refuse, before any work is done, a disk that cannot take `needed` bytes: those of one checkpoint."""
+        with self._refusing():
+            free = free_bytes(self.path)
+        if free < needed:
+            raise RunFolderError(
+                f"run.dir: a checkpoint takes {in_words(needed)}, but only {in_words(free)} are free in {self.path}"
+            )
+
+    def read_config(self) -> dict[str, Any] | None:
+        """The config this folder was last started with, None in a new one."""
+        with self._refusing():
+            try:
+                return yaml.safe_load(self.config.read_text())
+            except FileNotFoundError:
+                return None
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                raise RunFolderError(f"run.dir: {self.config} is not readable: {one_line(error)}") from error
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Put the resolved config, plain values only, into config.yaml."""
+        with self._refusing():
+            write_atomically(self.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """The summary if the run in this folder is finished, else None."""
+        try:
+            return json.loads(self.summary.read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            log.warning("%s is not readable (%s): the run counts as unfinished", self.summary, error)
+            return None
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Declare the run finished. Raises SaveError."""
+        try:
+            write_atomically(self.summary, (json.dumps(finite(summary), indent=2, allow_nan=False) + "\n").encode())
+        except OSError as error:
+            raise SaveError(f"cannot write {self.summary}: {error.strerror}") from error
+
+    @contextlib.contextmanager
+    def _refusing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunFolderError(f"run.dir: cannot use {self.path}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def locked_run_folder(config: Config, world: "World") -> Iterator[RunFolder]:
+    """The folder of the run, which the main process locks for all. RunFolderError, on every process, if it cannot."""
+    assert config.run.dir is not None, "configs.schema fills it in"
+    folder = RunFolder(Path(config.run.dir))
+    try:
+        world.from_main(folder.lock)
+        yield folder
+    finally:
+        folder.release()

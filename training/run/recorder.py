@@ -1,0 +1,124 @@
+"""Where a run's numbers go while it trains and when it is finished."""
+
+import contextlib
+from pathlib import Path
+from typing import Any, Self
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from configs.identity import to_dict
+from configs.schema import Config
+from optimizers import BaseOptimizer
+from training.processes.world import World
+from training.run import curve
+from training.run.checkpoint import Checkpoint
+from training.run.cosines import BasisCosines
+from training.run.export import export_model
+from training.run.folder import RunFolder
+from training.run.metrics import MetricsLog
+from training.run.reference import Reference, effective_tokens_per_second
+from training.run.summary import final_line
+from training.run.tracking import Tracker
+
+
+class Recorder:
+    """The recorder of every process but the main one: it records nothing. `RunRecorder` has the same methods."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def begin(self) -> None:
+        """The run is about to train."""
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Record a row of metrics."""
+
+    def recording_bases(self, step: int) -> contextlib.AbstractContextManager[None]:
+        """Around the optimizer's part of `step`."""
+        return contextlib.nullcontext()
+
+    def sync(self) -> None:
+        """Return when every row is on the disk."""
+
+    def export(self, model: PreTrainedModel, weights: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase) -> None:
+        """Write the final model."""
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Declare the run finished."""
+
+
+class RunRecorder(Recorder):
+    """The main process's recorder: writes metrics.jsonl, wandb, and the results of a finished run.
+
+    `resumed` is the checkpoint that the run resumes from, None at its beginning.
+    Raises ValueError naming `run.reference` when no finished run is there, or `run.record_basis_cosines` when
+    `optimizer` has no bases to record.
+    """
+
+    def __init__(self, folder: RunFolder, config: Config, resumed: Checkpoint | None, optimizer: BaseOptimizer):
+        assert config.run.name is not None, "configs.schema fills it in"
+        step, evaluated = (resumed.step, resumed.counters["evaluated"]) if resumed is not None else (None, None)
+        self._folder, self._settings = folder, to_dict(config)
+        self._reference = Reference.read(Path(config.run.reference).expanduser()) if config.run.reference else None
+        self._metrics = MetricsLog(folder.metrics, step, evaluated)
+        self._cosines = None
+        if config.run.record_basis_cosines:
+            self._cosines = BasisCosines(folder.path / "basis_cosines.jsonl", optimizer, step)
+        self._tracker = Tracker(config.wandb, folder.path, name=config.run.name, config=self._settings)
+
+    def __exit__(self, *exception: object) -> None:
+        self._tracker.finish(exit_code=1)  # does nothing after `finish`
+
+    def begin(self) -> None:
+        """Write config.yaml and remove summary.json: this run is about to train. Raises RunFolderError."""
+        self._folder.summary.unlink(missing_ok=True)
+        self._folder.write_config(self._settings)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Record `row`; an evaluation gets the effective throughput against the reference run, if there is one."""
+        if row["kind"] == "eval":
+            row |= self._effective([*self._metrics.evaluations, row])
+        self._metrics.write(row)
+        self._tracker.log(row)
+
+    def recording_bases(self, step: int) -> contextlib.AbstractContextManager[None]:
+        """Around the optimizer's part of `step`: records how far bases turn, if `run.record_basis_cosines` is set."""
+        return self._cosines.recording(step) if self._cosines is not None else contextlib.nullcontext()
+
+    def sync(self) -> None:
+        """Return when every row is on the disk. Raises SaveError."""
+        self._metrics.sync()
+        if self._cosines is not None:
+            self._cosines.sync()
+
+    def export(self, model: PreTrainedModel, weights: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase) -> None:
+        """Write the final model and its tokenizer. Raises SaveError."""
+        export_model(model, weights, tokenizer, self._folder.model)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Draw the curve, write summary.json, which declares the run finished, and say how it ended.
+
+        Raises SaveError.
+        """
+        summary |= self._effective(self._metrics.evaluations)
+        self._metrics.close()
+        curve.draw(self._folder)
+        self._folder.write_summary(summary)
+        self._tracker.finish(summary)
+        print(final_line(summary, self._folder))
+
+    def _effective(self, evaluations: list[dict[str, Any]]) -> dict[str, float]:
+        if self._reference is None:
+            return {}
+        return {"effective_tokens_per_second": effective_tokens_per_second(self._reference, evaluations)}
+
+
+def open_recorder(
+    world: World, folder: RunFolder, config: Config, resumed: Checkpoint | None, optimizer: BaseOptimizer
+) -> Recorder:
+    """The recorder of this process. Raises what `RunRecorder` raises."""
+    return RunRecorder(folder, config, resumed, optimizer) if world.is_main else Recorder()

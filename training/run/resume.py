@@ -1,0 +1,50 @@
+"""Where a run starts: at its beginning, at its newest checkpoint, or not at all because it is finished."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from configs.identity import differences, to_dict
+from configs.schema import Config, SettingsError
+from training.run import checkpoint
+from training.run.checkpoint import Checkpoint
+from training.run.folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run starts.
+
+    Attributes:
+        checkpoint: to resume from; None at the beginning of the run.
+        summary: of a finished run; None if there is something left to train.
+        seed: with which the run began.
+    """
+
+    checkpoint: Checkpoint | None
+    summary: dict[str, Any] | None
+    seed: int
+
+
+def find_start(folder: RunFolder, config: Config) -> Start:
+    """Look into `folder`, which this process must have locked, for where the run of `config` starts.
+
+    Raises SettingsError when the run in the folder had other settings, and those are not allowed to change.
+    """
+    found = checkpoint.newest(folder.checkpoints)
+    summary = folder.read_summary()
+    before = found.config if found is not None else folder.read_config() if summary is not None else None
+    changed = differences(before, to_dict(config)) if before is not None else []
+    if changed and not config.run.allow_config_change:
+        raise SettingsError(
+            f"run.dir: the run in {folder.path} has other settings ({', '.join(changed)}); choose another run.dir "
+            "or run.name, or go on with the new settings by run.allow_config_change=true"
+        )
+    seed = config.run.seed if before is None else before["run"]["seed"]
+    if seed != config.run.seed:
+        log.warning("the run in %s began with run.seed=%d and keeps it; another seed needs another run.dir or run.name",
+                    folder.path, seed)  # fmt: skip
+    finished = summary is not None and (found is None or found.step >= config.train.steps)
+    return Start(found, summary if finished else None, seed)
