@@ -19,7 +19,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 import optimizers
 from configs.checks import check_layout
 from configs.schema import Config, load, optimizer_options
-from data import EvaluationData, TrainingData, check_vocabulary, load_tokenizer
+from data.held_out import EvaluationData
+from data.loader import TrainingData
+from data.tokenizer import check_vocabulary, load_tokenizer
 from models import estimate
 from models.llama import build_model
 from training import compiler, distributed, failures
@@ -122,7 +124,7 @@ def run(config: Config, world: distributed.World) -> int:
                 batch_size=config.train.batch_size,
                 process_index=world.index,
                 process_count=world.count,
-                state=trainer.restore(start.found) if start.found is not None else None,
+                stream_states=trainer.restore(start.found) if start.found is not None else None,
             )
             opened.callback(data.close)
             if world.is_main:

@@ -1,7 +1,7 @@
-"""Documents out of files: JSON lines, Parquet and text, plain or gzip, on disk or behind a URL.
+"""Documents out of files: JSON lines, Parquet and text, plain or gzip, on disk or from a URL.
 
-Lines are read here and not through `datasets`, because its readers guess a schema from each ten megabytes, cannot name
-the line that is broken, and resume at tables, not at documents. Parquet is read with pyarrow, as `datasets` does.
+`datasets` is not used for lines: its readers guess a schema from each ten megabytes, cannot name the broken line, and
+resume at tables instead of documents. Parquet is read with pyarrow, as `datasets` does.
 """
 
 import gzip
@@ -9,17 +9,19 @@ import io
 import json
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.errors import DataError
+from configs.messages import first_line
+from data.data_errors import DataError
 from data.remote import RemoteFile
 
-Located = tuple[int, str]  # the position to go on from after this document, and its text
+Located = tuple[int, str]  # the position after a document, where reading can start, and its text
+Reader = Callable[[str, int, int, int, threading.Event], Iterator[Located]]
 
 FORMATS = ".json[l][.gz], .parquet, .txt[.gz]"
 
@@ -28,17 +30,17 @@ def is_url(name: str) -> bool:
     return name.startswith(("http://", "https://"))
 
 
-def reader(name: str) -> Callable[..., Iterator[Located]]:
-    """The function that reads files called `name`: (name, start, every, offset, closing) -> documents.
+def reader(name: str) -> Reader:
+    """The function that reads files with the suffix of `name`: (name, start, every, offset, closing) -> documents.
 
-    Every row (Parquet) and every line that is not blank (JSON, text) is a document; one of nothing but white space
-    comes as "". The function yields, of the documents from position `start` on, those whose number in the file, modulo
-    `every`, is `offset`. A position is a line or a row counted from 0.
+    Every row (Parquet) and every line that is not blank (JSON, text) is a document; a text of white space alone is
+    given as "". Of the documents from position `start` on, the function yields those whose number in the file is
+    `offset` modulo `every`. A position is a line or a row counted from 0. `closing` ends waiting for the network.
 
     Raises:
-        DataError: the suffix is of no known format. The function itself: a file that holds no document, a gzip stream
-            that breaks off, a broken JSON line, a `text` that is missing or no string (each with file and line).
-        SourceUnavailable: from a URL, see `data.remote.fetch`.
+        DataError: the suffix is of no known format. From the function: a file without a document, a gzip stream that
+            breaks off, a broken JSON line, a `text` that is missing or not a string (each with file and line).
+        SourceUnavailable: from the function, if a URL cannot be fetched (see `data.remote.fetch`).
     """
     suffix = Path(_path(name).removesuffix(".gz")).suffix.lower()
     if suffix in (".json", ".jsonl", ".ndjson"):
@@ -52,7 +54,7 @@ def reader(name: str) -> Callable[..., Iterator[Located]]:
 
 
 def _path(name: str) -> str:
-    """What of a file's name or URL ends in its kind."""
+    """The part of a file's name or URL that ends in its suffix."""
     return urlsplit(name).path if is_url(name) else name
 
 
@@ -61,7 +63,7 @@ def _json_lines(name: str, start: int, every: int, offset: int, closing: threadi
         try:
             record = json.loads(line)
         except ValueError as error:  # broken JSON, or bytes that are not UTF-8
-            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
             raise DataError(f"{name}, line {position + 1}: not valid JSON ({reason})") from error
         if not isinstance(record, dict) or "text" not in record:
             found = f"its fields: {', '.join(record) or 'none'}" if isinstance(record, dict) else "it is no object"
@@ -83,10 +85,11 @@ def _text_lines(name: str, start: int, every: int, offset: int, closing: threadi
 
 
 def _lines(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Iterator[tuple[int, bytes]]:
-    """Yield (number from 0, line) of the lines asked for. Blank ones are not dealt: often every other line is blank."""
+    """Yield (number from 0, line) of the lines asked for. Blank lines are not counted as documents: in many files
+    every second line is blank, and two streams would get all or nothing."""
     position, documents = -1, 0
     with io.BufferedReader(RemoteFile(name, closing)) if is_url(name) else Path(name).open("rb") as file:
-        lines = gzip.GzipFile(fileobj=file) if _path(name).endswith(".gz") else file
+        lines: Iterable[bytes] = gzip.GzipFile(fileobj=file) if _path(name).endswith(".gz") else file
         try:
             for position, line in enumerate(lines):
                 if line.isspace():
@@ -114,7 +117,7 @@ def _parquet_rows(name: str, start: int, every: int, offset: int, closing: threa
             row = 0
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
-                if row + rows <= start:  # read before: not even decompressed
+                if row + rows <= start:  # a group that was read before is not decompressed
                     row += rows
                     continue
                 for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=["text"]):
@@ -127,9 +130,9 @@ def _parquet_rows(name: str, start: int, every: int, offset: int, closing: threa
                         yield position + 1, "" if text.isspace() else text
                     row += len(texts)
     except (pa.ArrowInvalid, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk's fault; of a page's codec it has none
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's error: pyarrow's own have no errno
             raise
-        raise DataError(f"{name}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+        raise DataError(f"{name}: not a readable Parquet file ({first_line(error)})") from error
 
 
 def read_whole(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Iterator[Located]:

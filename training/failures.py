@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from configs.schema import SettingsError
-from data import DataError
+from data.data_errors import DataError
 from training.distributed import Interrupted, PeerFailed, World
 from training.errors import MachineError, RunFolderError
 

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from configs.identity import config_hash, to_dict
+from configs.messages import one_line
 from configs.schema import Config, SettingsError
-from configs.sources import one_line
-from data import Batch, EvaluationData, TrainingData
+from data.held_out import EvaluationData
+from data.loader import Batch, TrainingData
 from models.unpadding import model_inputs
 from optimizers import BaseOptimizer, state_bytes
 from training import checkpoint
@@ -173,7 +174,7 @@ class Trainer:
         failure: Exception | None = None
         batch, targets = None, 0
         try:
-            batch = data.take(lambda: self.world.signals.noted)
+            batch = data.next_batch(lambda: self.world.signals.noted)
             targets = 0 if batch is None else int((batch.labels[:, 1:] != -100).sum())
         except Exception as error:  # of the data's thread; whatever it is, what was trained is saved first
             failure = error
@@ -210,7 +211,7 @@ class Trainer:
             self.optimizer.step()
         self.optimizer.zero_grad()
 
-        self._streams = batch.state
+        self._streams = batch.stream_states
         self.counters.step = step
         self.counters.tokens += targets
         train = self.config.train

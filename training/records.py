@@ -23,7 +23,7 @@ from typing import Any, Self
 
 import yaml
 
-from configs.sources import one_line
+from configs.messages import one_line
 from training.errors import RunFolderError, SaveError
 from training.files import free_bytes, in_words, write_atomically
 

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from configs import checks, identity, schema
+from configs.reading import FOLDER, GROUPS, argument
 from configs.schema import SettingsError, load
-from configs.sources import FOLDER, GROUPS, argument
 from optimizers import registry
 
 OPTIMIZERS = sorted(path.stem for path in (FOLDER / "optimizer").glob("*.yaml"))
