@@ -96,6 +96,7 @@ def read_all(mirror) -> list[list[str]]:
     return [[text for _, text in source.read(file, 0)] for file in range(len(source.files))]
 
 
+@pytest.mark.faults
 def test_retries_lose_and_repeat_nothing(mirror, caplog):
     mirror.faults = {
         shard(0): [500, 503, ("reset", 700), ("stall", 900)],
@@ -107,11 +108,13 @@ def test_retries_lose_and_repeat_nothing(mirror, caplog):
     assert any(shard(0) in message and "HTTP 500; retry 1 of 3" in message for message in caplog.messages)
 
 
+@pytest.mark.faults
 def test_a_body_of_unknown_length_is_read_to_the_end(mirror):
     mirror.faults = {shard(n): [("cut silently", 600), *[("cut silently", None)] * 3] for n in range(4)}
     assert read_all(mirror) == [texts(400)[n::4] for n in range(4)]
 
 
+@pytest.mark.faults
 def test_training_rows_are_those_of_the_local_folder(mirror, tokenizer):
     local = steps(make_section(path=str(mirror.folder)), tokenizer, 12)
     section = make_section(source="c4", path=f"{mirror.url}/en/c4-train.{{00000..00003}}-of-00004.json.gz")
@@ -122,6 +125,7 @@ def test_training_rows_are_those_of_the_local_folder(mirror, tokenizer):
     assert steps(section, tokenizer, 4, states=remote_steps[7][2]) == remote_steps[8:]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     "faults, reason", [([404], "HTTP 404"), ([500] * 9, "after 3 retries"), ([("cut", 0)] * 9, "after 3 retries")]
 )
@@ -138,6 +142,7 @@ def test_a_shard_that_fails_is_named_after_the_batches_before_it(mirror, tokeniz
     assert len(rows) > 40 and rows == order[: len(rows)]
 
 
+@pytest.mark.faults
 def test_a_shard_that_changes_while_it_is_read_is_refused(mirror):
     path = mirror.folder / "en" / shard(0)
     source = training_source(make_section(source="c4", path=mirror.url))
@@ -154,6 +159,7 @@ def test_a_broken_url_is_one_sentence():
         list(remote.fetch("http://host:abc/x.jsonl", threading.Event()))
 
 
+@pytest.mark.faults
 def test_close_does_not_wait_for_a_retry(mirror, tokenizer, monkeypatch):
     monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 600.0)
     monkeypatch.setattr(remote, "LONGEST_PAUSE_SECONDS", 600.0)
