@@ -20,8 +20,8 @@ from configs.messages import first_line
 from data.data_errors import DataError
 from data.remote import RemoteFile
 
-Located = tuple[int, str]  # the position after a document, where reading can start, and its text
-Reader = Callable[[str, int, int, int, threading.Event], Iterator[Located]]
+Texts = Iterator[tuple[int, str]]  # the position after a document, and its text
+Reader = Callable[[str, int, int, int, threading.Event], Texts]  # (name, start, every, offset, closing), see `reader`
 
 FORMATS = ".json[l][.gz], .parquet, .txt[.gz]"
 
@@ -31,11 +31,12 @@ def is_url(name: str) -> bool:
 
 
 def reader(name: str) -> Reader:
-    """The function that reads files with the suffix of `name`: (name, start, every, offset, closing) -> documents.
+    """The function that reads files with the suffix of `name`.
 
     Every row (Parquet) and every line that is not blank (JSON, text) is a document; a text of white space alone is
     given as "". Of the documents from position `start` on, the function yields those whose number in the file is
-    `offset` modulo `every`. A position is a line or a row counted from 0. `closing` ends waiting for the network.
+    `offset` modulo `every`, each with the position after it. A position is a line or a row counted from 0. `closing`
+    ends waiting for the network.
 
     Raises:
         DataError: the suffix is of no known format. From the function: a file without a document, a gzip stream that
@@ -58,7 +59,7 @@ def _path(name: str) -> str:
     return urlsplit(name).path if is_url(name) else name
 
 
-def _json_lines(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Iterator[Located]:
+def _json_lines(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Texts:
     for position, line in _lines(name, start, every, offset, closing):
         try:
             record = json.loads(line)
@@ -74,7 +75,7 @@ def _json_lines(name: str, start: int, every: int, offset: int, closing: threadi
         yield position + 1, "" if text.isspace() else text
 
 
-def _text_lines(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Iterator[Located]:
+def _text_lines(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Texts:
     """One document a line, as `datasets` reads text."""
     for position, line in _lines(name, start, every, offset, closing):
         try:
@@ -103,39 +104,50 @@ def _lines(name: str, start: int, every: int, offset: int, closing: threading.Ev
         raise DataError(f"{name} holds no document")
 
 
-def _parquet_rows(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Iterator[Located]:
+def _parquet_rows(
+    name: str, start: int, every: int, offset: int, closing: threading.Event
+) -> Iterator[tuple[int, str]]:
     try:
         with pq.ParquetFile(name) as file:
-            columns = file.schema_arrow
-            if "text" not in columns.names:
-                raise DataError(f'{name}: no column "text" (its columns: {", ".join(columns.names) or "none"})')
-            kind = columns.field("text").type
-            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-                raise DataError(f'{name}: column "text" is of type {kind}, not string')
-            if file.metadata.num_rows == 0:
-                raise DataError(f"{name} holds no document")
-            row = 0
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
-                if row + rows <= start:  # a group that was read before is not decompressed
-                    row += rows
+            _check_text_column(name, file)
+            for position, text in _parquet_texts(file, start):
+                if position % every != offset:
                     continue
-                for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=["text"]):
-                    texts = batch.column(0).to_pylist()
-                    for position, text in enumerate(texts, row):
-                        if position < start or position % every != offset:
-                            continue
-                        if text is None:
-                            raise DataError(f'{name}, row {position + 1}: "text" is null, not a string')
-                        yield position + 1, "" if text.isspace() else text
-                    row += len(texts)
+                if text is None:
+                    raise DataError(f'{name}, row {position + 1}: "text" is null, not a string')
+                yield position + 1, "" if text.isspace() else text
     except (pa.ArrowInvalid, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk's error: pyarrow's own have no errno
             raise
         raise DataError(f"{name}: not a readable Parquet file ({first_line(error)})") from error
 
 
-def read_whole(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Iterator[Located]:
+def _check_text_column(name: str, file: pq.ParquetFile) -> None:
+    columns = file.schema_arrow
+    if "text" not in columns.names:
+        raise DataError(f'{name}: no column "text" (its columns: {", ".join(columns.names) or "none"})')
+    kind = columns.field("text").type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise DataError(f'{name}: column "text" is of type {kind}, not string')
+    if file.metadata.num_rows == 0:
+        raise DataError(f"{name} holds no document")
+
+
+def _parquet_texts(file: pq.ParquetFile, start: int) -> Iterator[tuple[int, str | None]]:
+    """Yield (row from 0, text) from row `start` on. Groups of rows before it are not decompressed."""
+    first = 0
+    for group in range(file.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        if first + rows > start:
+            row = first
+            for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=["text"]):
+                texts = batch.column(0).to_pylist()
+                yield from ((position, text) for position, text in enumerate(texts, row) if position >= start)
+                row += len(texts)
+        first += rows
+
+
+def read_whole(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Texts:
     """A text file that is one document (the builtin addresses)."""
     if start == 0 and offset == 0:
         yield 1, Path(name).read_text(encoding="utf-8")

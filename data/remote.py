@@ -8,7 +8,7 @@ import io
 import logging
 import re
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from fnmatch import fnmatchcase
 from functools import cache
 from typing import TYPE_CHECKING
@@ -40,6 +40,43 @@ class _Transient(Exception):
     """A failure that a retry may cure."""
 
 
+class _Download:
+    """One file of a server and how much of it has been read."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.offset = 0  # bytes read
+        self.size: int | None = None  # of the file, once the server has told it
+        self.complete = False
+        self.failures = 0  # since the last new byte
+        self._ended_at: int | None = None  # where the last answer without a length ended
+
+    def request(self, client: httpx.Client) -> Iterator[bytes]:
+        """Yield the bytes from `offset` on, by one request. Raises _Transient, httpx's errors or SourceUnavailable."""
+        headers = {"range": f"bytes={self.offset}-"} if self.offset else {}
+        with client.stream("GET", self.url, headers=headers) as response:
+            if response.status_code in RETRIABLE_STATUS:
+                raise _Transient(f"HTTP {response.status_code}")
+            if response.status_code == 416 and self.size is None:
+                self.complete = True  # a file of unknown length that ends exactly at `offset`
+                return
+            skip, size = _extent(self.url, response, self.offset)
+            if self.size is not None and size is not None and size != self.size:
+                raise SourceUnavailable(f"{self.url} changed while it was read ({self.size} bytes, now {size})")
+            self.size = size if self.size is None else self.size
+            for chunk in response.iter_raw():
+                fresh = chunk[skip:]
+                skip -= len(chunk) - len(fresh)
+                if fresh:
+                    self.offset, self.failures = self.offset + len(fresh), 0
+                    yield fresh
+        if self.size is not None and self.offset < self.size:
+            raise _Transient(f"the body ended at byte {self.offset} of {self.size}")
+        # Without a length, the file is complete when two answers end at the same byte.
+        self.complete = self.size is not None or self.offset == self._ended_at
+        self._ended_at = self.offset
+
+
 def fetch(url: str, closing: threading.Event) -> Generator[bytes, None, None]:
     """Yield the bytes of `url`, each exactly once and in order.
 
@@ -51,49 +88,40 @@ def fetch(url: str, closing: threading.Event) -> Generator[bytes, None, None]:
         DataError: `url` is not a URL.
         SourceUnavailable: an answer that no retry cures (404, 403 ...), or RETRIES retries without a new byte.
     """
-    offset, failures = 0, 0
-    size: int | None = None
-    ended_at: int | None = None
+    download = _Download(url)
     timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
     identity = {"accept-encoding": "identity"}  # not compressed on the way: offsets are those of the stored bytes
     token = build_hf_headers() if url.startswith(constants.ENDPOINT) else {}
     headers = token | identity
     with httpx.Client(headers=headers, timeout=timeout, verify=_certificates(), follow_redirects=True) as client:
-        while size is None or offset < size:
+        while not download.complete:
             try:
-                with client.stream("GET", url, headers={"range": f"bytes={offset}-"} if offset else {}) as response:
-                    if response.status_code in RETRIABLE_STATUS:
-                        raise _Transient(f"HTTP {response.status_code}")
-                    if response.status_code == 416 and size is None:
-                        return  # a file of unknown length ended exactly at `offset`
-                    skip, whole = _extent(url, response, offset)
-                    if size is not None and whole is not None and whole != size:
-                        raise SourceUnavailable(f"{url} changed while it was read ({size} bytes, now {whole})")
-                    size = whole if size is None else size
-                    for chunk in response.iter_raw():
-                        fresh = chunk[skip:]
-                        skip -= len(chunk) - len(fresh)
-                        if fresh:
-                            offset, failures = offset + len(fresh), 0
-                            yield fresh
-                if size is not None and offset < size:
-                    raise _Transient(f"the body ended at byte {offset} of {size}")
-                if offset == ended_at:
-                    return  # no length was given, and two answers end at the same byte
-                ended_at = offset
+                yield from download.request(client)
             except httpx.InvalidURL as error:
                 raise DataError(f"{url} is no URL ({error})") from error
             except (httpx.HTTPError, _Transient) as error:
-                failures += 1
-                reason = f"{type(error).__name__} {error}".strip() if isinstance(error, httpx.HTTPError) else str(error)
-                if failures > RETRIES:
-                    raise SourceUnavailable(f"{url}: gave up after {RETRIES} retries ({reason})") from error
-                pause = min(FIRST_PAUSE_SECONDS * 2 ** (failures - 1), LONGEST_PAUSE_SECONDS)
-                logger.warning(
-                    "%s: %s; retry %d of %d at byte %d in %.3g s", url, reason, failures, RETRIES, offset, pause
-                )
-                if closing.wait(pause):
-                    raise SourceUnavailable(f"{url}: closed while waiting for a retry") from error
+                _pause(download, error, closing)
+
+
+def _pause(download: _Download, error: Exception, closing: threading.Event) -> None:
+    """Wait before the next retry. Raises SourceUnavailable when there is none left, or when `closing` is set."""
+    url = download.url
+    download.failures += 1
+    reason = f"{type(error).__name__} {error}".strip() if isinstance(error, httpx.HTTPError) else str(error)
+    if download.failures > RETRIES:
+        raise SourceUnavailable(f"{url}: gave up after {RETRIES} retries ({reason})") from error
+    seconds = min(FIRST_PAUSE_SECONDS * 2 ** (download.failures - 1), LONGEST_PAUSE_SECONDS)
+    logger.warning(
+        "%s: %s; retry %d of %d at byte %d in %.3g s",
+        url,
+        reason,
+        download.failures,
+        RETRIES,
+        download.offset,
+        seconds,
+    )
+    if closing.wait(seconds):
+        raise SourceUnavailable(f"{url}: closed while waiting for a retry") from error
 
 
 def _extent(url: str, response: httpx.Response, offset: int) -> tuple[int, int | None]:
