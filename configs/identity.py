@@ -7,7 +7,7 @@ from typing import Any
 
 from configs.sections import Config
 
-# What may differ between two starts of one run: its folder, what is shown and saved when, how the work is divided.
+# Settings that two starts of one run may differ in: its folder, when it logs and saves, how its work is divided.
 FREE_ON_RESUME = (
     "run.",
     "wandb.",

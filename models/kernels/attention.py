@@ -26,7 +26,8 @@ def row_arguments(indices: Tensor | None, shape: tuple[int, int], heads: int) ->
     """
     if indices is None:
         return {}
-    # A call a row: a GPU would wait for launches, and a CPU's backward uses at most one thread a head.
+    # One call a row: a GPU would wait for launches, and a CPU's backward uses at most one thread a head
+    # (docs/performance.md).
     if indices.device.type == "cpu" and torch.get_num_threads() <= heads:
         return {"lengths": torch.bincount(indices // shape[1])}
     return {"indices": indices, "shape": shape}
