@@ -79,8 +79,8 @@ class LlamaForCausalLM(transformers.LlamaForCausalLM):
             input_ids: int64 [rows, length].
             labels: int64 [rows, length], not shifted: position i is predicted from positions before i. -100 is no
                 target. The number of targets is `(labels[:, 1:] != -100).sum()`.
-            indices: `unpadding.unpadded_indices(labels)`, which saves the work on padding. It is made on the CPU,
-                beforehand, because here its size would have to wait for the device.
+            indices: `unpadding.unpadded_indices(labels)`, which saves the work on padding. The caller makes it on the
+                CPU: made here, its size would have to be read back from the device.
         """
         # Evaluations have other shapes than training steps, and compiling for them takes longer than they do.
         eager = self._compiled and not torch.is_grad_enabled()
