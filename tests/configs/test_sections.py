@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from configs.sections import Config, Optimizer, optimizer_options, optimizer_section
-from optimizers import registry
+from configs.sections import Config
 
 ROOMS = ("configs", "data", "models", "training")
 LIBRARIES = {"accelerate", "datasets", "httpx", "huggingface_hub", "pyarrow", "tokenizers", "transformers", "wandb"}
@@ -39,10 +38,3 @@ def test_every_setting_has_a_meaning():
     for section in dataclasses.fields(Config):
         for f in dataclasses.fields(section.default_factory):
             assert f.metadata["meaning"]
-
-
-@pytest.mark.parametrize("name", registry.names())
-def test_an_optimizers_section_has_the_options_of_its_class(name):
-    section = optimizer_section(name)(name=name, lr=0.1)
-    assert isinstance(section, Optimizer)
-    assert optimizer_options(section).keys() == registry.options(name).keys()
