@@ -16,7 +16,9 @@ import torch
 
 from configs.checks import check_layout
 from configs.schema import Config, load
-from data import EvaluationData, TrainingData, check_vocabulary, load_tokenizer
+from data.held_out import EvaluationData
+from data.loader import TrainingData
+from data.tokenizer import check_vocabulary, load_tokenizer
 from models.llama import build_model
 from training.compiler import compile_layers
 from training.loop import Trainer
@@ -97,7 +99,7 @@ def run(config: Config, world: World) -> int:
                 batch_size=config.train.batch_size,
                 process_index=world.index,
                 process_count=world.count,
-                state=trainer.restore(start.checkpoint),
+                stream_states=trainer.restore(start.checkpoint),
             )
             opened.enter_context(closing(data))
             recorder.begin()

@@ -1,84 +1,100 @@
-"""What settings must hold together: bounds, settings that exclude each other, batches that can be dealt out."""
+"""What must hold for the values of a `Config`: bounds, settings that exclude each other, batches that divide evenly."""
 
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
 
-from configs.sources import SettingsError, Sources
+from configs.reading import Settings, SettingsError
+from configs.sections import Config, optimizer_options
 from optimizers import registry
 
 
-def check(config: Any, options: dict[str, Any], sources: Sources) -> None:
-    """Refuse values of a `Config` out of range and settings that exclude each other; `options` are those of the
-    optimizer's class. Raises SettingsError."""
+def check(config: Config, settings: Settings) -> None:
+    """Refuse values out of range and settings that exclude each other; `settings` knows where each was written.
 
-    def require(holds: bool, key: str, text: str) -> None:
-        if not holds:
-            raise SettingsError(f"{sources.where(key)}{key} {text}")
+    Raises:
+        SettingsError: names the place, the key and what is wrong with its value.
+    """
+    _check_bounds(config, settings)
+    _check_optimizer(config, settings)
+    _check_paths(config, settings)
+    _check_relations(config, settings)
+    check_layout(config, processes=1)
 
+
+def _check_bounds(config: Config, settings: Settings) -> None:
     for section in dataclasses.fields(config):
-        for f in dataclasses.fields(getattr(config, section.name)):
-            key, value, bounds = f"{section.name}.{f.name}", getattr(getattr(config, section.name), f.name), f.metadata
+        values = getattr(config, section.name)
+        for f in dataclasses.fields(values):
+            key, value, bounds = f"{section.name}.{f.name}", getattr(values, f.name), f.metadata
             if isinstance(value, int | float) and not isinstance(value, bool):
                 least, most, above = bounds.get("least", value), bounds.get("most", value), bounds.get("above")
-                require(math.isfinite(value), key, f"must be a finite number, got {value}")
-                require(value >= least, key, f"must be at least {least}, got {value}")
-                require(value <= most, key, f"must be at most {most}, got {value}")
-                require(above is None or value > above, key, f"must be greater than {above}, got {value}")
+                settings.require(math.isfinite(value), key, f"must be a finite number, got {value}")
+                settings.require(value >= least, key, f"must be at least {least}, got {value}")
+                settings.require(value <= most, key, f"must be at most {most}, got {value}")
+                settings.require(above is None or value > above, key, f"must be greater than {above}, got {value}")
+
+
+def _check_optimizer(config: Config, settings: Settings) -> None:
+    name = config.optimizer.name
     try:
-        registry.check(config.optimizer.name, **options)
+        registry.check(name, **optimizer_options(config.optimizer))
     except ValueError as error:
         option = str(error).split(" ")[0].split("=")[0]
-        raise SettingsError(f"{sources.where(f'optimizer.{option}')}optimizer.{error}") from error
-    refusal = registry.get(config.optimizer.name)[0].traits.last_layer_refusal
-    require(
+        raise SettingsError(f"{settings.where(f'optimizer.{option}')}optimizer.{error}") from error
+    refusal = registry.get(name)[0].traits.last_layer_refusal
+    settings.require(
         refusal is None or config.optimizer.last_layer != "method",
         "optimizer.last_layer",
-        f"must be adam for {config.optimizer.name}: {refusal}",
+        f"must be adam for {name}: {refusal}",
     )
 
-    run, model, data = config.run, config.model, config.data
-    for key, name in (("run.name", run.name), ("model.name", model.name)):
+
+def _check_paths(config: Config, settings: Settings) -> None:
+    run, data = config.run, config.data
+    for key, name in (("run.name", run.name), ("model.name", config.model.name)):
         plain = name is None or (name == Path(name).name and name not in ("", ".."))
-        require(plain, key, f"must be one plain part of a path, got {name!r}")
-    require(run.dir is None or run.dir.strip() != "", "run.dir", f"must name a folder, got {run.dir!r}")
-    heads, longest = model.num_attention_heads, model.max_position_embeddings
-    require(
-        model.hidden_size % (2 * heads) == 0,
-        "model.hidden_size",
-        f"must be divisible by twice model.num_attention_heads {heads}, got {model.hidden_size}",
-    )
-    require(
-        data.sequence_length <= longest,
-        "data.sequence_length",
-        f"must not exceed model.max_position_embeddings {longest}, got {data.sequence_length}",
-    )
-    require(
-        config.train.dtype == "bfloat16" or not config.train.stochastic_rounding,
-        "train.stochastic_rounding",
-        f"is for train.dtype=bfloat16, got train.dtype={config.train.dtype}",
-    )
-    require(
+        settings.require(plain, key, f"must be one plain part of a path, got {name!r}")
+    settings.require(run.dir is None or run.dir.strip() != "", "run.dir", f"must name a folder, got {run.dir!r}")
+    settings.require(
         data.path is not None or data.source not in ("files", "prepared"),
         "data.path",
         f"is required with data.source={data.source}",
     )
-    require(
-        not run.record_basis_cosines or (config.train.parallel == "ddp" and not config.train.layerwise),
+
+
+def _check_relations(config: Config, settings: Settings) -> None:
+    run, model, data, train = config.run, config.model, config.data, config.train
+    heads, longest = model.num_attention_heads, model.max_position_embeddings
+    settings.require(
+        model.hidden_size % (2 * heads) == 0,
+        "model.hidden_size",
+        f"must be divisible by twice model.num_attention_heads {heads}, got {model.hidden_size}",
+    )
+    settings.require(
+        data.sequence_length <= longest,
+        "data.sequence_length",
+        f"must not exceed model.max_position_embeddings {longest}, got {data.sequence_length}",
+    )
+    settings.require(
+        train.dtype == "bfloat16" or not train.stochastic_rounding,
+        "train.stochastic_rounding",
+        f"is for train.dtype=bfloat16, got train.dtype={train.dtype}",
+    )
+    settings.require(
+        not run.record_basis_cosines or (train.parallel == "ddp" and not train.layerwise),
         "run.record_basis_cosines",
         "needs train.parallel=ddp and train.layerwise=false, where the main process sees every basis turn",
     )
-    check_layout(config, processes=1)
 
 
-def check_layout(config: Any, processes: int) -> None:
-    """Refuse a batch that cannot be dealt to `processes` processes.
+def check_layout(config: Config, processes: int) -> None:
+    """Refuse a batch that does not divide evenly among `processes` processes.
 
     A process owns whole streams and holds at most `train.micro_batch_size` of its rows at once.
 
     Raises:
-        SettingsError: naming the two settings that do not divide.
+        SettingsError: names the two settings that do not divide.
     """
     batch, micro, streams = config.train.batch_size, config.train.micro_batch_size, config.data.streams
     if batch % streams:
@@ -93,13 +109,18 @@ def check_layout(config: Any, processes: int) -> None:
             f"train.micro_batch_size must divide the {share} rows of each of {processes} processes, got {micro}"
         )
     if config.train.layerwise:
-        refuse = "train.layerwise=true steps a matrix as soon as its gradient is there: it cannot"
-        if processes > 1:
-            raise SettingsError(f"{refuse} wait for the gradients of {processes} processes; start one")
-        if micro is not None and micro < batch:
-            raise SettingsError(
-                f"{refuse} accumulate {batch // micro} micro-batches; set train.micro_batch_size=null "
-                f"or train.batch_size={micro}"
-            )
-        if config.train.clip_grad_norm is not None:
-            raise SettingsError(f"{refuse} clip by the norm of all gradients; set train.clip_grad_norm=null")
+        _check_layerwise(config, processes)
+
+
+def _check_layerwise(config: Config, processes: int) -> None:
+    batch, micro = config.train.batch_size, config.train.micro_batch_size
+    refuse = "train.layerwise=true steps a matrix as soon as its gradient is there: it cannot"
+    if processes > 1:
+        raise SettingsError(f"{refuse} wait for the gradients of {processes} processes; start one")
+    if micro is not None and micro < batch:
+        raise SettingsError(
+            f"{refuse} accumulate {batch // micro} micro-batches; set train.micro_batch_size=null "
+            f"or train.batch_size={micro}"
+        )
+    if config.train.clip_grad_norm is not None:
+        raise SettingsError(f"{refuse} clip by the norm of all gradients; set train.clip_grad_norm=null")

@@ -5,13 +5,9 @@ import hashlib
 import json
 from typing import Any
 
+from configs.sections import Config
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """The settings of a `Config` as plain nested dicts, lists, numbers and texts, fit for YAML and JSON."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-# What may differ between two starts of one run: where it is written, what is shown, how the work is cut.
+# Settings that two starts of one run may differ in: its folder, when it logs and saves, how its work is divided.
 FREE_ON_RESUME = (
     "run.",
     "wandb.",
@@ -25,14 +21,20 @@ FREE_ON_RESUME = (
 )
 
 
-def config_hash(config: Any) -> str:
+def to_dict(config: Config) -> dict[str, Any]:
+    """The settings as plain nested dicts, lists, numbers and texts, fit for YAML and JSON."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
+
+
+def config_hash(config: Config) -> str:
     """12 hexadecimal digits of the settings that, with the seed, determine the result of a run."""
     binding = json.dumps(_binding(to_dict(config)), sort_keys=True)
     return hashlib.sha256(binding.encode()).hexdigest()[:12]
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Dotted keys, sorted, in which two `to_dict`s differ although a resume needs them equal."""
+    """Sorted dotted keys in which two results of `to_dict` differ although a resume needs them equal."""
     old, new = _binding(old), _binding(new)
     return sorted(key for key in old.keys() | new.keys() if key not in old or key not in new or old[key] != new[key])
 
@@ -41,9 +43,9 @@ def _binding(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flatten(settings).items() if not key.startswith(FREE_ON_RESUME)}
 
 
-def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, its keys dotted."""
-    flat = {}
+def flatten(settings: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict with dotted keys."""
+    flat: dict[str, Any] = {}
     for key, value in settings.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat

@@ -1,16 +1,5 @@
-"""Text to token rows: sources, tokenizer, data order, packing, and the loader that carries its own state."""
+"""Text to token rows: sources, tokenizer, order of the documents, packing, and a loader whose state can be saved.
 
-from data.errors import DataError, SourceUnavailable
-from data.evaluation import EvaluationData
-from data.loader import Batch, TrainingData
-from data.tokenizer import check_vocabulary, load_tokenizer
-
-__all__ = [
-    "Batch",
-    "DataError",
-    "EvaluationData",
-    "SourceUnavailable",
-    "TrainingData",
-    "check_vocabulary",
-    "load_tokenizer",
-]
+`data.loader.TrainingData` gives the rows to train on, `data.held_out.EvaluationData` those to evaluate on. Nothing is
+imported here, so that reading `data.data_settings` loads neither torch nor transformers.
+"""

@@ -1,7 +1,7 @@
-"""Documents out of files: JSON lines, Parquet and text, plain or gzip, on disk or behind a URL.
+"""Documents out of files: JSON lines, Parquet and text, plain or gzip, on disk or from a URL.
 
-Lines are read here and not through `datasets`, because its readers guess a schema from each ten megabytes, cannot name
-the line that is broken, and resume at tables, not at documents. Parquet is read with pyarrow, as `datasets` does.
+`datasets` is not used for lines: its readers guess a schema from each ten megabytes, cannot name the broken line, and
+resume at tables instead of documents. Parquet is read with pyarrow, as `datasets` does.
 """
 
 import gzip
@@ -9,17 +9,19 @@ import io
 import json
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.errors import DataError
+from configs.messages import first_line
+from data.data_errors import DataError
 from data.remote import RemoteFile
 
-Located = tuple[int, str]  # the position to go on from after this document, and its text
+Texts = Iterator[tuple[int, str]]  # the position after a document, and its text
+Reader = Callable[[str, int, int, int, threading.Event], Texts]  # (name, start, every, offset, closing), see `reader`
 
 FORMATS = ".json[l][.gz], .parquet, .txt[.gz]"
 
@@ -28,17 +30,18 @@ def is_url(name: str) -> bool:
     return name.startswith(("http://", "https://"))
 
 
-def reader(name: str) -> Callable[..., Iterator[Located]]:
-    """The function that reads files called `name`: (name, start, every, offset, closing) -> documents.
+def reader(name: str) -> Reader:
+    """The function that reads files with the suffix of `name`.
 
-    Every row (Parquet) and every line that is not blank (JSON, text) is a document; one of nothing but white space
-    comes as "". The function yields, of the documents from position `start` on, those whose number in the file, modulo
-    `every`, is `offset`. A position is a line or a row counted from 0.
+    Every row (Parquet) and every line that is not blank (JSON, text) is a document; a text of white space alone is
+    given as "". Of the documents from position `start` on, the function yields those whose number in the file is
+    `offset` modulo `every`, each with the position after it. A position is a line or a row counted from 0. `closing`
+    ends waiting for the network.
 
     Raises:
-        DataError: the suffix is of no known format. The function itself: a file that holds no document, a gzip stream
-            that breaks off, a broken JSON line, a `text` that is missing or no string (each with file and line).
-        SourceUnavailable: from a URL, see `data.remote.fetch`.
+        DataError: the suffix is of no known format. From the function: a file without a document, a gzip stream that
+            breaks off, a broken JSON line, a `text` that is missing or not a string (each with file and line).
+        SourceUnavailable: from the function, if a URL cannot be fetched (see `data.remote.fetch`).
     """
     suffix = Path(_path(name).removesuffix(".gz")).suffix.lower()
     if suffix in (".json", ".jsonl", ".ndjson"):
@@ -52,16 +55,16 @@ def reader(name: str) -> Callable[..., Iterator[Located]]:
 
 
 def _path(name: str) -> str:
-    """What of a file's name or URL ends in its kind."""
+    """The part of a file's name or URL that ends in its suffix."""
     return urlsplit(name).path if is_url(name) else name
 
 
-def _json_lines(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Iterator[Located]:
+def _json_lines(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Texts:
     for position, line in _lines(name, start, every, offset, closing):
         try:
             record = json.loads(line)
         except ValueError as error:  # broken JSON, or bytes that are not UTF-8
-            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
             raise DataError(f"{name}, line {position + 1}: not valid JSON ({reason})") from error
         if not isinstance(record, dict) or "text" not in record:
             found = f"its fields: {', '.join(record) or 'none'}" if isinstance(record, dict) else "it is no object"
@@ -72,7 +75,7 @@ def _json_lines(name: str, start: int, every: int, offset: int, closing: threadi
         yield position + 1, "" if text.isspace() else text
 
 
-def _text_lines(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Iterator[Located]:
+def _text_lines(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Texts:
     """One document a line, as `datasets` reads text."""
     for position, line in _lines(name, start, every, offset, closing):
         try:
@@ -83,10 +86,11 @@ def _text_lines(name: str, start: int, every: int, offset: int, closing: threadi
 
 
 def _lines(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Iterator[tuple[int, bytes]]:
-    """Yield (number from 0, line) of the lines asked for. Blank ones are not dealt: often every other line is blank."""
+    """Yield (number from 0, line) of the lines asked for. Blank lines are not counted as documents: in many files
+    every second line is blank, and two streams would get all or nothing."""
     position, documents = -1, 0
     with io.BufferedReader(RemoteFile(name, closing)) if is_url(name) else Path(name).open("rb") as file:
-        lines = gzip.GzipFile(fileobj=file) if _path(name).endswith(".gz") else file
+        lines: Iterable[bytes] = gzip.GzipFile(fileobj=file) if _path(name).endswith(".gz") else file
         try:
             for position, line in enumerate(lines):
                 if line.isspace():
@@ -100,39 +104,50 @@ def _lines(name: str, start: int, every: int, offset: int, closing: threading.Ev
         raise DataError(f"{name} holds no document")
 
 
-def _parquet_rows(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Iterator[Located]:
+def _parquet_rows(
+    name: str, start: int, every: int, offset: int, closing: threading.Event
+) -> Iterator[tuple[int, str]]:
     try:
         with pq.ParquetFile(name) as file:
-            columns = file.schema_arrow
-            if "text" not in columns.names:
-                raise DataError(f'{name}: no column "text" (its columns: {", ".join(columns.names) or "none"})')
-            kind = columns.field("text").type
-            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-                raise DataError(f'{name}: column "text" is of type {kind}, not string')
-            if file.metadata.num_rows == 0:
-                raise DataError(f"{name} holds no document")
-            row = 0
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
-                if row + rows <= start:  # read before: not even decompressed
-                    row += rows
+            _check_text_column(name, file)
+            for position, text in _parquet_texts(file, start):
+                if position % every != offset:
                     continue
-                for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=["text"]):
-                    texts = batch.column(0).to_pylist()
-                    for position, text in enumerate(texts, row):
-                        if position < start or position % every != offset:
-                            continue
-                        if text is None:
-                            raise DataError(f'{name}, row {position + 1}: "text" is null, not a string')
-                        yield position + 1, "" if text.isspace() else text
-                    row += len(texts)
+                if text is None:
+                    raise DataError(f'{name}, row {position + 1}: "text" is null, not a string')
+                yield position + 1, "" if text.isspace() else text
     except (pa.ArrowInvalid, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk's fault; of a page's codec it has none
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's error: pyarrow's own have no errno
             raise
-        raise DataError(f"{name}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+        raise DataError(f"{name}: not a readable Parquet file ({first_line(error)})") from error
 
 
-def read_whole(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Iterator[Located]:
+def _check_text_column(name: str, file: pq.ParquetFile) -> None:
+    columns = file.schema_arrow
+    if "text" not in columns.names:
+        raise DataError(f'{name}: no column "text" (its columns: {", ".join(columns.names) or "none"})')
+    kind = columns.field("text").type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise DataError(f'{name}: column "text" is of type {kind}, not string')
+    if file.metadata.num_rows == 0:
+        raise DataError(f"{name} holds no document")
+
+
+def _parquet_texts(file: pq.ParquetFile, start: int) -> Iterator[tuple[int, str | None]]:
+    """Yield (row from 0, text) from row `start` on. Groups of rows before it are not decompressed."""
+    first = 0
+    for group in range(file.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        if first + rows > start:
+            row = first
+            for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=["text"]):
+                texts = batch.column(0).to_pylist()
+                yield from ((position, text) for position, text in enumerate(texts, row) if position >= start)
+                row += len(texts)
+        first += rows
+
+
+def read_whole(name: str, start: int, every: int, offset: int, closing: threading.Event) -> Texts:
     """A text file that is one document (the builtin addresses)."""
     if start == 0 and offset == 0:
         yield 1, Path(name).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Training rows for one process, made on a background thread, each batch with the state to go on from behind it."""
+"""The training rows of one process, made on a background thread. Each batch carries the state that resumes after it."""
 
 import queue
 import threading
@@ -7,24 +7,26 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from torch import LongTensor
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
-from data.errors import DataError
+from data.data_errors import DataError
+from data.data_settings import Data
 from data.packing import labels, pad, rows
-from data.shuffle import Place, Stream
+from data.shuffle import Cursor, Stream, StreamState
 from data.sources import training_source
 from data.tokenizer import Encoder
 
-CLOSE_SECONDS = 10.0  # for the thread to finish the tokenizer call or the read it is in
+CLOSE_SECONDS = 10.0  # for the thread to finish its current call of the tokenizer or of a read
 
 
 @dataclass(frozen=True)
 class Batch:
-    """This process's rows of one step. `state` maps str(stream) to its JSON-able state after this batch."""
+    """The rows of one step that belong to this process."""
 
-    input_ids: LongTensor  # [rows, sequence_length]
-    labels: LongTensor  # [rows, sequence_length], not shifted, -100 at padding
-    state: dict[str, dict]
+    input_ids: Tensor  # int64 [rows, sequence_length]
+    labels: Tensor  # int64 [rows, sequence_length], not shifted, -100 at padding
+    stream_states: dict[str, StreamState]  # of each of its streams, by number as text, after this batch; fit for JSON
 
 
 class TrainingData:
@@ -39,25 +41,26 @@ class TrainingData:
         tokenizer: from `load_tokenizer`.
         vocab_size: rows of the model's embedding; ids at or above it become the unknown token.
         batch_size: rows of a step over all processes, a multiple of `data.streams`.
-        state: what a batch carried, of at least the streams of this process; None starts at the beginning.
+        stream_states: those of the batch to resume after, of at least the streams of this process; None starts at
+            the beginning.
 
     Raises:
-        DataError: here, for settings and files that cannot be right or a state of other data; from `next`, for what
-            is found in the text, or a stream's end without `data.repeat`.
-        SourceUnavailable: from `next`, when the network gives up. Batches made before the error come first.
+        DataError: by the constructor, for settings and files that cannot be right or a state of other data; by
+            `next`, for mistakes in the text, or a stream's end without `data.repeat`.
+        SourceUnavailable: by `next`, when a file cannot be fetched. Batches made before an error come first.
     """
 
     def __init__(
         self,
-        section,
-        tokenizer,
+        section: Data,
+        tokenizer: PreTrainedTokenizerBase,
         *,
         vocab_size: int,
         batch_size: int,
         process_index: int = 0,
         process_count: int = 1,
-        state: dict[str, dict] | None = None,
-    ):
+        stream_states: dict[str, StreamState] | None = None,
+    ) -> None:
         count = section.streams
         if batch_size % count or count % process_count:
             raise DataError(
@@ -65,8 +68,9 @@ class TrainingData:
                 f"processes ({process_count})"
             )
         owned = range(process_index, count, process_count)
-        if state is not None and (missing := [s for s in owned if str(s) not in state]):
-            raise DataError(f"the saved position has no stream {missing[0]}; set data.streams={len(state)}, as it was")
+        states = stream_states
+        if states is not None and (missing := [s for s in owned if str(s) not in states]):
+            raise DataError(f"the saved position has no stream {missing[0]}; set data.streams={len(states)}, as it was")
         encoder = Encoder(tokenizer, vocab_size)
         source = training_source(section)
         streams = [
@@ -77,16 +81,16 @@ class TrainingData:
                 seed=section.seed,
                 buffer=section.shuffle_buffer,
                 repeat=section.repeat,
-                state=state[str(s)] if state is not None else None,
+                state=None if states is None else states[str(s)],
             )
             for s in owned
         ]
-        self._batches: queue.Queue = queue.Queue(max(section.prefetch, 1))
+        self._batches: queue.Queue[Batch | Exception] = queue.Queue(max(section.prefetch, 1))
         batches = make_batches(streams, encoder, section, rows_per_stream=batch_size // count)
         arguments = (batches, self._batches, source.closing)
         thread = threading.Thread(target=_fill, args=arguments, name="data", daemon=True)
         self._closing = source.closing
-        # Also runs at the interpreter's exit: a thread inside the tokenizer must not meet the interpreter's end.
+        # Also runs when the interpreter exits, before it tears down what a thread inside the tokenizer still uses.
         self._finalizer = weakref.finalize(self, _stop, source.closing, thread)
         thread.start()
 
@@ -94,17 +98,19 @@ class TrainingData:
         return self
 
     def __next__(self) -> Batch:
-        batch = self.take(lambda: False)
+        batch = self.next_batch(lambda: False)
         if batch is None:
             raise StopIteration
         return batch
 
-    def take(self, interrupted: Callable[[], object]) -> Batch | None:
-        """The next batch; None after close(), or once `interrupted()` holds while there is none to take yet: a
-        source that is being retried can keep a batch for minutes."""
+    def next_batch(self, interrupted: Callable[[], object]) -> Batch | None:
+        """The next batch, or None after `close()` or when `interrupted()` holds before a batch is ready.
+
+        The caller needs that way out because a source that is being retried can take minutes.
+        """
         while not self._closing.is_set():
             try:
-                batch = self._batches.get(timeout=0.2)  # in steps, so that a close() from a signal handler is noticed
+                batch = self._batches.get(timeout=0.2)  # short waits, to notice a close() from a signal handler
             except queue.Empty:
                 if interrupted():
                     return None
@@ -120,42 +126,42 @@ class TrainingData:
         self._finalizer()
 
 
-def make_batches(streams: list[Stream], encoder: Encoder, section, *, rows_per_stream: int) -> Iterator[Batch]:
-    """Deal rows to batches: one of each stream in turn, `rows_per_stream` times."""
+def make_batches(streams: list[Stream], encoder: Encoder, section: Data, *, rows_per_stream: int) -> Iterator[Batch]:
+    """Deal rows to batches: one row of each stream in turn, `rows_per_stream` times."""
     sources = [_stream_rows(stream, encoder, section) for stream in streams]
     while True:
         dealt = [next(source) for _ in range(rows_per_stream) for source in sources]
-        ids, lengths = pad([row for row, _ in dealt], section.sequence_length, encoder)
-        places = [place for _, place in dealt[-len(streams) :]]
+        ids, lengths = pad([row for row, _ in dealt], section.sequence_length, encoder.pad)
+        cursors = [cursor for _, cursor in dealt[-len(streams) :]]
         yield Batch(
             torch.from_numpy(ids).long(),
             torch.from_numpy(labels(ids, lengths)).long(),
-            {str(stream.index): stream.state(place) for stream, place in zip(streams, places, strict=True)},
+            {str(stream.index): stream.state(cursor) for stream, cursor in zip(streams, cursors, strict=True)},
         )
 
 
-def _stream_rows(stream: Stream, encoder: Encoder, section) -> Iterator[tuple[list[int], Place]]:
-    """Yield (ids of a row, place of the stream after it)."""
+def _stream_rows(stream: Stream, encoder: Encoder, section: Data) -> Iterator[tuple[list[int], Cursor]]:
+    """Yield (ids of a row, cursor of the stream after it)."""
     made = rows(_documents(stream, encoder), packing=section.packing, length=section.sequence_length, eos=encoder.eos)
-    for row, place, token in made:
-        yield row, replace(place, token=token)
+    for row, cursor, token in made:
+        yield row, replace(cursor, token=token)
 
 
-def _documents(stream: Stream, encoder: Encoder) -> Iterator[tuple[Place, int, list[int]]]:
-    """Yield (place before a document, tokens of it used already, ids) from where the stream stands."""
-    used, token, text_in = stream.place.document, stream.place.token, stream.place.epoch
+def _documents(stream: Stream, encoder: Encoder) -> Iterator[tuple[Cursor, int, list[int]]]:
+    """Yield (cursor before a document, tokens of it used already, ids), from the stream's cursor on."""
+    used, token, last_text_epoch = stream.cursor.document, stream.cursor.token, stream.cursor.epoch
     for start, documents in stream.blocks():
-        if start.epoch > text_in + 1:
+        if start.epoch > last_text_epoch + 1:
             raise DataError(f"{stream}: no document gives a token; are they all empty?")
         for number, ids in enumerate(encoder(documents[used:]), used):
             yield replace(start, document=number), token, ids
             token = 0
-            text_in = start.epoch if ids else text_in
+            last_text_epoch = start.epoch if ids else last_text_epoch
         used = token = 0
 
 
-def _fill(batches: Iterator[Batch], ready: queue.Queue, closing: threading.Event) -> None:
-    """The thread: hand on batches, and at last the exception, until `closing`."""
+def _fill(batches: Iterator[Batch], ready: queue.Queue[Batch | Exception], closing: threading.Event) -> None:
+    """The thread's work: queue batches, and an exception if one ends them, until `closing`."""
     try:
         for batch in batches:
             if not _put(ready, batch, closing):
@@ -164,7 +170,7 @@ def _fill(batches: Iterator[Batch], ready: queue.Queue, closing: threading.Event
         _put(ready, error, closing)
 
 
-def _put(ready: queue.Queue, item: Batch | Exception, closing: threading.Event) -> bool:
+def _put(ready: queue.Queue[Batch | Exception], item: Batch | Exception, closing: threading.Event) -> bool:
     while not closing.is_set():
         try:
             ready.put(item, timeout=0.2)

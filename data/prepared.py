@@ -1,13 +1,13 @@
-"""Text tokenised once by scripts/prepare_data.py: memory-mapped ids that give the rows their source would give.
+"""Text tokenised once by scripts/prepare_data.py: memory-mapped ids that give the same rows as their source.
 
-    STORE/manifest.json       what it was made of, sizes and SHA-256 of the files below; written last
+    STORE/manifest.json       settings of its source, sizes and SHA-256 of the files below; written last
     STORE/tokenizer/          the tokenizer, as transformers saves it
     STORE/<split>.ids         ids of all documents end to end, without EOS, uint16 or uint32
     STORE/<split>.ends        uint64 [documents], where each document's ids end
-    STORE/<split>.positions   uint64 [documents], where to go on from after it in its file (see data.files.reader)
+    STORE/<split>.positions   uint64 [documents], the position after each document in its file (see data.files.reader)
 
-The documents keep their order, files and positions, so streams, shuffling, packing and saved states are those of the
-source itself: a run may change from one to the other (run.allow_config_change=true).
+The documents keep their order, files and positions, so streams, shuffling, packing and saved states are the same as for
+the source: a run may change from one to the other (run.allow_config_change=true).
 """
 
 import hashlib
@@ -15,11 +15,12 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from data.errors import DataError
+from data.data_errors import DataError
 
 FORMAT = 1
 OFFSET = np.dtype("<u8")
@@ -28,21 +29,21 @@ OFFSET = np.dtype("<u8")
 class PreparedSource:
     """One split of a store, with the attributes and `read` of `TextSource`; documents are arrays of ids [tokens]."""
 
-    def __init__(self, folder: str | None, split: str):
+    def __init__(self, folder: str | None, split: str) -> None:
         self.setting = f"data.path={folder}"
         self.closing = threading.Event()
         manifest = read_manifest(folder)
-        self.files = tuple(file["name"] for file in manifest["splits"][split]["files"])
-        self.fingerprint = manifest["splits"][split]["fingerprint"]
+        self.files: tuple[str, ...] = tuple(file["name"] for file in manifest["splits"][split]["files"])
+        self.fingerprint: str = manifest["splits"][split]["fingerprint"]
         self._first = np.cumsum([0] + [file["documents"] for file in manifest["splits"][split]["files"]])
         arrays = {"ids": np.dtype(manifest["dtype"]), "ends": OFFSET, "positions": OFFSET}
-        root = Path(folder).expanduser()
+        root = store_folder(folder)
         self._ids, self._ends, self._positions = (
             _map(root / f"{split}.{kind}", dtype) for kind, dtype in arrays.items()
         )
 
     def read(self, file: int, start: int, every: int = 1, offset: int = 0) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (position to go on from, ids) of the documents of file number `file`, see `data.files.reader`."""
+        """Yield (position after it, ids) of the documents of file number `file`, see `data.files.reader`."""
         first, last = self._first[file], self._first[file + 1]
         for document in range(first + np.searchsorted(self._positions[first:last], start, side="right"), last):
             if (document - first) % every == offset:
@@ -54,17 +55,22 @@ def _map(path: Path, dtype: np.dtype) -> np.ndarray:
     return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
 
 
-def read_manifest(folder: str | None) -> dict:
-    """The manifest of a store whose files are there in full.
+def store_folder(path: str | None) -> Path:
+    """The folder that `data.path` names. Raises DataError if it names none."""
+    if not path:
+        raise DataError("data.source=prepared needs data.path: a folder made by scripts/prepare_data.py")
+    return Path(path).expanduser()
+
+
+def read_manifest(folder: str | None) -> dict[str, Any]:
+    """The manifest of a store, after a check that its files are complete.
 
     Raises:
         DataError: there is no store, it is of another format, or a file is missing or of the wrong size.
     """
-    if not folder:
-        raise DataError("data.source=prepared needs data.path: a folder made by scripts/prepare_data.py")
-    path = Path(folder).expanduser() / "manifest.json"
+    path = store_folder(folder) / "manifest.json"
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest: dict[str, Any] = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(f"data.path={folder} is no prepared store ({error}); see scripts/prepare_data.py") from error
     if manifest.get("format") != FORMAT:
@@ -80,15 +86,16 @@ def read_manifest(folder: str | None) -> dict:
 
 
 def verify(folder: str) -> None:
-    """Raise DataError unless every file of a store has the SHA-256 that its manifest says. Reads all of them."""
+    """Raise DataError unless every file of a store has the SHA-256 of its manifest. Reads all of them."""
     for name, expected in read_manifest(folder)["checksums"].items():
-        with (Path(folder) / name).open("rb") as file:
+        path = store_folder(folder) / name
+        with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
-                raise DataError(f"{Path(folder) / name} is damaged (its SHA-256 differs); prepare the data again")
+                raise DataError(f"{path} is damaged (its SHA-256 differs); prepare the data again")
 
 
-def check_tokenizer(folder: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise DataError unless `tokenizer` is the one that the store's ids are of."""
+def check_tokenizer(folder: str | None, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise DataError unless the store was prepared with `tokenizer`."""
     manifest = read_manifest(folder)
     if tokenizer_fingerprint(tokenizer) != manifest["tokenizer"]:
         raise DataError(
@@ -98,7 +105,7 @@ def check_tokenizer(folder: str, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Of all that decides which ids a text has. Truncation and padding are left out: each call sets them anew."""
+    """A hash of all that decides which ids a text has; not of truncation and padding, which every call sets."""
     if tokenizer.is_fast:
         rules = json.loads(tokenizer.backend_tokenizer.to_str())
         rules = {key: value for key, value in rules.items() if key not in ("truncation", "padding")}

@@ -1,10 +1,8 @@
 """The order of documents: a pure function of (data.seed, the files, data.streams), whatever the number of processes.
 
-The source is dealt to `streams` sub-streams. Within one, each epoch shuffles the files it holds, reads them in blocks
-of `data.shuffle_buffer` documents, and shuffles each block. A block, where others keep a rolling buffer, because a
-block can be had again from where it starts: the state of a stream is a handful of integers and not a thousand
-documents, no random state has to be carried, and resuming is exact (the buffer of `datasets` loses and repeats
-documents over a resume).
+The documents are dealt to `streams` sub-streams. In each epoch a stream shuffles its files, reads them in blocks of
+`data.shuffle_buffer` documents, and shuffles each block. Unlike a rolling buffer, a block can be read again from where
+it starts: the state of a stream is a handful of integers, and resuming is exact (docs/data-order.md).
 """
 
 import logging
@@ -12,15 +10,19 @@ import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
+from typing import Any
 
-from data.errors import DataError
+from data.data_errors import DataError
+from data.sources import Document, Source
 
 logger = logging.getLogger("data")
 
+StreamState = dict[str, Any]  # a cursor's numbers and the settings they depend on, fit for JSON
+
 
 @dataclass(frozen=True)
-class Place:
-    """Where a stream stands: `document` documents of a block and `token` tokens of the next one have been used."""
+class Cursor:
+    """How far a stream has been read: to a block, and in it `document` documents and `token` tokens of the next one."""
 
     epoch: int = 0
     file: int = 0  # in this epoch's order of files, where the block starts
@@ -31,30 +33,48 @@ class Place:
 
 
 class Stream:
-    """Sub-stream `index` of `count` over a source: its documents, and its state as a JSON-able dict."""
+    """Sub-stream `index` of `count` over a source.
 
-    def __init__(self, source, index: int, count: int, *, seed: int, buffer: int, repeat: bool, state: dict | None):
+    Args:
+        seed, buffer, repeat: data.seed, data.shuffle_buffer, data.repeat.
+        state: from `state()`, to resume there; None starts at the beginning.
+
+    Raises:
+        DataError: the state is of other data or of other settings.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        index: int,
+        count: int,
+        *,
+        seed: int,
+        buffer: int,
+        repeat: bool,
+        state: StreamState | None,
+    ) -> None:
         self.source, self.index, self.count = source, index, count
         self.seed, self.buffer, self.repeat = seed, max(buffer, 1), repeat
         if len(source.files) >= count:
             self.files, self.every, self.offset = range(index, len(source.files), count), 1, 0
         else:  # every stream reads all files and keeps every `count`-th document
             self.files, self.every, self.offset = range(len(source.files)), count, index
-        self.place = Place() if state is None else self._restore(state)
+        self.cursor = Cursor() if state is None else self._restore(state)
 
     def __str__(self) -> str:
         return f"stream {self.index} of {self.count} ({self.source.setting})"
 
-    def state(self, place: Place) -> dict:
-        """The JSON-able state to give to `__init__` to go on from `place`."""
-        return asdict(place) | self._order()
+    def state(self, cursor: Cursor) -> StreamState:
+        """The state from which `__init__` resumes at `cursor`."""
+        return asdict(cursor) | self._order()
 
-    def _order(self) -> dict:
-        """What a place means nothing without."""
+    def _order(self) -> StreamState:
+        """All that the order of documents depends on; a cursor is valid for one order only."""
         order = {"streams": self.count, "seed": self.seed, "shuffle_buffer": self.buffer}
         return {"files": self.source.fingerprint} | order
 
-    def _restore(self, state: dict) -> Place:
+    def _restore(self, state: StreamState) -> Cursor:
         for key, now in self._order().items():
             if state[key] != now and key == "files":
                 raise DataError(
@@ -66,41 +86,41 @@ class Stream:
                     f"data.{key}={now}, but the saved position was reached with {state[key]}; "
                     "set it back, or start a new run"
                 )
-        return Place(**{key: value for key, value in state.items() if key not in self._order()})
+        return Cursor(**{key: value for key, value in state.items() if key not in self._order()})
 
-    def blocks(self) -> Iterator[tuple[Place, list]]:
-        """Yield (the place where the block starts, its documents in training order), from `self.place` on.
+    def blocks(self) -> Iterator[tuple[Cursor, list[Document]]]:
+        """Yield (cursor where a block starts, its documents in training order), from the block of `self.cursor` on.
 
-        The first block comes whole: the caller leaves out the `document` documents and `token` tokens of `self.place`.
+        The first block is complete: the caller skips the documents and tokens that `self.cursor` counts as used.
 
         Raises:
             DataError: the stream has no document, or it ends and `data.repeat` is false.
         """
-        place = replace(self.place, document=0, token=0)
+        cursor = replace(self.cursor, document=0, token=0)
         while True:
             files = list(self.files)
-            self._random(place.epoch).shuffle(files)
-            documents = self._read(files, place)
-            read = place.block * self.buffer
+            self._random(cursor.epoch).shuffle(files)
+            documents = self._read(files, cursor)
+            read = cursor.block * self.buffer
             while block := list(islice(documents, self.buffer)):
                 texts = [document for _, _, document in block]
-                self._random(place.epoch, place.block).shuffle(texts)
-                yield place, texts
+                self._random(cursor.epoch, cursor.block).shuffle(texts)
+                yield cursor, texts
                 file, position, _ = block[-1]
                 read += len(block)
-                place = replace(place, file=file, position=position, block=place.block + 1)
-            self._end_of_epoch(place.epoch, read)
-            place = Place(epoch=place.epoch + 1)
+                cursor = replace(cursor, file=file, position=position, block=cursor.block + 1)
+            self._end_of_epoch(cursor.epoch, read)
+            cursor = Cursor(epoch=cursor.epoch + 1)
 
-    def _read(self, files: list[int], place: Place) -> Iterator[tuple[int, int, str]]:
-        for number in range(place.file, len(files)):
-            start = place.position if number == place.file else 0
+    def _read(self, files: list[int], cursor: Cursor) -> Iterator[tuple[int, int, Document]]:
+        for number in range(cursor.file, len(files)):
+            start = cursor.position if number == cursor.file else 0
             for position, document in self.source.read(files[number], start, self.every, self.offset):
                 yield number, position, document
 
-    def _random(self, *place: int) -> random.Random:
-        """A generator of its own for each shuffle. Seeded by a string, which Python hashes the same everywhere."""
-        return random.Random("/".join(map(str, (self.seed, self.index, *place))))
+    def _random(self, *shuffle: int) -> random.Random:
+        """A generator for one shuffle: (epoch) or (epoch, block). Seeds that are texts are hashed alike everywhere."""
+        return random.Random("/".join(map(str, (self.seed, self.index, *shuffle))))
 
     def _end_of_epoch(self, epoch: int, documents: int) -> None:
         if documents == 0:

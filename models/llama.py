@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from models import unpadding
+from configs.messages import first_line
+from models.kernels.attention import ATTENTION, row_arguments
+from models.model_settings import Model
 
-# Positions whose logits exist at once. On a CPU (float32, one thread, 2,048 positions) 512 and 1,024 are equally
-# fast: 0.6-0.65 of the time of plain logits at vocabularies of 4,096 and 32,000, where torch's automatic choice for
-# float32 takes chunks of 32 to 64 rows and up to 1.15 of it. For 65,536 positions of a 512-wide model on CUDA the
-# automatic choice is 1,024 too. At vocabulary 32,000 a chunk is 131 MB of float32 logits, whatever the micro-batch.
+# Positions whose logits exist at once: 131 MB of float32 at vocabulary 32,000, whatever the micro-batch. As fast as
+# any size that was measured (docs/performance.md).
 LOSS_CHUNK = 1024
 
-# What makes weights of one model loadable into another.
+# Weights of one model can be loaded into another only if these are equal.
 SHAPE_KEYS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
@@ -40,52 +40,57 @@ class LlamaForCausalLM(transformers.LlamaForCausalLM):
 
     _compiled = False
 
-    def hidden_states(self, input_ids: Tensor, needed: Tensor | None = None) -> Tensor:
-        """Final normed hidden states [rows, length, hidden] of `input_ids` [rows, length], or, as one row
-        [1, N, hidden], those of the positions `needed` (of `unpadding.needed_positions`).
+    def hidden_states(self, input_ids: Tensor, indices: Tensor | None = None) -> Tensor:
+        """Hidden states after the last norm.
 
-        Calls the layers of `LlamaModel` itself: its own forward looks for packed sequences in the position ids, which
-        synchronises with the device at every call, and builds a causal mask [rows, 1, length, length] when compiled.
-        Without a mask the layers use causal attention (`unpadding.attention`).
+        It calls the layers itself. `LlamaModel.forward` would synchronise with the device at every call, to look for
+        packed sequences, and build a causal mask [rows, 1, length, length] when compiled.
+
+        Args:
+            input_ids: int64 [rows, length].
+            indices: int64 [N], from `unpadding.unpadded_indices`, or None for all positions.
+
+        Returns:
+            [rows, length, hidden], or [1, N, hidden] of the positions `indices`.
         """
-        decoder, rows = self.model, tuple(input_ids.shape)
-        if needed is None:
-            positions = torch.arange(rows[1], device=input_ids.device).unsqueeze(0)
+        decoder, (rows, length) = self.model, input_ids.shape
+        if indices is None:
+            positions = torch.arange(length, device=input_ids.device).unsqueeze(0)
         else:
-            positions = (needed % rows[1]).unsqueeze(0)
-            input_ids = input_ids.flatten()[needed].unsqueeze(0)
+            positions = (indices % length).unsqueeze(0)
+            input_ids = input_ids.flatten()[indices].unsqueeze(0)
         hidden = decoder.embed_tokens(input_ids)
         rotary = decoder.rotary_emb(hidden, position_ids=positions)
-        if needed is not None and self._compiled:
-            # One graph for every N, chosen for the most there can be: for the N that comes first, a resumed run would
-            # get other kernels.
-            for tensor, dimension in ((hidden, 1), (needed, 0), *((part, 1) for part in rotary)):
-                torch._dynamo.mark_dynamic(tensor, dimension, hint_override=rows[0] * rows[1])
-        placed = unpadding.place(needed, rows, self.config.num_attention_heads)
+        if indices is not None and self._compiled:
+            # One graph for every N, with kernels chosen for the largest N. Chosen for the first N, they would differ
+            # after a resume.
+            for tensor, dimension in ((hidden, 1), (indices, 0), *((part, 1) for part in rotary)):
+                torch._dynamo.mark_dynamic(tensor, dimension, hint_override=rows * length)
+        arguments = row_arguments(indices, (rows, length), self.config.num_attention_heads)
         for layer in decoder.layers:
-            hidden = layer(hidden, position_embeddings=rotary, **placed)
-        return decoder.norm(hidden)
+            hidden = layer(hidden, position_embeddings=rotary, **arguments)
+        normed: Tensor = decoder.norm(hidden)
+        return normed
 
-    def forward(self, input_ids: Tensor, labels: Tensor, needed: Tensor | None = None) -> Loss:
+    def forward(self, input_ids: Tensor, labels: Tensor, indices: Tensor | None = None) -> Loss:
         """Sum of the next-token losses of one micro-batch.
 
         Args:
             input_ids: int64 [rows, length].
             labels: int64 [rows, length], not shifted: position i is predicted from positions before i. -100 is no
                 target. The number of targets is `(labels[:, 1:] != -100).sum()`.
-            needed: `unpadding.needed_positions(labels)`, which saves the work on padding. It is not made here
-                because its size is known on the CPU without waiting for a device.
+            indices: `unpadding.unpadded_indices(labels)`, which saves the work on padding. The caller makes it on the
+                CPU: made here, its size would have to be read back from the device.
         """
-        # Evaluations have a mode and shapes of their own: to compile for them takes longer than they do.
+        # Evaluations have other shapes than training steps, and compiling for them takes longer than they do.
         eager = self._compiled and not torch.is_grad_enabled()
         with torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext():
-            hidden = self.hidden_states(input_ids, needed)
-        # Shifting the labels instead of the hidden states leaves the large tensor a view.
+            hidden = self.hidden_states(input_ids, indices)
+        # Shifting the labels instead of the hidden states keeps the large tensor a view.
         targets = F.pad(labels[:, 1:], (0, 1), value=-100).flatten()
-        if needed is not None:
-            targets = targets[needed]
-        # A bfloat16 sum comes back in bfloat16 (2,873 of it as 2,864 or 2,880), so low precision sums the single
-        # losses in float32. Their rounding averages out; the price is a fourth product, logits again in backward.
+        if indices is not None:
+            targets = targets[indices]
+        # A sum in bfloat16 has three digits, so low precision sums the single losses in float32 (docs/numerics.md).
         loss = F.linear_cross_entropy(
             hidden.flatten(0, 1),
             self.lm_head.weight,
@@ -102,8 +107,8 @@ class LlamaForCausalLM(transformers.LlamaForCausalLM):
             layer.compile(**options)
 
 
-def llama_config(section: Any) -> LlamaConfig:
-    """transformers' configuration of a model section (`hidden_size`, ..., `rope_theta`)."""
+def llama_config(section: Model) -> LlamaConfig:
+    """transformers' configuration for the `model` section of the settings."""
     return LlamaConfig(
         **{key: getattr(section, key) for key in SHAPE_KEYS},
         max_position_embeddings=section.max_position_embeddings,
@@ -113,12 +118,12 @@ def llama_config(section: Any) -> LlamaConfig:
         # A padding id would freeze one row of the embedding at zero.
         pad_token_id=None,
         tie_word_embeddings=False,
-        attn_implementation=unpadding.ATTENTION,
+        attn_implementation=ATTENTION,  # type: ignore[call-arg]
     )
 
 
 def build_model(
-    section: Any,
+    section: Model,
     *,
     dtype: torch.dtype,
     seed: int,
@@ -127,29 +132,29 @@ def build_model(
 ) -> LlamaForCausalLM:
     """A model ready to train, freshly initialised or read from `section.init_from`.
 
-    The initial weights are a function of the seed and the sizes alone: they are drawn in float32 on the CPU from a
-    generator of their own and cast, so every dtype, device and process starts from the same numbers. On the meta
-    device nothing is allocated or drawn.
+    The initial weights are a function of the seed and the sizes alone: they are drawn in float32 on the CPU from their
+    own generator and cast, so every dtype, device and process starts from the same numbers. On the meta device nothing
+    is allocated or drawn.
 
     Raises:
         ValueError: `section.init_from` is not a saved model of these sizes.
     """
     config = llama_config(section)
-    if section.init_from is not None:
-        saved = Path(section.init_from).expanduser()
+    saved = None if section.init_from is None else Path(section.init_from).expanduser()
+    if saved is not None:
         check_saved(saved, config)
     with torch.device("meta"):
-        model = LlamaForCausalLM(config).to(dtype)
+        model = LlamaForCausalLM(config).to(dtype)  # type: ignore[arg-type]
     if torch.device(device).type != "meta":
-        if section.init_from is None:
+        if saved is None:
             model.to_empty(device=device)
             initialize(model, seed)
-            # Not a parameter, not saved, and float32 at every dtype: rounded frequencies are another RoPE.
+            # Its frequencies are not saved, and stay in float32 at every dtype: rounded, they are another RoPE.
             model.model.rotary_emb = LlamaRotaryEmbedding(config).to(device)
         else:
-            model = load_saved(saved, config, dtype).to(device)
+            model = load_saved(saved, config, dtype).to(device)  # type: ignore[arg-type]
     if activation_checkpointing:
-        # There is no dropout, so recomputation needs no saved random state.
+        # Without dropout, recomputation needs no saved random state.
         model.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
     return model.train()
 
@@ -176,7 +181,7 @@ def check_saved(folder: Path, config: LlamaConfig) -> None:
         raise ValueError(f"model.init_from: {folder}/config.json cannot be read: {error}") from error
     if saved.model_type != "llama":
         raise ValueError(f"model.init_from: {folder} holds a {saved.model_type} model, not a llama")
-    # Fewer key-value heads or tied embeddings are another architecture under the same sizes.
+    # Beyond the sizes: fewer key-value heads or tied embeddings are another architecture.
     for key in (*SHAPE_KEYS, "num_key_value_heads", "tie_word_embeddings", "rms_norm_eps", "rope_parameters"):
         ours, theirs = getattr(config, key), getattr(saved, key)
         if ours != theirs:
@@ -184,14 +189,15 @@ def check_saved(folder: Path, config: LlamaConfig) -> None:
 
 
 def load_saved(folder: Path, config: LlamaConfig, dtype: torch.dtype) -> LlamaForCausalLM:
-    """The model of `folder` in `dtype`; ValueError if its weights cannot be read or are incomplete."""
+    """The model of `folder` in `dtype`. Raises ValueError if its weights cannot be read or are incomplete."""
     try:
-        model, report = LlamaForCausalLM.from_pretrained(
+        loaded: Any = LlamaForCausalLM.from_pretrained(
             folder, config=config, dtype=dtype, local_files_only=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"model.init_from: the weights in {folder} cannot be read: {reason}") from error
+        raise ValueError(f"model.init_from: the weights in {folder} cannot be read: {first_line(error)}") from error
+    model: LlamaForCausalLM
+    model, report = loaded
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[kind]:
             raise ValueError(f"model.init_from: {folder} has {kind.replace('_', ' ')}: {sorted(report[kind])[0]}")

@@ -43,8 +43,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from configs.schema import Config, SettingsError, load  # noqa: E402
-from data import load_tokenizer  # noqa: E402
 from data.sources import training_source  # noqa: E402
+from data.tokenizer import load_tokenizer  # noqa: E402
 from models.llama import llama_config  # noqa: E402
 from scripts.machine import rates  # noqa: E402
 from training.memory import peak_memory_bytes  # noqa: E402

@@ -18,7 +18,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configs.schema import Config, SettingsError, load
-from data import EvaluationData, load_tokenizer
+from data.held_out import EvaluationData
+from data.tokenizer import load_tokenizer
 from models.llama import build_model
 from training.evaluation import Evaluation, evaluate, perplexity
 from training.processes import failures

@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from configs.schema import Data, load  # noqa: E402
-from data import TrainingData, check_vocabulary, load_tokenizer  # noqa: E402
+from data.loader import TrainingData  # noqa: E402
+from data.tokenizer import check_vocabulary, load_tokenizer  # noqa: E402
 from models.llama import build_model  # noqa: E402
 from optimizers import partition  # noqa: E402
 from scripts import fim_figure  # noqa: E402

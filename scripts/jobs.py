@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from configs.sources import argument
+from configs.reading import argument
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.errors import DataError
+from data.data_errors import DataError
 from data.sources import training_source
 from scripts.jobs import positive
 from training.processes import failures

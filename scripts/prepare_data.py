@@ -23,9 +23,9 @@ from transformers import PreTrainedTokenizerBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from configs.reading import SettingsError
 from configs.schema import load
-from configs.sources import SettingsError
-from data.errors import DataError
+from data.data_errors import DataError
 from data.prepared import FORMAT, OFFSET, read_manifest, tokenizer_fingerprint, verify
 from data.sources import evaluation_source, training_source
 from data.tokenizer import Encoder, load_tokenizer

@@ -29,8 +29,8 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configs.identity import differences, to_dict
+from configs.reading import argument
 from configs.schema import Config, SettingsError, load
-from configs.sources import argument
 from scripts.jobs import positive, run_all, training
 from training.run.folder import RunFolder
 from training.run_errors import RunFolderError

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.errors import DataError
+from data.data_errors import DataError
 from data.sources import training_source
 from training.processes import failures
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from data import EvaluationData
+from data.held_out import EvaluationData
 from models.unpadding import model_inputs
 from training.processes.signals import Interrupted
 from training.processes.world import World

@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 
 from configs.identity import to_dict
+from configs.messages import one_line
 from configs.schema import Config, SettingsError
-from configs.sources import one_line
-from data import Batch, EvaluationData, TrainingData
+from data.held_out import EvaluationData
+from data.loader import Batch, TrainingData
 from models.unpadding import model_inputs
 from optimizers import BaseOptimizer
 from training.counters import Counters
@@ -127,7 +128,7 @@ class Trainer:
         started = time.perf_counter()
         batch, targets = self._next_batch(data)
         loss, norm = self._update(batch, targets)
-        self._streams = batch.state
+        self._streams = batch.stream_states
         self.counters.step += 1
         self.counters.tokens += targets
         self._finish_training_time()
@@ -182,7 +183,7 @@ class Trainer:
         signals = self.world.signals
         try:
             with self._meter.waiting_for_data():
-                batch = data.take(lambda: signals.requested)
+                batch = data.next_batch(lambda: signals.requested)
                 targets = 0 if batch is None else int((batch.labels[:, 1:] != -100).sum())
         except Exception as error:  # raised by the data's thread: the steps so far are saved first, whatever it is
             failure = error

@@ -4,8 +4,8 @@ import csv
 
 import pytest
 
+from configs.reading import FOLDER
 from configs.schema import Config, load, optimizer_options
-from configs.sources import FOLDER
 from training.plan import plan_run
 
 EXPERIMENTS = FOLDER / "experiment"

@@ -1,14 +1,13 @@
-"""The command line's contract: what merges over what, what is refused, and in which words."""
+"""Settings files and the command line: how they merge, what is refused, and with which words."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 import yaml
 
-from configs import checks, identity, schema
-from configs.schema import SettingsError, load
-from configs.sources import FOLDER, GROUPS, argument
+from configs import checks, identity
+from configs.reading import FOLDER, GROUPS, argument
+from configs.schema import SettingsError, load, optimizer_options
 from optimizers import registry
 
 OPTIMIZERS = sorted(path.stem for path in (FOLDER / "optimizer").glob("*.yaml"))
@@ -82,7 +81,7 @@ def test_a_file_is_found_from_the_working_directory_first(tmp_path, monkeypatch)
     assert "required" in refusal("configs/quickstart.yaml")  # the one in the working directory
 
 
-def test_a_file_may_lie_in_a_folder_named_after_a_setting(tmp_path):
+def test_the_path_of_a_file_may_look_like_a_setting(tmp_path):
     (tmp_path / "optimizer.lr=0.01").mkdir()
     file = tmp_path / "optimizer.lr=0.01" / "config.yaml"
     file.write_text("train: {steps: 7}\n")
@@ -91,7 +90,7 @@ def test_a_file_may_lie_in_a_folder_named_after_a_setting(tmp_path):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizer_options_come_from_the_signature(name):
-    given = schema.optimizer_options(config(f"optimizer={name}").optimizer)
+    given = optimizer_options(config(f"optimizer={name}").optimizer)
     assert given.keys() == registry.options(name).keys()
 
 
@@ -104,11 +103,11 @@ def test_numbers_lists_and_texts_are_read_as_typed():
 @pytest.mark.parametrize(
     "value", ["runs/x", "my runs #1/a_lr=0.1", "{base: alice, rank: 3}", "a: b", "7", "null", "'", "é"]
 )
-def test_an_argument_is_read_as_the_text_it_was_made_of(value):
+def test_an_argument_is_read_back_as_the_same_text(value):
     assert config(argument("run.dir", value)).run.dir == value
 
 
-def test_names_and_folders_default_to_what_is_run():
+def test_default_names_and_folders():
     assert config("run.seed=3").run.dir == "runs/llama_nano_alice_s3"
     assert config("run.dir=~/x").run.dir == str(Path.home() / "x")
     assert config("run.dir=/data/x").run.dir == "/data/x"
@@ -166,7 +165,7 @@ def test_plan_flags():
         ("configs/experiment/table2/60m.yaml", "optimizer.lr is required and not set; pick optimizer=adam|"),
     ],
 )
-def test_refusals_name_the_key_and_the_nearest_valid_thing(arguments, words):
+def test_a_refusal_names_the_key_and_the_nearest_valid_one(arguments, words):
     assert words in refusal(*(arguments.split(" ") if "[" not in arguments else [arguments]))
 
 
@@ -188,13 +187,13 @@ def test_refusals_name_the_key_and_the_nearest_valid_thing(arguments, words):
         ("base: nothing.yaml\n", "a.yaml line 1: base nothing.yaml does not exist"),
     ],
 )
-def test_refusals_of_a_file_name_the_line(write, text, words):
+def test_a_refusal_of_a_file_names_the_line(write, text, words):
     assert words in refusal("configs/quickstart.yaml", write(text))
 
 
-def test_layouts_over_processes():
+def test_a_batch_must_divide_among_the_processes():
     got = config("train.batch_size=16", "train.micro_batch_size=8")
-    for processes in (1, 2, 4, 8):  # from 4 on a process has fewer rows than it may hold
+    for processes in (1, 2, 4, 8):  # with 4 and 8, a process has fewer rows than a micro-batch may have
         checks.check_layout(got, processes)
     with pytest.raises(SettingsError, match=r"data\.streams must be divisible by the number of processes 3"):
         checks.check_layout(got, 3)
@@ -205,7 +204,7 @@ def test_layouts_over_processes():
 # ---- hash and differences
 
 
-def test_hash_ignores_what_a_resume_may_change_and_nothing_else():
+def test_the_hash_ignores_only_what_a_resume_may_change():
     ours = identity.config_hash(config())
     free = "run.name=x run.seed=4 wandb.mode=offline train.threads=1 train.compile=true train.log_every=5 "
     free += "train.eval_every=0 train.checkpoint_every=0 train.micro_batch_size=4"
@@ -217,7 +216,7 @@ def test_hash_ignores_what_a_resume_may_change_and_nothing_else():
         assert identity.differences(identity.to_dict(config()), identity.to_dict(changed)) == [key]
 
 
-def test_hash_does_not_depend_on_how_the_yaml_is_written(write):
+def test_the_hash_does_not_depend_on_the_style_of_the_yaml(write):
     block = write("train:\n  steps: 30   # short\nschedule:\n  warmup_fraction: 0.20\n", "a.yaml")
     flow = write("schedule: {warmup_fraction: 2e-1}\ntrain: {steps: 30}\n", "b.yaml")
     first, second = (config("configs/quickstart.yaml", file) for file in (block, flow))
@@ -231,18 +230,12 @@ def test_the_resolved_settings_load_again(write):
     assert identity.to_dict(again) == identity.to_dict(ours)
 
 
-def test_differences_see_keys_that_come_and_go():
+def test_differences_include_added_and_removed_keys():
     old, new = identity.to_dict(config()), identity.to_dict(config("optimizer=racs"))
     assert {"optimizer.name", "optimizer.rank", "optimizer.beta"} <= set(identity.differences(old, new))
 
 
 # ---- the files
-
-
-def test_every_setting_has_a_meaning():
-    for section in dataclasses.fields(schema.Config):
-        for f in dataclasses.fields(section.default_factory):
-            assert f.metadata["meaning"]
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -253,5 +246,5 @@ def test_every_file_of_a_group_loads(group):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_an_optimizer_file_is_called_as_its_optimizer(name):
+def test_an_optimizers_file_has_its_name(name):
     assert config(f"optimizer={name}").optimizer.name == name

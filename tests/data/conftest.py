@@ -3,38 +3,33 @@
 import gzip
 import json
 import random
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from data import TrainingData, load_tokenizer
-from data.tokenizer import BUILTIN
+from data.data_settings import Data
+from data.loader import TrainingData
+from data.tokenizer import BUILTIN, load_tokenizer
 
 VOCABULARY = 4096
 
 
-def make_section(**changes) -> SimpleNamespace:
+def make_section(**changes: Any) -> Data:
     """A `data` section: small rows, four streams."""
     settings = {
         "source": "files",
-        "path": None,
-        "eval_path": None,
-        "tokenizer": None,
         "packing": True,
         "sequence_length": 16,
         "streams": 4,
-        "seed": 42,
         "shuffle_buffer": 5,
         "eval_tokens": 100,
-        "repeat": True,
         "prefetch": 2,
     }
-    assert changes.keys() <= settings.keys()
-    return SimpleNamespace(**settings | changes)
+    return Data(**settings | changes)
 
 
 def texts(count: int, start: int = 0) -> list[str]:
-    """Different documents of 3 to 60 words; number n starts with its name."""
+    """`count` different documents of 3 to 60 words; number n starts with "document<n>:"."""
     words = ["union", "the", "of", "people", "peace", "commerce", "treasury", "and", "great", "war", "."]
     made = []
     for n in range(start, start + count):
@@ -55,8 +50,8 @@ def write_shards(folder, documents: list[str], files: int, pattern="c4-train.{:0
     return paths
 
 
-def steps(section, tokenizer, count: int, *, batch_size=8, process_count=1, state=None) -> list[tuple]:
-    """`count` steps as (ids [batch_size, L], labels, merged state), put together from all processes."""
+def steps(section, tokenizer, count: int, *, batch_size=8, process_count=1, states=None) -> list[tuple]:
+    """`count` steps as (ids [batch_size, L], labels, states of all streams), put together from all processes."""
     parts = []
     for process in range(process_count):
         data = TrainingData(
@@ -66,7 +61,7 @@ def steps(section, tokenizer, count: int, *, batch_size=8, process_count=1, stat
             batch_size=batch_size,
             process_index=process,
             process_count=process_count,
-            state=state,
+            stream_states=states,
         )
         try:
             parts.append([next(data) for _ in range(count)])
@@ -77,12 +72,12 @@ def steps(section, tokenizer, count: int, *, batch_size=8, process_count=1, stat
         batches = [part[step] for part in parts]
         ids = [batches[k % process_count].input_ids[k // process_count].tolist() for k in range(batch_size)]
         labels = [batches[k % process_count].labels[k // process_count].tolist() for k in range(batch_size)]
-        made.append((ids, labels, {key: value for batch in batches for key, value in batch.state.items()}))
+        made.append((ids, labels, {key: value for batch in batches for key, value in batch.stream_states.items()}))
     return made
 
 
 def documents_of(rows: list[list[int]], tokenizer) -> list[str]:
-    """The texts of packed rows of one stream, in order; the last, unfinished one is left out."""
+    """The texts in packed rows of one stream, in order; the last one, which is not complete, is left out."""
     ids = [i for row in rows for i in row]
     found, document = [], []
     for i in ids:
@@ -96,4 +91,4 @@ def documents_of(rows: list[list[int]], tokenizer) -> list[str]:
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    return load_tokenizer(SimpleNamespace(tokenizer=str(BUILTIN), source="files"))
+    return load_tokenizer(make_section(tokenizer=str(BUILTIN)))

@@ -1,4 +1,4 @@
-"""Files of every kind, and one sentence with file and line for what is wrong with them."""
+"""Files of every format, and one sentence with file and line for every mistake in them."""
 
 import gzip
 import json
@@ -7,8 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data import DataError, EvaluationData, TrainingData
-from data.sources import evaluation_source, training_source
+from data.data_errors import DataError
+from data.held_out import EvaluationData
+from data.loader import TrainingData
+from data.sources import evaluation_source, files_source, training_source
 from tests.data.conftest import VOCABULARY, make_section, steps, texts, write_shards
 
 DOCUMENTS = texts(12)
@@ -47,7 +49,7 @@ def test_every_format_gives_the_documents_from_any_position(tmp_path, name):
         ]
 
 
-def test_a_local_name_is_no_url(tmp_path):
+def test_characters_of_urls_in_a_local_name_are_plain(tmp_path):
     folder = tmp_path / "C#?x=1"
     folder.mkdir()
     WRITERS["a.json.gz"](folder / "a.json.gz")
@@ -55,7 +57,7 @@ def test_a_local_name_is_no_url(tmp_path):
     assert [text for _, text in source.read(0, 0)] == DOCUMENTS
 
 
-def test_a_list_may_be_longer_than_a_name(tmp_path, monkeypatch):
+def test_a_list_of_paths_may_be_longer_than_a_file_name(tmp_path, monkeypatch):
     WRITERS["a.txt"](tmp_path / "a.txt")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -72,8 +74,9 @@ def test_paths_are_files_lists_globs_or_c4_shaped_folders(tmp_path):
         return list(training_source(make_section(path=path)).files)
 
     assert files(str(tmp_path)) == files(str(tmp_path / "en")) == files(f"{tmp_path}/en/c4-train.*") == shards
-    assert files(f"{shards[2]}, {shards[0]}") == files([shards[2], shards[0]]) == [shards[2], shards[0]]
-    assert files([shards[1], f"{tmp_path}/en/c4-train.*"]) == [shards[1], shards[0], shards[2]], "each file once"
+    assert files(f"{shards[2]}, {shards[0]}") == [shards[2], shards[0]]
+    listed = files_source([shards[1], f"{tmp_path}/en/c4-train.*"])
+    assert list(listed.files) == [shards[1], shards[0], shards[2]], "each file once"
     assert evaluation_source(make_section(path=str(tmp_path))).files == (validation,)
     assert evaluation_source(make_section(path=shards[0], eval_path=shards[1])).files == (shards[1],)
     assert evaluation_source(make_section(source="c4", path=str(tmp_path))).files == (validation,)
@@ -140,7 +143,7 @@ def test_a_path_without_files_is_one_sentence(tmp_path, path, message):
         training_source(make_section(path=path if path in (None, ", ") else str(tmp_path / path)))
 
 
-def test_batches_before_a_broken_line_are_handed_on(tmp_path, tokenizer):
+def test_batches_before_a_broken_line_come_first(tmp_path, tokenizer):
     (tmp_path / "a.jsonl").write_bytes(lines(DOCUMENTS) + b"{\n")
     section = make_section(path=str(tmp_path / "a.jsonl"), streams=1, shuffle_buffer=4)
     data = TrainingData(section, tokenizer, vocab_size=VOCABULARY, batch_size=1)

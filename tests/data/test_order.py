@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from data import DataError, TrainingData
+from data.data_errors import DataError
+from data.loader import TrainingData
 from tests.data.conftest import VOCABULARY, documents_of, make_section, steps, texts, write_shards
 
 
@@ -24,7 +25,7 @@ def test_rows_do_not_depend_on_the_number_of_processes(section, tokenizer, packi
 
 
 def test_every_stream_reads_its_documents_once_an_epoch(section, tokenizer):
-    """Until the slowest stream has ended two epochs: what the streams read in an epoch is the whole text, once."""
+    """All streams together read the whole text once in the first epoch, and once more in the second."""
     made = steps(section, tokenizer, 90)
     epochs = {}
     for stream in range(section.streams):
@@ -47,57 +48,57 @@ def test_seed_and_buffer_change_the_order(section, tokenizer):
 
 
 @pytest.mark.parametrize("packing", [True, False])
-def test_resume_goes_on_with_the_next_row(section, tokenizer, packing):
-    """After any step: through JSON, across blocks, files and epochs, on one process or two."""
+def test_resume_continues_with_the_next_row(section, tokenizer, packing):
+    """From the state of any step as JSON, across blocks, files and epochs, on one process or two."""
     section.packing = packing
     whole = steps(section, tokenizer, 48)
     assert whole[-1][2]["0"]["epoch"] > 0
     for step in range(0, 45, 4):
-        state = json.loads(json.dumps(whole[step][2]))
-        rest = steps(section, tokenizer, 3, process_count=1 + step % 2, state=state)
+        states = json.loads(json.dumps(whole[step][2]))
+        rest = steps(section, tokenizer, 3, process_count=1 + step % 2, states=states)
         assert rest == whole[step + 1 : step + 4]
 
 
 def test_resume_may_change_the_row_length(section, tokenizer):
-    """Nothing is left over at a row's end but a place in a document, so longer rows take up where shorter ones were."""
+    """A full row leaves only a position in a document, so longer rows continue exactly where shorter rows ended."""
     section.sequence_length = 8
-    state = steps(section, tokenizer, 3)[-1][2]
-    short = steps(section, tokenizer, 4, batch_size=8, state=state)
+    states = steps(section, tokenizer, 3)[-1][2]
+    short = steps(section, tokenizer, 4, batch_size=8, states=states)
     section.sequence_length = 32
-    long = steps(section, tokenizer, 1, batch_size=8, state=state)[0][0]
+    long = steps(section, tokenizer, 1, batch_size=8, states=states)[0][0]
     for stream in range(4):
         shorts = [i for ids, _, _ in short for row in ids[stream::4] for i in row]
         assert shorts == [i for row in long[stream::4] for i in row]
 
 
 def test_a_state_of_other_data_is_refused(section, tokenizer, tmp_path):
-    state = steps(section, tokenizer, 2)[-1][2]
+    states = steps(section, tokenizer, 2)[-1][2]
     write_shards(tmp_path / "other", texts(60, start=100), 8)
     other = make_section(path=str(tmp_path / "other"))
     with pytest.raises(DataError, match="other: the saved position belongs to other data"):
-        steps(other, tokenizer, 1, state=state)
+        steps(other, tokenizer, 1, states=states)
     section.seed = 7
     with pytest.raises(DataError, match=r"data.seed=7, but the saved position was reached with 42"):
-        steps(section, tokenizer, 1, state=state)
+        steps(section, tokenizer, 1, states=states)
     section.seed, section.streams = 42, 8
     with pytest.raises(DataError, match=r"no stream 4; set data.streams=4"):
-        steps(section, tokenizer, 1, state=state)
+        steps(section, tokenizer, 1, states=states)
 
 
 def test_a_moved_folder_is_the_same_data(section, tokenizer, tmp_path):
     whole = steps(section, tokenizer, 3)
     (tmp_path / "en").rename(tmp_path / "moved")
     section.path = str(tmp_path / "moved")
-    assert steps(section, tokenizer, 1, state=whole[1][2]) == whole[2:]
+    assert steps(section, tokenizer, 1, states=whole[1][2]) == whole[2:]
 
 
-def test_an_epoch_says_so(section, tokenizer, caplog):
+def test_the_end_of_an_epoch_is_logged(section, tokenizer, caplog):
     with caplog.at_level(logging.INFO, "data"):
         steps(section, tokenizer, 40)
     assert any("epoch 0 ended after" in message and "epoch 1 starts" in message for message in caplog.messages)
 
 
-def test_without_repeat_the_end_is_an_error_after_the_last_whole_batch(section, tokenizer):
+def test_without_repeat_the_end_is_an_error_after_the_last_batch(section, tokenizer):
     section.repeat = False
     data = TrainingData(section, tokenizer, vocab_size=VOCABULARY, batch_size=4)
     rows = []
@@ -117,7 +118,7 @@ def test_a_stream_without_documents_is_an_error(tmp_path, tokenizer):
 
 
 @pytest.mark.parametrize("batch_size, processes", [(6, 1), (12, 3)])
-def test_layouts_that_do_not_fit_are_refused(section, tokenizer, batch_size, processes):
+def test_batches_that_do_not_divide_are_refused(section, tokenizer, batch_size, processes):
     with pytest.raises(DataError, match=r"data.streams=4 must divide"):
         TrainingData(section, tokenizer, vocab_size=VOCABULARY, batch_size=batch_size, process_count=processes)
 

@@ -1,10 +1,10 @@
-"""Documents to rows: nothing lost when packed, no label at padding when not."""
+"""Documents to rows: packing loses nothing; one document a row has no label at padding."""
 
 import json
 
 import pytest
 
-from data import DataError
+from data.data_errors import DataError
 from data.packing import IGNORE
 from tests.data.conftest import documents_of, make_section, steps, texts
 
@@ -21,7 +21,7 @@ def test_packed_rows_hold_the_documents_without_loss(tmp_path, tokenizer):
     assert all(labels == ids for ids, labels, _ in made)
 
 
-def test_one_document_a_row_is_cut_padded_and_unlabelled_at_padding(tmp_path, tokenizer):
+def test_one_document_a_row_is_cut_and_padded_without_labels(tmp_path, tokenizer):
     documents = ["Peace.", " ".join(["commerce"] * 50), "War and peace."]
     section = make_section(
         path=write_lines(tmp_path / "a.jsonl", documents), streams=1, shuffle_buffer=1, packing=False
@@ -35,8 +35,8 @@ def test_one_document_a_row_is_cut_padded_and_unlabelled_at_padding(tmp_path, to
     assert len([i for i in labels[1] if i != IGNORE]) == 16, "the long document fills its row, EOS last"
 
 
-def test_long_rows_are_cut_as_the_tokenizer_of_the_protocol_cuts_them(tmp_path, tokenizer):
-    """GaLore calls the tokenizer with truncation, which keeps EOS: the same row."""
+def test_long_documents_are_cut_as_by_galores_loader(tmp_path, tokenizer):
+    """GaLore's loader calls the tokenizer with truncation, which keeps EOS."""
     from tokenizers.processors import TemplateProcessing
 
     galore = tokenizer.__class__.from_pretrained(tokenizer.name_or_path)
@@ -57,7 +57,7 @@ def test_empty_documents_are_skipped(tmp_path, tokenizer, packing):
     assert [made[:2] for made in steps(section, tokenizer, 6)] == [made[:2] for made in steps(full, tokenizer, 6)]
 
 
-def test_a_text_of_nothing_is_an_error(tmp_path, tokenizer):
+def test_a_text_of_empty_documents_is_an_error(tmp_path, tokenizer):
     section = make_section(path=write_lines(tmp_path / "a.jsonl", ["", " "] * 4))
     with pytest.raises(DataError, match="no document gives a token"):
         steps(section, tokenizer, 1)

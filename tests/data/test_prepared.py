@@ -1,12 +1,15 @@
-"""A prepared store gives the rows, states and evaluation set of its text; a store that does not fit is refused."""
+"""A prepared store gives the rows, states and evaluation set of its text; a store of something else is refused."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from data import DataError, EvaluationData, TrainingData, load_tokenizer
+from data.data_errors import DataError
+from data.held_out import EvaluationData
+from data.loader import TrainingData
 from data.prepared import verify
+from data.tokenizer import load_tokenizer
 from scripts.prepare_data import main, prepare
 from tests.data.conftest import VOCABULARY, make_section, steps, texts, write_shards
 
@@ -33,8 +36,8 @@ def test_rows_and_states_are_those_of_the_text(text, store, packing):
     streamed = steps(text, tokenizer, 60)
     assert steps(store, tokenizer, 60, process_count=2) == streamed
     assert all(state["epoch"] > 0 for state in streamed[-1][2].values())
-    for state in (10, 30, 55):
-        assert steps(store, tokenizer, 4, state=streamed[state][2]) == streamed[state + 1 : state + 5]
+    for step in (10, 30, 55):
+        assert steps(store, tokenizer, 4, states=streamed[step][2]) == streamed[step + 1 : step + 5]
     made = [EvaluationData(section, tokenizer, vocab_size=VOCABULARY) for section in (text, store)]
     assert made[0].input_ids.tolist() == made[1].input_ids.tolist()
 
@@ -74,7 +77,7 @@ def test_a_damaged_store_is_refused(store, tmp_path):
         load_tokenizer(store)
 
 
-def test_what_is_no_store_is_refused(store, tokenizer, tmp_path):
+def test_a_folder_that_is_not_a_store_is_refused(store, tokenizer, tmp_path):
     for path, message in [(None, "needs data.path"), (str(tmp_path), "is no prepared store")]:
         with pytest.raises(DataError, match=message):
             TrainingData(make_section(source="prepared", path=path), tokenizer, vocab_size=VOCABULARY, batch_size=8)
@@ -88,9 +91,7 @@ def test_a_store_in_the_home_folder(store, monkeypatch):
     monkeypatch.setenv("HOME", str(path.parent))
     store.path = f"~/{path.name}"
     tokenizer = load_tokenizer(store)
-    assert (
-        TrainingData(store, tokenizer, vocab_size=VOCABULARY, batch_size=8).take(interrupted=lambda: False) is not None
-    )
+    assert next(TrainingData(store, tokenizer, vocab_size=VOCABULARY, batch_size=8)).input_ids.shape == (8, 16)
 
 
 def test_command_line(text, tmp_path, capsys):

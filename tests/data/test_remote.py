@@ -1,4 +1,4 @@
-"""A mirror of C4 that misbehaves: what a retry cures is read once and in order, what it cannot cure is named."""
+"""A faulty mirror of C4: what a retry cures is read once and in order; what none cures is an error with its file."""
 
 import socket
 import threading
@@ -7,7 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from data import DataError, SourceUnavailable, TrainingData, remote
+from data import remote
+from data.data_errors import DataError, SourceUnavailable
+from data.loader import TrainingData
 from data.sources import evaluation_source, training_source
 from tests.data.conftest import VOCABULARY, make_section, steps, texts, write_shards
 
@@ -15,8 +17,8 @@ from tests.data.conftest import VOCABULARY, make_section, steps, texts, write_sh
 class Mirror(ThreadingHTTPServer):
     """Serves `folder`. `faults[name]` is a list of what happens to the next requests for that file, in turn.
 
-    A fault is a status code, or (what, byte): "reset" the connection, "stall", or end the body early ("cut"; "cut
-    silently": without having said its length) after so many bytes of the answer.
+    A fault is a status code or (kind, bytes): after so many bytes of the answer, "reset" the connection, "stall", or
+    end the body ("cut"; "cut silently": without a Content-Length).
     """
 
     daemon_threads = True
@@ -28,7 +30,7 @@ class Mirror(ThreadingHTTPServer):
         self.ended = threading.Event()
 
     def handle_error(self, *_):
-        pass  # a client that hangs up is part of the game
+        pass  # clients hang up in these tests
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -94,7 +96,8 @@ def read_all(mirror) -> list[list[str]]:
     return [[text for _, text in source.read(file, 0)] for file in range(len(source.files))]
 
 
-def test_faults_that_a_retry_cures_lose_and_repeat_nothing(mirror, caplog):
+@pytest.mark.faults
+def test_retries_lose_and_repeat_nothing(mirror, caplog):
     mirror.faults = {
         shard(0): [500, 503, ("reset", 700), ("stall", 900)],
         shard(1): [("cut", 100), ("cut", 1000), ("cut silently", 900), 502],
@@ -105,11 +108,13 @@ def test_faults_that_a_retry_cures_lose_and_repeat_nothing(mirror, caplog):
     assert any(shard(0) in message and "HTTP 500; retry 1 of 3" in message for message in caplog.messages)
 
 
-def test_a_length_that_is_never_told_is_read_to_the_end(mirror):
+@pytest.mark.faults
+def test_a_body_of_unknown_length_is_read_to_the_end(mirror):
     mirror.faults = {shard(n): [("cut silently", 600), *[("cut silently", None)] * 3] for n in range(4)}
     assert read_all(mirror) == [texts(400)[n::4] for n in range(4)]
 
 
+@pytest.mark.faults
 def test_training_rows_are_those_of_the_local_folder(mirror, tokenizer):
     local = steps(make_section(path=str(mirror.folder)), tokenizer, 12)
     section = make_section(source="c4", path=f"{mirror.url}/en/c4-train.{{00000..00003}}-of-00004.json.gz")
@@ -117,13 +122,14 @@ def test_training_rows_are_those_of_the_local_folder(mirror, tokenizer):
     remote_steps = steps(section, tokenizer, 12)
     assert [made[:2] for made in remote_steps] == [made[:2] for made in local]
     mirror.faults = {shard(n): [("stall", 600)] for n in range(4)}
-    assert steps(section, tokenizer, 4, state=remote_steps[7][2]) == remote_steps[8:]
+    assert steps(section, tokenizer, 4, states=remote_steps[7][2]) == remote_steps[8:]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     "faults, reason", [([404], "HTTP 404"), ([500] * 9, "after 3 retries"), ([("cut", 0)] * 9, "after 3 retries")]
 )
-def test_what_no_retry_cures_names_the_shard_after_the_batches_before_it(mirror, tokenizer, faults, reason):
+def test_a_shard_that_fails_is_named_after_the_batches_before_it(mirror, tokenizer, faults, reason):
     section = make_section(source="c4", path=mirror.url, streams=1)
     order = [row for ids, _, _ in steps(section, tokenizer, 40) for row in ids]
     served = list(dict.fromkeys(name for name in mirror.requests if "train" in name))
@@ -136,7 +142,8 @@ def test_what_no_retry_cures_names_the_shard_after_the_batches_before_it(mirror,
     assert len(rows) > 40 and rows == order[: len(rows)]
 
 
-def test_a_shard_that_shrinks_while_it_is_read_is_not_mixed(mirror):
+@pytest.mark.faults
+def test_a_shard_that_changes_while_it_is_read_is_refused(mirror):
     path = mirror.folder / "en" / shard(0)
     source = training_source(make_section(source="c4", path=mirror.url))
     mirror.faults = {shard(0): [("cut", 600)]}
@@ -147,11 +154,12 @@ def test_a_shard_that_shrinks_while_it_is_read_is_not_mixed(mirror):
         list(reading)
 
 
-def test_what_is_no_url_is_one_sentence():
+def test_a_broken_url_is_one_sentence():
     with pytest.raises(DataError, match=r"http://host:abc/x\.jsonl is no URL"):
         list(remote.fetch("http://host:abc/x.jsonl", threading.Event()))
 
 
+@pytest.mark.faults
 def test_close_does_not_wait_for_a_retry(mirror, tokenizer, monkeypatch):
     monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 600.0)
     monkeypatch.setattr(remote, "LONGEST_PAUSE_SECONDS", 600.0)
@@ -159,7 +167,7 @@ def test_close_does_not_wait_for_a_retry(mirror, tokenizer, monkeypatch):
     data = TrainingData(make_section(source="c4", path=mirror.url), tokenizer, vocab_size=VOCABULARY, batch_size=8)
     while not mirror.requests or "train" not in mirror.requests[-1]:
         time.sleep(0.01)
-    assert data.take(interrupted=lambda: True) is None  # nor does a signal
+    assert data.next_batch(interrupted=lambda: True) is None  # a signal does not wait either
     data.close()
     assert not any(thread.name == "data" and thread.is_alive() for thread in threading.enumerate())
 

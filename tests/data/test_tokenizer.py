@@ -2,15 +2,15 @@
 
 import json
 import socket
-from types import SimpleNamespace
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from data import DataError, check_vocabulary, load_tokenizer, remote
+from data import remote
+from data.data_errors import DataError
 from data.sources import HELD_OUT, evaluation_source, training_source
-from data.tokenizer import Encoder
+from data.tokenizer import Encoder, check_vocabulary, load_tokenizer
 from tests.data.conftest import make_section
 
 
@@ -27,13 +27,13 @@ def t5_like() -> PreTrainedTokenizerFast:
     return made
 
 
-def test_sentinels_become_unknown_and_do_not_count(t5_like):
+def test_sentinels_become_unknown_and_need_no_row_of_the_model(t5_like):
     check_vocabulary(t5_like, 10)
     assert list(Encoder(t5_like, 10)(["a <extra_id_0> b", "c"])) == [[3, 2, 4], [5]]
     assert list(Encoder(t5_like, 14)(["a <extra_id_0> b"])) == [[3, 10, 4]]
 
 
-def test_too_many_ordinary_pieces_are_refused_with_both_numbers(t5_like):
+def test_a_vocabulary_smaller_than_the_pieces_is_refused(t5_like):
     with pytest.raises(DataError, match=r"has 10 ordinary pieces, but model.vocab_size is 9; set model.vocab_size=10"):
         check_vocabulary(t5_like, 9)
 
@@ -47,15 +47,15 @@ def test_a_tokenizer_without_end_or_unknown_token_is_refused(t5_like):
         check_vocabulary(t5_like, 14)
 
 
-def test_a_tokenizer_that_is_not_there_is_one_sentence(tmp_path, monkeypatch):
+def test_a_missing_tokenizer_is_one_sentence(tmp_path, monkeypatch):
     def refusal(name: str) -> str:
         with pytest.raises(DataError) as error:
-            load_tokenizer(SimpleNamespace(source="files", tokenizer=name))
+            load_tokenizer(make_section(tokenizer=name))
         return str(error.value)
 
     assert "no such folder" in refusal(str(tmp_path / "missing"))
     assert "no tokenizer opens there" in refusal(str(tmp_path))
-    with socket.socket() as free:  # a port that nobody listens on
+    with socket.socket() as free:  # bound but not listening: connections are refused
         free.bind(("127.0.0.1", 0))
         monkeypatch.setattr(remote.constants, "ENDPOINT", f"http://127.0.0.1:{free.getsockname()[1]}")
         message = refusal("nobody/has-this-tokenizer")
@@ -63,7 +63,7 @@ def test_a_tokenizer_that_is_not_there_is_one_sentence(tmp_path, monkeypatch):
     assert "data.tokenizer=FOLDER" in message and "data.source=builtin" in message
 
 
-def test_the_builtin_tokenizer_gives_back_the_text(tokenizer):
+def test_the_builtin_tokenizer_decodes_what_it_encoded(tokenizer):
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, len(tokenizer)) == (0, 1, 2, 4096)
     source = evaluation_source(make_section(source="builtin"))
     address = next(text for _, text in source.read(0, 0))

@@ -1,40 +1,33 @@
 """The model against transformers' own: the same loss, gradients, architecture and files."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 import transformers
 
 from models import llama
 from models.llama import build_model
+from models.model_settings import Model
 
 VOCABULARY = 101
 
 
-def section(**changes):
+def build(dtype=torch.float32, seed=0, activation_checkpointing=False, **changes):
+    """A model of two layers; `changes` are those to its settings."""
     sizes = {
+        "name": "two_layers",
         "hidden_size": 32,
         "intermediate_size": 48,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "vocab_size": VOCABULARY,
         "max_position_embeddings": 64,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 10000.0,
-        "initializer_range": 0.02,
-        "init_from": None,
     }
-    return SimpleNamespace(**{**sizes, **changes})
-
-
-def build(dtype=torch.float32, seed=0, **options):
-    changes = {key: options.pop(key) for key in list(options) if key in vars(section())}
-    return build_model(section(**changes), dtype=dtype, seed=seed, **options)
+    section = Model(**sizes | changes)
+    return build_model(section, dtype=dtype, seed=seed, activation_checkpointing=activation_checkpointing)
 
 
 def batch(rows=3, length=20, seed=0):
-    """ids and labels, with a padded end, an unlabelled middle and a row without any target."""
+    """Ids and labels [rows, length]: one row ends in padding, one has no targets in its middle, one has none at all."""
     ids = torch.randint(VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(seed))
     labels = ids.clone()
     labels[0, 12:] = labels[1, 4:7] = labels[2] = -100
@@ -58,7 +51,7 @@ def chunked(request, monkeypatch):
         monkeypatch.setattr(llama, "LOSS_CHUNK", 8)
 
 
-def test_loss_and_gradients_are_those_of_transformers(chunked):
+def test_loss_and_gradients_equal_those_of_transformers(chunked):
     ours = build(initializer_range=0.3)
     theirs, (ids, labels) = plain(ours), batch()
     targets = (labels[:, 1:] != -100).sum()
@@ -68,12 +61,13 @@ def test_loss_and_gradients_are_those_of_transformers(chunked):
     torch.testing.assert_close(loss_sum / targets, expected)
     loss_sum.div(targets).backward()
     expected.backward()
-    # Both in float32, by kernels that sum in orders of their own, and on other processors in others.
+    # Both in float32, but their kernels sum in different orders, which also differ among processors.
     torch.testing.assert_close(gradients(ours), gradients(theirs), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_factor_on_the_loss_and_interleaved_forwards_reach_the_gradients(dtype, chunked):
+def test_gradients_add_up_over_forwards_and_take_the_losss_factor(dtype, chunked):
+    """Whether each loss is backpropagated at once or both together, with or without a factor."""
     first, second = batch(seed=1), batch(seed=2)
     apart, together = build(dtype, initializer_range=0.3), build(dtype, initializer_range=0.3)
     for inputs in (first, second):
@@ -89,7 +83,7 @@ def test_a_factor_on_the_loss_and_interleaved_forwards_reach_the_gradients(dtype
 
 
 def test_bfloat16_loss_is_summed_in_float32():
-    # In bfloat16 a sum near 500 moves in steps of 2; single losses are rounded by up to 1/64, either way.
+    # Near 500, neighbouring bfloat16 numbers differ by 2; the single losses are wrong by at most 1/64, either way.
     low, (ids, labels) = build(torch.bfloat16), batch(rows=8, length=32)
     exact = plain(low).float()(ids, labels=labels).loss * (labels[:, 1:] != -100).sum()
     loss_sum = low(ids, labels).loss_sum
@@ -169,10 +163,10 @@ def test_activation_checkpointing_changes_no_gradient():
 # ---- initial weights
 
 
-def test_one_seed_one_model():
+def test_the_initial_weights_depend_on_the_seed_alone():
     before = torch.get_rng_state()
     first, again, other, low = build(), build(), build(seed=1), build(torch.bfloat16)
-    assert torch.equal(before, torch.get_rng_state())  # drawn from a generator of their own
+    assert torch.equal(before, torch.get_rng_state()), "the global generator was used"
     weights = [dict(model.named_parameters()) for model in (first, again, other, low)]
     for name, weight in weights[0].items():
         assert torch.equal(weight, weights[1][name])
@@ -180,14 +174,14 @@ def test_one_seed_one_model():
         assert weight.ndim == 1 or not torch.equal(weight, weights[2][name])
 
 
-def test_initial_weights_are_the_papers():
+def test_initial_weights_follow_the_paper():
     model = build(hidden_size=128, vocab_size=1000)
     for name, weight in model.named_parameters():
         if "norm" in name:
             assert (weight == 1).all()
         else:
             assert abs(weight.std() / 0.02 - 1) < 0.05 and abs(weight.mean()) < 1e-3
-            assert weight.any(-1).all()  # no padding row held at zero
+            assert weight.any(-1).all(), "a row is zero, as that of a padding id would be"
     assert model.lm_head.weight is not model.model.embed_tokens.weight
 
 

@@ -10,7 +10,7 @@ from typing import Self
 import torch
 
 from configs.schema import SettingsError
-from data import DataError
+from data.data_errors import DataError
 from training.processes.signals import Interrupted
 from training.processes.watchdog import PeerFailed
 from training.processes.world import World

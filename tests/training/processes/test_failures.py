@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from configs.schema import SettingsError
-from data import DataError
+from data.data_errors import DataError
 from training.processes.failures import Ending, settings_errors
 from training.processes.signals import Interrupted
 from training.processes.watchdog import PeerFailed

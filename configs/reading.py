@@ -1,6 +1,5 @@
-"""YAML files and `key=value` arguments merged into one plain dict that remembers where every value came from."""
+"""YAML files and `key=value` arguments, merged into one plain dict that remembers where every value was written."""
 
-import difflib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,26 +8,37 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from configs.messages import nearest, one_line
+
 FOLDER = Path(__file__).resolve().parent
 GROUPS = ("model", "data", "optimizer")
-# What OmegaConf and the constructors of YAML's types raise for a value that is YAML and still cannot be read.
-NONSENSE = (OmegaConfBaseException, ValueError, LookupError)
+# What OmegaConf and the constructors of YAML's types raise for valid YAML whose values cannot be read.
+UNREADABLE = (OmegaConfBaseException, ValueError, LookupError)
 
 
 class SettingsError(ValueError):
     """A mistake in the settings; its text is one sentence for the user."""
 
 
-class Sources:
-    """The settings so far (`settings`, nested plain dicts) and the origin of each."""
+class Settings:
+    """The settings read so far.
+
+    Attributes:
+        values: nested plain dicts, a section each.
+    """
 
     def __init__(self) -> None:
-        self.settings: dict[str, Any] = {}
-        self._origin: dict[str, str] = {}
+        self.values: dict[str, Any] = {}
+        self._origins: dict[str, str] = {}
 
     def where(self, key: str) -> str:
-        """'FILE line N: ' for a dotted key set in a file, '' for one from the command line or nowhere."""
-        return self._origin.get(key, "")
+        """'FILE line N: ' for a dotted key set in a file, '' for one from the command line or not set."""
+        return self._origins.get(key, "")
+
+    def require(self, holds: bool, key: str, text: str) -> None:
+        """Raise SettingsError '<where it was set><key> <text>' unless `holds`."""
+        if not holds:
+            raise SettingsError(f"{self.where(key)}{key} {text}")
 
     def choices(self, group: str) -> list[str]:
         """Names of the files of a group, sorted."""
@@ -58,7 +68,7 @@ class Sources:
                 value = _parsed(text)
             except yaml.YAMLError as error:
                 raise SettingsError(f"argument {argument!r} has a value that is {_problem(error)}") from error
-            except NONSENSE as error:
+            except UNREADABLE as error:
                 raise SettingsError(
                     f"argument {argument!r} has a value that makes no sense: {one_line(error)}"
                 ) from error
@@ -67,6 +77,7 @@ class Sources:
             self._merge(value, lines={}, shown="")
 
     def _merge_file(self, path: Path, shown: str, opened: tuple[Path, ...]) -> None:
+        """Merge a file after its base; `shown` is its name in messages, `opened` the files that build on it."""
         if path.resolve() in opened:
             raise SettingsError(f"settings file {shown} builds on itself through its base")
         content, lines = _read(path, shown)
@@ -79,14 +90,14 @@ class Sources:
             self._merge_file(base_path, shown=str(Path(shown).parent / str(base)), opened=(*opened, path.resolve()))
         self._merge(content, lines, shown)
 
-    def _merge(self, content: dict, lines: dict[str, int], shown: str) -> None:
+    def _merge(self, content: dict[Any, Any], lines: dict[str, int], shown: str) -> None:
         for group in GROUPS:
             if group in content:
-                content[group] = self._pick(group, content[group], _place(shown, lines, group))
-        self._update(self.settings, content, "", lines, shown)
+                content[group] = self._pick(group, content[group], _origin(shown, lines, group))
+        self._update(self.values, content, "", lines, shown)
 
-    def _pick(self, group: str, value: Any, where: str) -> Any:
-        """Load the file named by `alice` or `{base: alice, ...}` as the whole section; return what changes it."""
+    def _pick(self, group: str, value: Any, where: str) -> dict[Any, Any]:
+        """Load the file named by `alice` or `{base: alice, ...}` as the whole section; return the changes to it."""
         changes = dict(value) if isinstance(value, dict) else {"base": value}
         name = changes.pop("base", None)
         if name is None:
@@ -100,50 +111,42 @@ class Sources:
         path = FOLDER / group / f"{name}.yaml"
         shown = str(path.relative_to(FOLDER.parent))
         content, lines = _read(path, shown)
-        self.settings[group] = {}
-        self._origin = {key: place for key, place in self._origin.items() if not key.startswith(f"{group}.")}
-        self._update(self.settings, {group: content}, "", {f"{group}.{key}": n for key, n in lines.items()}, shown)
+        self.values[group] = {}
+        self._origins = {key: origin for key, origin in self._origins.items() if not key.startswith(f"{group}.")}
+        self._update(self.values, {group: content}, "", {f"{group}.{key}": n for key, n in lines.items()}, shown)
         return changes
 
-    def _update(self, settings: dict, content: dict, prefix: str, lines: dict[str, int], shown: str) -> None:
+    def _update(
+        self, values: dict[Any, Any], content: dict[Any, Any], prefix: str, lines: dict[str, int], shown: str
+    ) -> None:
         for name, value in content.items():
             key = f"{prefix}{name}"
-            self._origin[key] = _place(shown, lines, key)
+            self._origins[key] = _origin(shown, lines, key)
             if not prefix and value is None:  # a section whose keys are all commented out
                 value = {}
-            if isinstance(value, dict) and isinstance(settings.get(name, {}), dict):
-                settings.setdefault(name, {})
-                self._update(settings[name], value, f"{key}.", lines, shown)
+            if isinstance(value, dict) and isinstance(values.get(name, {}), dict):
+                values.setdefault(name, {})
+                self._update(values[name], value, f"{key}.", lines, shown)
             else:
-                settings[name] = value
-
-
-def nearest(word: str, choices: list[str], prefix: str = "") -> str:
-    """'; did you mean ...?' with the choice spelled most like `word`, after `prefix`; '' if none is close."""
-    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
-    return f"; did you mean {prefix}{close[0]}?" if close else ""
+                values[name] = value
 
 
 def argument(key: str, value: str) -> str:
-    """key=value, an argument that `add_overrides` reads as this very text: in quotes where YAML sees more in it."""
+    """key=value so that `add_overrides` reads the text `value`: in quotes if YAML would read it as something else."""
     try:
         plain = _parsed(value) == value
-    except (yaml.YAMLError, *NONSENSE):
+    except (yaml.YAMLError, *UNREADABLE):
         plain = False
     return f"{key}={value if plain else json.dumps(value, ensure_ascii=False)}"
 
 
 def _parsed(text: str) -> Any:
-    # A space after the first colon is all that YAML asks of `{base: alice}` or `[0.9, 0.99]`.
-    return OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"] if text else ""
+    # The space after the colon is needed: YAML reads `value:3` as one text.
+    container: Any = OmegaConf.to_container(OmegaConf.create(f"value: {text}"))
+    return container["value"] if text else ""
 
 
-def one_line(error: Exception) -> str:
-    """The error's text, whose line breaks are spaces."""
-    return " ".join(str(error).split())
-
-
-def _read(path: Path, shown: str) -> tuple[dict, dict[str, int]]:
+def _read(path: Path, shown: str) -> tuple[dict[Any, Any], dict[str, int]]:
     """The mapping in a YAML file, and the line of each dotted key."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -154,23 +157,25 @@ def _read(path: Path, shown: str) -> tuple[dict, dict[str, int]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise SettingsError(f"{shown}{f' line {mark.line + 1}' if mark else ''}: {_problem(error)}") from error
-    except NONSENSE as error:
+    except UNREADABLE as error:
         raise SettingsError(f"{shown} makes no sense: {one_line(error)}") from error
     if not isinstance(content, DictConfig) or isinstance(root, yaml.ScalarNode):
         raise SettingsError(f"{shown} line 1: a settings file holds keys and values")
     lines: dict[str, int] = {}
-    _number(root, "", lines)
-    return OmegaConf.to_container(content), lines
+    _number_lines(root, "", lines)
+    values = OmegaConf.to_container(content)
+    assert isinstance(values, dict)
+    return values, lines
 
 
-def _number(node: yaml.Node | None, prefix: str, lines: dict[str, int]) -> None:
+def _number_lines(node: yaml.Node | None, prefix: str, lines: dict[str, int]) -> None:
     for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
         lines[f"{prefix}{key.value}"] = key.start_mark.line + 1
-        _number(value, f"{prefix}{key.value}.", lines)
+        _number_lines(value, f"{prefix}{key.value}.", lines)
 
 
-def _place(shown: str, lines: dict[str, int], key: str) -> str:
-    # A key that YAML's anchors or merges brought in has no line of its own.
+def _origin(shown: str, lines: dict[str, int], key: str) -> str:
+    """'FILE line N: ', without the line for keys that YAML's anchors or merges bring in; '' outside files."""
     return f"{shown} line {lines[key]}: " if key in lines else f"{shown}: " if shown else ""
 
 

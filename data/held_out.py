@@ -3,9 +3,11 @@
 import itertools
 
 import torch
-from torch import LongTensor
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
-from data.errors import DataError
+from data.data_errors import DataError
+from data.data_settings import Data
 from data.packing import labels, pad, rows
 from data.sources import evaluation_source
 from data.tokenizer import Encoder
@@ -18,21 +20,23 @@ class EvaluationData:
     whole. The set is the same for every process, step, seed and optimizer.
 
     Attributes:
-        input_ids: int32 array [rows, sequence_length]; lengths: int32 array [rows], ids before the padding of each row;
+        input_ids: int32 array [rows, sequence_length].
+        lengths: int32 array [rows], ids before the padding of each row.
         targets: positions that enter the loss, all rows.
 
     Raises:
         DataError: too few documents for `data.eval_tokens`, and what `TrainingData` raises.
-        SourceUnavailable: the network gave up.
+        SourceUnavailable: a file cannot be fetched.
     """
 
-    def __init__(self, section, tokenizer, *, vocab_size: int):
+    def __init__(self, section: Data, tokenizer: PreTrainedTokenizerBase, *, vocab_size: int) -> None:
         encoder = Encoder(tokenizer, vocab_size)
         source = evaluation_source(section)
-        read = itertools.count()  # of documents
+        document_number = itertools.count()
         texts = (text for file in range(len(source.files)) for _, text in source.read(file, 0))
-        documents = ((next(read), 0, ids) for ids in encoder(texts))
-        kept, self.targets = [], 0
+        documents = ((next(document_number), 0, ids) for ids in encoder(texts))
+        kept: list[list[int]] = []
+        self.targets = 0
         length = section.sequence_length
         for row, _, _ in rows(documents, packing=section.packing, length=length, eos=encoder.eos):
             kept.append(row)
@@ -41,15 +45,16 @@ class EvaluationData:
                 break
         else:
             raise DataError(
-                f"data.eval_tokens={section.eval_tokens}, but the {next(read)} documents of {source.setting} give only "
-                f"{self.targets} targets; lower data.eval_tokens or give more text in data.eval_path"
+                f"data.eval_tokens={section.eval_tokens}, but the {next(document_number)} documents of "
+                f"{source.setting} give only {self.targets} targets; lower data.eval_tokens or give more text in "
+                "data.eval_path"
             )
-        self.input_ids, self.lengths = pad(kept, section.sequence_length, encoder)
+        self.input_ids, self.lengths = pad(kept, length, encoder.pad)
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
-    def batch(self, rows: slice) -> tuple[LongTensor, LongTensor]:
-        """Input ids and labels (not shifted, -100 at padding) of some rows, each [rows, sequence_length]."""
+    def batch(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """Input ids and labels (not shifted, -100 at padding) of some rows, each int64 [rows, sequence_length]."""
         ids, lengths = self.input_ids[rows], self.lengths[rows]
         return torch.from_numpy(ids).long(), torch.from_numpy(labels(ids, lengths)).long()

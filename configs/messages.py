@@ -1,0 +1,19 @@
+"""Parts of the sentences that tell users what went wrong. No import of the project: every room may use it."""
+
+import difflib
+
+
+def one_line(error: BaseException) -> str:
+    """The whole text of an error on one line."""
+    return " ".join(str(error).split())
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or the name of its type if it has no text."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def nearest(word: str, choices: list[str], prefix: str = "") -> str:
+    """'; did you mean ...?' with the choice spelled most like `word`, after `prefix`; '' if none is close."""
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    return f"; did you mean {prefix}{close[0]}?" if close else ""
