@@ -5,7 +5,7 @@
 #   scripts/compare.sh [JOBS]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)}
+. scripts/python.sh
 files=$(ls configs/experiment/nano/builtin/*.yaml | paste -sd, -)
 scripts/sweep.sh -j "${1:-1}" runs/builtin "$files"
 "$python" scripts/collect_results.py results/builtin --runs runs/builtin --title \

@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 minutes=${1:-60} folder=${2:-runs/soak}
-python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)}
+. scripts/python.sh
 settings=(configs/experiment/nano/builtin/alice.yaml train.steps=150 train.eval_every=30 train.checkpoint_every=7
     data.sequence_length=64 data.eval_tokens=5000 optimizer.update_interval=10)
 

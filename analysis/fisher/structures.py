@@ -13,6 +13,7 @@ and ||F||^2 is the mean of the squared elements of the samples' Gram matrix: not
 nothing is approximated.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -70,14 +71,19 @@ class Fisher:
         return columns @ columns.mT / len(self.gradients)
 
     @cached_property
+    def left_eigenvectors(self) -> Tensor:
+        """The eigenvectors of E[G G^T] by descending eigenvalue, [m, m]."""
+        return leading_eigenvectors(self.left_moment, self.m)
+
+    @cached_property
     def left_eigenbasis(self) -> Basis:
-        """The eigenvectors of E[G G^T], descending."""
-        return Basis(leading_eigenvectors(self.left_moment, self.m))
+        """The eigenvectors of E[G G^T] on the left."""
+        return Basis(self.left_eigenvectors)
 
     @cached_property
     def eigenbasis(self) -> Basis:
-        """The eigenvectors of E[G G^T] on the left, of E[G^T G] on the right, descending."""
-        return Basis(self.left_eigenbasis.left, leading_eigenvectors(self.right_moment, self.n))
+        """The eigenvectors of E[G G^T] on the left, of E[G^T G] on the right, by descending eigenvalue."""
+        return Basis(self.left_eigenvectors, leading_eigenvectors(self.right_moment, self.n))
 
     def power(self, basis: Basis) -> Tensor:
         """E[(V_L^T G V_R)^2], [m, n]: the diagonal of F in `basis`."""
@@ -96,12 +102,16 @@ class Fisher:
 class Structure(Protocol):
     """An approximation A, and how many numbers an optimizer holds for it.
 
-    The count is of what this project's optimizers hold, without first moments and limiters' scalars: Tables 1 and 6 of
-    the paper, but for Shampoo's roots, which Table 1 leaves out. An average and the basis it gives are two matrices.
+    Counted are the numbers that this project's optimizers hold, without first moments and limiters' scalars: Tables 1
+    and 6 of the paper, and Shampoo's roots, which Table 1 leaves out. An average and its basis are two matrices.
     """
 
-    numbers: int
-    square_norm: float  # ||A||^2
+    @property
+    def numbers(self) -> int: ...
+
+    @property
+    def square_norm(self) -> float:
+        """||A||^2."""
 
     def inner(self, fisher: Fisher) -> float:
         """<F, A>."""
@@ -208,6 +218,13 @@ def full_blocks(fisher: Fisher) -> Blocks:
     return Blocks(fisher.blocks, fisher.n * fisher.m**2)
 
 
+# Every structure that has no rank, in the order of fim_error.csv.
+WITHOUT_RANK: dict[str, Callable[[Fisher], Structure]] = {
+    fit.__name__: fit
+    for fit in (normalization, racs, adam, whitening, shampoo, kronecker, eigen_adam, soap, full_blocks)
+}
+
+
 def galore(fisher: Fisher, rank: int) -> Diagonal:
     """Eigen-Adam's blocks on the `rank` leading eigenvectors, nothing on the others (Section 5.4)."""
     basis = fisher.left_eigenbasis
@@ -229,7 +246,7 @@ def alice_switched(fisher: Fisher, rank: int, leading: int, source: torch.Genera
 
     The others are drawn by `source` from an orthonormal basis of the complement of all `rank` leading ones.
     """
-    vectors = fisher.left_eigenbasis.left
+    vectors = fisher.left_eigenvectors
     rest = fisher.m - rank
     complement = Reflectors.of(vectors[None, :, :rank]).complement(torch.arange(rest)[None])[0]
     order = torch.randperm(rest, generator=source)

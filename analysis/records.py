@@ -1,15 +1,15 @@
-"""Records of finished runs: what tables and figures are made from, small enough to be committed.
+"""Records of finished runs: the source of all tables and figures, small enough to be committed.
 
-A record is results/<study>/<kind>/<name>.json: `summary` (summary.json), `settings` (config.yaml, without where the run
-lay), `evaluations` (rows of metrics.jsonl), `training` (at most TRAIN_ROWS rows, as columns), and where the run has
-them `held_out` (evaluations.json: other texts by name) and `basis_cosines` (medians over the matrices).
+A record is results/<study>/<kind>/<name>.json. It holds `summary` (summary.json), `settings` (config.yaml without its
+run folder), `evaluations` (rows of metrics.jsonl) and `training` (at most TRAIN_ROWS rows, as columns). Some runs add
+`held_out` (evaluations.json: other texts by name) and `basis_cosines` (medians over the matrices).
 """
 
 import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 import yaml
 
@@ -20,18 +20,59 @@ COLUMNS = ("step", "tokens", "loss", "grad_norm", "tokens_per_second", "optimize
            "train_seconds")  # fmt: skip
 EIGENVECTORS = (1, 2, 4, 8)  # of Fig. 6
 
-Record = dict[str, Any]
+Clock = Literal["step", "tokens", "train_seconds"]
+
+
+class Summary(TypedDict):
+    """summary.json, as far as tables and figures read it."""
+
+    name: str
+    model: str
+    optimizer: str
+    seed: int
+    steps: int
+    tokens: int
+    lr: float
+    adam_lr: float
+    final_loss: float
+    final_perplexity: float
+    tokens_per_second: float
+    optimizer_state_bytes: int
+    config_hash: str
+    git_commit: str | None
+
+
+class Evaluation(TypedDict):
+    """A row of metrics.jsonl of the kind "eval"."""
+
+    step: int
+    tokens: int
+    train_seconds: float
+    loss: float
+    perplexity: float | None
+    galore_perplexity: float | None
+
+
+class Record(TypedDict):
+    """What is kept of a finished run. `settings` are the resolved config.yaml: sections of plain values."""
+
+    summary: Summary
+    settings: dict[str, dict[str, Any]]
+    evaluations: list[Evaluation]
+    training: dict[str, list[float | None]]
+    held_out: NotRequired[dict[str, dict[str, float]]]
+    basis_cosines: NotRequired[list[dict[str, float]]]
 
 
 def record(folder: Path) -> Record:
     """The record of the finished run in `folder`."""
     rows = read_metrics(folder / "metrics.jsonl")
     settings = yaml.safe_load((folder / "config.yaml").read_text())
-    settings["run"]["dir"] = None  # the name says the settings; where the run lay says nothing to a reader
-    kept = {
+    settings["run"]["dir"] = None  # a record's name says its settings; a reader has no use for the folder
+    kept: Record = {
         "summary": json.loads((folder / "summary.json").read_text()),
         "settings": settings,
-        "evaluations": [row for row in rows if row["kind"] == "eval"],
+        "evaluations": [cast(Evaluation, row) for row in rows if row["kind"] == "eval"],
         "training": _columns([row for row in rows if row["kind"] == "train"]),
     }
     if (folder / "evaluations.json").is_file():
@@ -48,14 +89,17 @@ def write(kept: Record, path: Path) -> None:
     for key, value in kept.items():
         text = json.dumps(value, sort_keys=True)
         if key == "evaluations":
-            text = "[\n" + ",\n".join(json.dumps(row) for row in value) + "\n]"
+            text = "[\n" + ",\n".join(json.dumps(row) for row in kept["evaluations"]) + "\n]"
         parts.append(f"{json.dumps(key)}: {text}")
     path.write_text("{\n" + ",\n".join(parts) + "\n}\n")
 
 
 def gather(runs: Path, records: Path, name: Callable[[Path, Record], str] | None = None) -> int:
-    """Write the record of every finished run below `runs` into `records`; returns how many there were. Names are of
-    the settings, so runs of any folders keep apart, unless `name` makes one from a run's folder and record."""
+    """Write the record of every finished run below `runs` into `records`; returns their number.
+
+    A record is named after its run's settings, so that runs of any folders keep apart. `name` makes other names, from
+    a run's folder and record.
+    """
     folders = [path.parent for path in sorted(runs.rglob("summary.json"))]
     for folder in folders:
         kept = record(folder)
@@ -74,19 +118,22 @@ def read(records: Path) -> dict[str, Record]:
     return {path.stem: json.loads(path.read_text()) for path in sorted(records.glob("*.json"))}
 
 
-def _columns(rows: list[dict]) -> dict[str, list]:
+def _columns(rows: list[dict[str, Any]]) -> dict[str, list[float | None]]:
     every = -(-len(rows) // TRAIN_ROWS)
     kept = rows[every - 1 :: every] if rows else []
-    return {name: [_short(row[name]) for row in kept] for name in COLUMNS}
+    return {name: [None if row[name] is None else _six_digits(row[name]) for row in kept] for name in COLUMNS}
 
 
-def _short(number: float | None) -> float | None:
+def _six_digits(number: float) -> float:
+    """The number, rounded if it is a float; integers are exact."""
     return float(f"{number:.6g}") if isinstance(number, float) else number
 
 
-def _cosines(rows: list[dict]) -> list[dict[str, float]]:
-    """For each refresh, the median over the matrices of |cosine| before and after it, of each of EIGENVECTORS that all
-    their bases have."""
+def _cosines(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """For each refresh the median |cosine| between a basis column before and after it, over the matrices.
+
+    The columns are those of EIGENVECTORS that the bases of all matrices have.
+    """
     by_step: dict[int, list[list[float]]] = {}
     for row in rows:
         by_step.setdefault(row["step"], []).append(row["cosines"])
@@ -94,7 +141,7 @@ def _cosines(rows: list[dict]) -> list[dict[str, float]]:
         {
             "step": step,
             **{
-                str(i): _short(statistics.median(c[i - 1] for c in cosines))
+                str(i): _six_digits(statistics.median(c[i - 1] for c in cosines))
                 for i in EIGENVECTORS
                 if i <= min(map(len, cosines))
             },

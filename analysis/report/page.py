@@ -1,4 +1,4 @@
-"""results/report.html: one page with the tables and the curves, which needs no network and no file beside it."""
+"""results/report.html: tables and curves on one page that needs no network and no other file."""
 
 import html
 import json
@@ -8,18 +8,20 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
-from scripts import curves
-from scripts.curves import FIGURE_1, FIGURE_2, FIGURE_5, Curve, style
-from scripts.records import Record
-from scripts.tables import Table
+from analysis import curves
+from analysis.curves import Curve
+from analysis.panels import FIGURE_1, FIGURE_2, FIGURE_5, Panel
+from analysis.records import Record
+from analysis.rows import METHODS, by_row, style
+from analysis.tables.table import Table
 
-SCRIPTS = Path(__file__).resolve().parent
-UPLOT = SCRIPTS / "vendor" / "uplot"
+PARTS = Path(__file__).resolve().parent
+UPLOT = PARTS / "uplot"
 SCALES = {"full": "Tables at the paper's sizes", "nano": "Tables at nano size"}
 NUMBER = re.compile(r"([-−+]?\d.*)?")  # a cell that is set flush right
 CODE, CODE_ELEMENT = re.compile(r"`([^`]+)`"), r"<code>\1</code>"
 LONG = 40  # characters of a cell that may break into lines
-COLOURS = {look.label: look.colour for look in curves.METHODS.values()}
+COLOURS = {look.label: look.colour for look in METHODS.values()}
 PAPER = (
     "Read off the paper's figures. Tokens are positions, 131,072 a step; seconds follow from the throughput of its "
     "Table 2 where that has the method."
@@ -34,26 +36,22 @@ def page(full: list[Record], nano: list[Record], tables: list[Table]) -> str:
         "runs": f"{_runs(full)} at the paper's sizes and {_runs(nano)} at nano size",
         "data": _json(data_sets(full, nano)),
         "tables": "\n".join(_tables(scale, [table for table in tables if table.scale == scale]) for scale in SCALES),
-        "charts.js": (SCRIPTS / "report_charts.js").read_text(),
+        "charts.js": (PARTS / "charts.js").read_text(),
         "uplot.css": (UPLOT / "uPlot.min.css").read_text(),
         "uplot.js": f"/*\n{(UPLOT / 'LICENSE').read_text()}*/\n{(UPLOT / 'uPlot.iife.min.js').read_text()}",
     }
-    template = (SCRIPTS / "report_template.html").read_text()
+    template = (PARTS / "template.html").read_text()
     return re.sub(r"\{\{([a-z.]+)\}\}", lambda slot: parts[slot[1]], template)
 
 
 def data_sets(full: list[Record], nano: list[Record]) -> list[dict[str, Any]]:
-    """What the page can show: of each set its `group`, `title`, `note` and `curves`."""
-    panels = {
-        f"Fig. {panel.name.removeprefix('figure')}: {panel.title}": panel for panel in (*FIGURE_1, *FIGURE_2, *FIGURE_5)
-    }
+    """The sets of curves that the page can show: the `group`, `title`, `note` and `curves` of each."""
+    panels = {f"Fig. {_number(panel)}": panel for panel in (*FIGURE_1, *FIGURE_2, *FIGURE_5)}
     papers = {title: curves.published(panel) for title, panel in panels.items()}
-    ours = {title: curves.ours(curves.by_row(full, panel), panel) for title, panel in panels.items()}
-    rows = curves.by_row(nano)
+    ours = {title: curves.ours(by_row(panel.runs(full)), panel) for title, panel in panels.items()}
+    rows = by_row(nano)
     small = {"every method": curves.ours(rows, FIGURE_2[0])}
-    small |= {
-        f"as Fig. {panel.name.removeprefix('figure')}: {panel.title}": curves.ours(rows, panel) for panel in FIGURE_5
-    }
+    small |= {f"as Fig. {_number(panel)}": curves.ours(rows, panel) for panel in FIGURE_5}
     groups = {
         "Ours, nano": (OURS, small),
         "Ours, the paper's sizes": (BOTH, {title: drawn + papers[title] for title, drawn in ours.items() if drawn}),
@@ -67,16 +65,22 @@ def data_sets(full: list[Record], nano: list[Record]) -> list[dict[str, Any]]:
     ]
 
 
+def _number(panel: Panel) -> str:
+    """2a: 60M."""
+    return f"{panel.name.removeprefix('figure')}: {panel.title}"
+
+
 def _curve(curve: Curve) -> dict[str, Any]:
     look = style(curve.row)
-    drawn = {"label": curve.label, "row": curve.row, "ours": curve.ours, "colour": look.colour, "dash": look.dash}
-    band = {"low": curve.low, "high": curve.high, "seeds": curve.seeds} if curve.seeds > 1 else {}
+    drawn: dict[str, Any] = {"label": curve.label, "row": curve.row, "ours": curve.ours}
+    drawn |= {"colour": look.colour, "dash": look.dash}
+    band: dict[str, Any] = {"low": curve.low, "high": curve.high, "seeds": curve.seeds} if curve.seeds > 1 else {}
     points = {key: getattr(curve, key) for key in ("step", "tokens", "seconds", "perplexity")}
     return drawn | points | band
 
 
 def _json(value: Any) -> str:
-    """Compact JSON of numbers to 5 significant digits, fit to stand inside a script element."""
+    """Compact JSON, its numbers to 5 significant digits, safe inside a script element."""
 
     def short(value: Any) -> Any:
         if isinstance(value, float):
@@ -95,7 +99,7 @@ def _runs(records: list[Record]) -> str:
 
 
 def _tables(scale: str, tables: list[Table]) -> str:
-    """A section with the tables of one scale."""
+    """A section with tables of one scale."""
     body = "\n".join(map(_table, tables))
     heading = f'<h2 id="{scale}-heading">{SCALES[scale]}</h2>'
     return f'<section id="{scale}" aria-labelledby="{scale}-heading">\n{heading}\n{body}\n</section>'
@@ -127,6 +131,7 @@ def _class(k: int, cells: Sequence[str]) -> str:
 
 
 def _cells(cells: Sequence[str], classes: Sequence[str]) -> str:
+    """The cells of a row; a method's name gets a dot of its colour."""
     parts = []
     for k, (cell, kind) in enumerate(zip(cells, classes, strict=True)):
         tag, scope = ("td", "") if k else ("th", ' scope="row"')
