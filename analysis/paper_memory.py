@@ -36,11 +36,10 @@ def figure_4(plan: dict[str, Any]) -> dict[str, Footprint]:
     positions = plan["micro_batch_rows"] * plan["sequence_length"]
     if rows and positions != POSITIONS:
         raise ValueError(f"Fig. 4 has {POSITIONS} positions a batch, this plan {positions}: see paper_memory.settings")
-    parts = ("weight_bytes", "optimizer_state_bytes", "activation_bytes", "logits_bytes")
-    shared = sum(plan[part] for part in parts)
-    modes = {"false": ("plain", "gradient_bytes"), "true": ("layerwise", "layerwise_gradient_bytes")}
+    shared = plan["weight_bytes"] + plan["optimizer_state_bytes"] + plan["activation_bytes"] + plan["logits_bytes"]
+    modes = {"false": ("plain", plan["gradient_bytes"]), "true": ("layerwise", plan["layerwise_gradient_bytes"])}
     footprints = {}
     for row in rows:
         mode, gradients = modes[row["layerwise"]]
-        footprints[mode] = Footprint(round(float(row[size]) * GIB), shared + plan[gradients])
+        footprints[mode] = Footprint(round(float(row[size]) * GIB), shared + gradients)
     return footprints

@@ -1,8 +1,8 @@
-"""What one step of each optimizer must compute and move, however it is written: the lower bounds of the benchmark.
+"""Lower bounds of the benchmark: the work and the memory traffic that a step of each optimizer cannot do without.
 
-An m x n matrix, m <= n, rank r, b bytes an element. FLOPs: the products that the algorithm has, and the element-wise
-work of the vector methods. Bytes: what has to come from memory and go back, everything else fused: G and W are read and
-W is written (3 b m n), and states are read and written. Refreshes are not part of it.
+For an m x n matrix, m <= n, rank r, b bytes an element. FLOPs: the algorithm's products, and the element-wise work of
+the vector methods. Bytes: the traffic that remains when everything is fused: G and W are read and W is written
+(3 b m n), and states are read and written. Refreshes are left out.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,16 @@ class Work(NamedTuple):
     bytes: float
 
 
-def _subspace(flops: Callable, elements: Callable) -> Callable:
-    """Work of a method with a basis: products with it, and elements moved."""
+Bound = Callable[[int, int, int, int], Work]  # of m, n, rank r and b bytes an element
+Count = Callable[[int, int, int], float]  # of m, n and r
+
+
+def _subspace(flops: Count, elements: Count) -> Bound:
+    """The bound of a method with a basis: its products, and the elements it moves."""
     return lambda m, n, r, b: Work(flops(m, n, r), b * elements(m, n, r))
 
 
-BOUNDS: dict[str, Callable[[int, int, int, int], Work]] = {
+BOUNDS: dict[str, Bound] = {
     # G, and W and both moments both ways.
     "adam": lambda m, n, r, b: Work(13 * m * n, 7 * b * m * n),
     "adam_8bit": lambda m, n, r, b: Work(13 * m * n, (3 * b + 4) * m * n),

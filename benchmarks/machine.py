@@ -1,4 +1,4 @@
-"""What the benchmarks measure the machine by."""
+"""Times, and the rates of memory and matrix products that the benchmarks are held against."""
 
 import statistics
 import time
@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 
 
-def seconds(call: Callable) -> float:
-    """Wall time of `call`, the device's work included."""
+def seconds(call: Callable[[], object]) -> float:
+    """Wall time of `call` in seconds, the device's work included."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     started = time.perf_counter()
@@ -21,8 +21,8 @@ def seconds(call: Callable) -> float:
 def rates(device: torch.device | str, dtype: torch.dtype) -> Callable[[], tuple[float, float]]:
     """A function that measures bytes/s, read and written, and FLOP/s of a square product in `dtype`.
 
-    The bytes are those of a copy or of a sum in place, whichever is faster: a CPU reads what a copy is about to
-    overwrite, which nobody counts.
+    The bytes are those of a copy or of a sum in place, whichever is faster: a CPU also reads the memory that a copy
+    overwrites, and those bytes are not counted.
     """
     device = torch.device(device)
     source = torch.ones(1 << 24, device=device)

@@ -1,22 +1,13 @@
-"""Two processes against one: every optimizer on a small LLaMA under DDP and FSDP2, written as a table.
+"""Two processes against one: the same steps of an optimizer on a small LLaMA alone, under DDP and under FSDP2.
 
-    accelerate launch --config_file configs/accelerate/cpu_2.yaml scripts/check_parallel.py [--steps N] [--out FOLDER]
-        [--dtype float64]
-
-For each optimizer the same steps are made by one process alone, by DDP and by FSDP2; sizes are odd, so that shards are
-uneven. FOLDER (results/parallel) gets table.csv and table.md. What two processes add up in another order differs by
+Sizes are odd, so that shards are uneven. Two processes add up in another order than one, so that losses differ by
 rounding; float64 shows which differences are only that, amplified by a method.
 """
 
-import argparse
-import csv
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import SimpleNamespace
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from typing import Any, TypedDict
 
 import torch
 import torch.distributed as dist
@@ -24,23 +15,21 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 import optimizers
+from analysis.tables.table import markdown, write_csv
+from configs.schema import Model
 from models.llama import LlamaForCausalLM, build_model
 from optimizers import BaseOptimizer, registry
-from training import distributed
 from training.distributed import World
 from training.parallel import Replicas, Shards
 
-MODEL = SimpleNamespace(
+MODEL = Model(
+    name="odd sizes",
     vocab_size=101,
     hidden_size=36,
     intermediate_size=51,
     num_hidden_layers=2,
     num_attention_heads=2,
     max_position_embeddings=32,
-    rms_norm_eps=1e-6,
-    rope_theta=10000.0,
-    initializer_range=0.02,
-    init_from=None,
 )
 ROWS, LENGTH = 8, 32  # of a step, all processes
 # Small enough for refreshes within the steps.
@@ -61,7 +50,7 @@ class Row:
 
 
 def batch(step: int) -> Tensor:
-    """Token ids [ROWS, LENGTH], also the labels; of some pattern, so that there is something to learn."""
+    """Token ids [ROWS, LENGTH], also the labels; they have a pattern to learn."""
     source = torch.Generator().manual_seed(step)
     starts = torch.randint(MODEL.vocab_size, (ROWS, 1), generator=source)
     noise = torch.randint(3, (ROWS, LENGTH), generator=source)
@@ -69,17 +58,39 @@ def batch(step: int) -> Tensor:
 
 
 def build(name: str, model: LlamaForCausalLM) -> BaseOptimizer:
-    """The optimizer `name` at its defaults but for OPTIONS."""
+    """The optimizer `name` at its defaults, apart from OPTIONS."""
     known = registry.options(name)
-    small = {key: value for key, value in OPTIONS.items() if key in known and known[key].default != 1}
+    small: dict[str, Any] = {key: value for key, value in OPTIONS.items() if key in known and known[key].default != 1}
     lr = 2e-3 if name.startswith("adam") else 0.01
     return optimizers.build(model, name, lr=lr, adam_lr=2e-3, **small)
 
 
+class Share(TypedDict):
+    """The part of each step that a process computes."""
+
+    share: slice  # of the rows
+    count: int  # processes
+    total: Callable[[Tensor], Tensor]  # of a number over the processes
+
+
+ALONE: Share = {"share": slice(None), "count": 1, "total": lambda loss: loss}
+
+
+def share(world: World) -> Share:
+    """The share of this process."""
+    return {"share": slice(world.index, None, world.count), "count": world.count, "total": world.sum}
+
+
 def train(
-    forward: Callable, optimizer: BaseOptimizer, steps: range, *, share: slice, count: int, total: Callable
+    forward: Callable[[Tensor, Tensor], Any],
+    optimizer: BaseOptimizer,
+    steps: range,
+    *,
+    share: slice,
+    count: int,
+    total: Callable[[Tensor], Tensor],
 ) -> list[float]:
-    """The loss per target of each step, all processes; this one computes the rows `share` of it, one of `count`."""
+    """Train on a share of each step's batch. Returns the loss per target of each step, over all processes."""
     losses, targets = [], ROWS * (LENGTH - 1)
     for step in steps:
         rows = batch(step)[share]
@@ -89,14 +100,6 @@ def train(
         optimizer.zero_grad()
         losses.append(total(loss_sum.detach()).item() / targets)
     return losses
-
-
-def share(world: World) -> dict:
-    """What `train` needs to know of this process's share."""
-    return {"share": slice(world.index, None, world.count), "count": world.count, "total": world.sum}
-
-
-ALONE = {"share": slice(None), "count": 1, "total": lambda loss: loss}
 
 
 def lay_out(
@@ -110,7 +113,7 @@ def lay_out(
 
 
 def compare(name: str, world: World, steps: range, dtype: torch.dtype = torch.float32) -> Row:
-    """Train by the optimizer `name` in the three ways. For all processes together."""
+    """Train by the optimizer `name` in the three ways. All processes call this together."""
     model = build_model(MODEL, dtype=dtype, seed=0)
     alone = build(name, model)
     reference = train(model, alone, steps, **ALONE)
@@ -140,45 +143,22 @@ def largest_difference(ours: list[float], theirs: list[float]) -> float:
 
 
 def write(rows: list[Row], folder: Path, setting: str) -> None:
-    """table.csv and table.md in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    names = [field.name for field in fields(Row)]
-    with (folder / "table.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-    lines = [
-        f"{setting} of a two-layer LLaMA of odd sizes on two processes (CPU, gloo); losses in nats per target.",
-        "",
-        "| optimizer | DDP: weights of both processes | DDP: loss, from one process | FSDP2: loss, from DDP "
-        "| state of one process | FSDP2: state on each |",
-        "|---|---|---|---|---|---|",
+    """Write table.csv and table.md into `folder`; `setting`: the number of steps and their dtype."""
+    write_csv(folder / "table.csv", [field.name for field in fields(Row)], [asdict(row).values() for row in rows])
+    columns = (
+        *("optimizer", "DDP: weights of both processes", "DDP: loss, from one process", "FSDP2: loss, from DDP"),
+        *("state of one process", "FSDP2: state on each"),
+    )
+    heading = f"{setting} of a two-layer LLaMA of odd sizes on two processes (CPU, gloo); losses in nats per target."
+    (folder / "table.md").write_text(f"{heading}\n\n{markdown(columns, map(_cells, rows))}\n")
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        row.optimizer,
+        "bitwise equal" if row.ddp_weights_equal else "DIFFERENT",
+        f"{row.ddp_loss_difference:.1e}",
+        f"{row.fsdp2_loss_difference:.1e}",
+        f"{row.bytes_alone:,} B",
+        " + ".join(f"{int(held):,}" for held in row.bytes_fsdp2.split()) + " B",
     ]
-    for row in rows:
-        equal = "bitwise equal" if row.ddp_weights_equal else "DIFFERENT"
-        lines.append(
-            f"| {row.optimizer} | {equal} | {row.ddp_loss_difference:.1e} | {row.fsdp2_loss_difference:.1e} "
-            f"| {row.bytes_alone:,} B | {' + '.join(f'{int(held):,}' for held in row.bytes_fsdp2.split())} B |"
-        )
-    (folder / "table.md").write_text("\n".join(lines) + "\n")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--out", type=Path, default=Path("results/parallel"))
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    arguments = parser.parse_args()
-    world = distributed.start(seed=0, threads=1, deterministic=False, dtype="float32")
-    if world.count < 2:
-        sys.exit("one process: launch with configs/accelerate/cpu_2.yaml")
-    dtype = getattr(torch, arguments.dtype)
-    rows = [compare(name, world, range(arguments.steps), dtype) for name in registry.names()]
-    if world.is_main:
-        write(rows, arguments.out, f"{arguments.steps} steps in {arguments.dtype}")
-        print((arguments.out / "table.md").read_text())
-    world.close()
-
-
-if __name__ == "__main__":
-    main()

@@ -4,21 +4,23 @@ galore-torch and fira come with requirements-test.txt. apollo-torch (CC BY-NC 4.
 when they can be imported; nothing here needs them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 LR = 1e-6
+Part = list[nn.Parameter]  # of a model
+Make = Callable[[Part, Part, int, int], torch.optim.Optimizer]  # from matrices, the rest, rank and leading
 
 
 class Peer(NamedTuple):
-    """`algorithm`: the registry's name of what it computes; `make` takes the method's matrices, the rest of the model
-    (if `takes_rest`, else nothing), rank and leading."""
+    """An implementation by another package; `algorithm` is the registry's name of the same method."""
 
     algorithm: str
-    make: Callable[[list, list, int, int], torch.optim.Optimizer]
-    takes_rest: bool = True  # whether it steps the rest by Adam
+    make: Make
+    takes_rest: bool = True  # whether it steps the rest of the model by Adam; if not, `make` gets none of it
 
 
 def peers() -> dict[str, Peer]:
@@ -40,9 +42,9 @@ def peers() -> dict[str, Peer]:
     return found
 
 
-def _groups(matrices: list, rest: list, rank: int, **options: Any) -> list[dict]:
-    """As the packages' READMEs part a model: the group with a rank is projected, the other is Adam's."""
-    projected = {"params": matrices, "rank": rank, "update_proj_gap": 200, **options}
+def _groups(matrices: Part, rest: Part, rank: int, **options: Any) -> list[dict[str, Any]]:
+    """A model in groups, as the packages' READMEs say: the group with a rank is projected, the other is Adam's."""
+    projected: dict[str, Any] = {"params": matrices, "rank": rank, "update_proj_gap": 200, **options}
     return [projected, {"params": rest}] if rest else [projected]
 
 
@@ -65,7 +67,7 @@ def _fira() -> dict[str, Peer]:
 def _apollo_torch() -> dict[str, Peer]:
     from apollo_torch import APOLLOAdamW
 
-    def make(proj: str, scale_type: str, scale: float) -> Callable:
+    def make(proj: str, scale_type: str, scale: float) -> Make:
         options = {"proj": proj, "scale_type": scale_type, "scale": scale, "proj_type": "std"}
         mini = scale_type == "tensor"
         return lambda p, rest, r, k: APOLLOAdamW(_groups(p, rest, 1 if mini else r, **options), lr=LR)
@@ -94,7 +96,7 @@ def _pytorch_optimizer() -> dict[str, Peer]:
     }
 
 
-def _muon_groups(matrices: list, rest: list) -> list[dict]:
+def _muon_groups(matrices: Part, rest: Part) -> list[dict[str, Any]]:
     return [{"params": part, "use_muon": part is matrices} for part in (matrices, rest) if part]
 
 
@@ -108,7 +110,7 @@ def interval(optimizer: torch.optim.Optimizer) -> int | None:
 
 
 def set_interval(optimizer: torch.optim.Optimizer, steps: int) -> None:
-    """Let it refresh every so many steps; some packages hold the number in their state, or in projectors there."""
+    """Make it refresh every so many steps. Some packages hold the number in their state, or in projectors there."""
     for group in optimizer.param_groups:
         for key in INTERVALS:
             if key in group:
@@ -122,7 +124,7 @@ def set_interval(optimizer: torch.optim.Optimizer, steps: int) -> None:
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of all tensors among its state, inside lists, dicts and objects too."""
+    """Bytes of all tensors in its state, inside lists, dicts and objects too."""
     seen: set[int] = set()
 
     def count(value: Any) -> int:
@@ -131,7 +133,11 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
         if id(value) in seen or isinstance(value, str | int | float | bool | None):
             return 0
         seen.add(id(value))
-        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else None
-        return sum(map(count, parts if parts is not None else getattr(value, "__dict__", {}).values()))
+        parts: Iterable[Any] = getattr(value, "__dict__", {}).values()
+        if isinstance(value, dict):
+            parts = value.values()
+        elif isinstance(value, list | tuple):
+            parts = value
+        return sum(map(count, parts))
 
     return sum(map(count, optimizer.state.values()))

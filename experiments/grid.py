@@ -1,37 +1,16 @@
-"""Train every combination of lists of settings, several at a time; finished runs are skipped, cut ones go on.
+"""Runs of every combination of lists of settings: names, arguments, and what is refused before any run starts."""
 
-    scripts/sweep.sh OUT FILE.yaml[,FILE.yaml...] [key=value[,value...] ...]
-        [-j JOBS] [-g DEVICES] [-l LAUNCHER] [-n] [--only NAME | --job-index K | --wandb]
-
-    -j JOBS        runs at a time (default: one for each device of -g, else 1)
-    -g DEVICES     CUDA devices to deal the runs to, as 0,1,2
-    -l LAUNCHER    what starts train.py, as 'accelerate launch --multi_gpu' (default: python)
-    -n             print the commands of the runs that are not finished instead of running them
-    --only NAME    only the run of this name
-    --job-index K  only the K-th run, from 0, finished ones counted: for scripts/slurm/array.sbatch
-    --wandb        print a wandb sweep of the same runs instead: wandb sweep THAT.yaml, then wandb agent ID
-
-The run of a combination is in OUT/<file's name>[_<key>=<value>...], its output beside it in <the same>.log; files of
-the same name have their folder's name in front. A setting with one value stays out of the name. Commas within brackets
-do not separate values: optimizer.betas=[0.9,0.99],[0.8,0.99].
-"""
-
-import argparse
 import itertools
 import os
 import shlex
 import shutil
-import sys
 from pathlib import Path
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from configs.identity import differences, to_dict
-from configs.schema import Config, SettingsError, load
+from configs.schema import Config, SettingsError, Wandb, load
 from configs.sources import argument
-from scripts.jobs import positive, run_all, training
 from training.errors import RunFolderError
 from training.records import RunFolder
 
@@ -41,7 +20,7 @@ def combinations(files: list[str], settings: list[str]) -> dict[str, list[str]]:
 
     Raises SettingsError for what is no setting and for two runs of one name.
     """
-    axes = [list(zip(_file_names(files), files, strict=True))]
+    axes = [list(zip(_file_names(files), files, strict=True))]  # of (part of the name, argument)
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
@@ -84,9 +63,13 @@ def _file_names(files: list[str]) -> list[str]:
 
 
 def check(name: str, arguments: list[str], out: Path) -> tuple[Config, bool]:
-    """The settings of a run, and whether its folder holds a run that is to go on with these instead of others. Raises
-    SettingsError where train.py would refuse them, or where the run's folder holds a run with others, which would be
-    skipped or gone on with under a wrong name; RunFolderError if that is unreadable."""
+    """The settings of a run, and whether a run in its folder shall go on with these in place of other settings.
+
+    Raises:
+        SettingsError: train.py would refuse the settings, or the folder holds a run with others, which would be skipped
+            or resumed under a wrong name.
+        RunFolderError: the folder's config.yaml is unreadable.
+    """
     try:
         config = load([*arguments, argument("run.dir", str(out / name))]).config
     except SettingsError as error:
@@ -104,23 +87,33 @@ def check(name: str, arguments: list[str], out: Path) -> tuple[Config, bool]:
     return config, False
 
 
-def wandb_sweep(arguments: argparse.Namespace, names: list[str], config: Config) -> str:
-    """YAML of a sweep in which each run of wandb's agents is one of `names`, made by this script."""
-    launcher = ["-l", arguments.launcher] if arguments.launcher else []
+def wandb_sweep(out: str, files: str, settings: list[str], launcher: str, names: list[str], wandb: Wandb) -> str:
+    """YAML of a sweep in which each run of wandb's agents is one of `names`, made by scripts/sweep.sh."""
+    start = ["-l", launcher] if launcher else []
     grid = {
-        "name": arguments.out,
-        "project": config.wandb.project,
-        **({"entity": config.wandb.entity} if config.wandb.entity else {}),
+        "name": out,
+        "project": wandb.project,
+        **({"entity": wandb.entity} if wandb.entity else {}),
         "program": "scripts/sweep.sh",
-        "command": [
-            "bash", "${program}", arguments.out, arguments.files, *arguments.settings, "wandb.mode=online", *launcher,
-            "${args}",
-        ],
+        "command": ["bash", "${program}", out, files, *settings, "wandb.mode=online", *start, "${args}"],
         "method": "grid",
         "metric": {"name": "eval/perplexity", "goal": "minimize"},
         "parameters": {"only": {"values": names}},
-    }  # fmt: skip
+    }
     return yaml.safe_dump(grid, sort_keys=False)
+
+
+def choose(names: list[str], only: str | None, index: int | None) -> list[str]:
+    """The run of the name `only` or the one at `index`, or all. Raises SettingsError where there is no such run."""
+    if only is not None:
+        if only not in names:
+            raise SettingsError(f"--only: no run is called {only}; there are {', '.join(names)}")
+        return [only]
+    if index is not None:
+        if not 0 <= index < len(names):
+            raise SettingsError(f"--job-index must be from 0 to {len(names) - 1}, got {index}")
+        return [names[index]]
+    return names
 
 
 def check_machine(devices: list[str], launcher: list[str]) -> None:
@@ -136,59 +129,9 @@ def check_machine(devices: list[str], launcher: list[str]) -> None:
             raise SettingsError(f"-g: there is no CUDA device {unknown[0]}; there are {', '.join(known) or 'none'}")
 
 
-def _words(launcher: str) -> list[str]:
+def words(launcher: str) -> list[str]:
+    """The words of a command line. Raises SettingsError where quotes are open."""
     try:
         return shlex.split(launcher)
     except ValueError as error:
         raise SettingsError(f"-l: {launcher!r} is no command ({error})") from error
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="sweep.sh",
-        description=__doc__,
-        usage=argparse.SUPPRESS,  # the description begins with it
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("out", metavar="OUT")
-    parser.add_argument("files", metavar="FILE.yaml[,FILE.yaml...]")
-    parser.add_argument("settings", nargs="*", metavar="key=value[,value...]")
-    parser.add_argument("-j", dest="jobs", type=positive, metavar="JOBS")
-    parser.add_argument("-g", dest="devices", default="", metavar="DEVICES")
-    parser.add_argument("-l", dest="launcher", default="", metavar="LAUNCHER")
-    parser.add_argument("-n", dest="dry", action="store_true")
-    choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--only", metavar="NAME")
-    choice.add_argument("--job-index", type=int, metavar="K")
-    choice.add_argument("--wandb", action="store_true")
-    arguments = parser.parse_intermixed_args()
-
-    out = Path(arguments.out)
-    devices = [device for device in arguments.devices.split(",") if device]
-    try:
-        launcher = _words(arguments.launcher)
-        runs = combinations(arguments.files.split(","), arguments.settings)
-        names = list(runs)
-        checked = {name: check(name, runs[name], out) for name in names}
-        if arguments.wandb:
-            print(wandb_sweep(arguments, names, checked[names[0]][0]), end="")
-            return 0
-        if arguments.only is not None:
-            if arguments.only not in names:
-                raise SettingsError(f"--only: no run is called {arguments.only}; there are {', '.join(names)}")
-            names = [arguments.only]
-        if arguments.job_index is not None:
-            if not 0 <= arguments.job_index < len(names):
-                raise SettingsError(f"--job-index must be from 0 to {len(names) - 1}, got {arguments.job_index}")
-            names = [names[arguments.job_index]]
-        if not arguments.dry:
-            check_machine(devices, launcher)
-    except (SettingsError, RunFolderError) as error:
-        parser.error(str(error))
-    jobs = [training(name, runs[name], out, launcher, again=checked[name][1]) for name in names]
-    return run_all(jobs, at_once=arguments.jobs or len(devices) or 1, devices=devices, dry=arguments.dry)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

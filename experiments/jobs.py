@@ -1,4 +1,4 @@
-"""Run many commands, several at a time: what is done is skipped, and an interrupt reaches and waits for them all."""
+"""A queue of commands, several at a time: finished ones are skipped, an interrupt reaches and waits for all."""
 
 import argparse
 import contextlib
@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -21,8 +22,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Job:
-    """A command for a process of its own. It is done when the file `proof` exists, unless it is to run `again`; what it
-    prints goes to `log`. Both are relative to the project's folder, where the command runs."""
+    """A command for a process of its own, which runs in the project's folder.
+
+    proof: a file that exists when the job is done; again: run it all the same; log: the file of its output. Paths are
+    relative to the project's folder.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -34,8 +38,10 @@ class Job:
 def training(
     name: str, arguments: Sequence[str], out: Path, launcher: Sequence[str] | None = None, *, again: bool = False
 ) -> Job:
-    """A run of train.py with these arguments in the folder out/name; `launcher` stands before train.py (default:
-    this Python); `again`: though it is finished."""
+    """A run of train.py with these arguments in the folder out/name.
+
+    launcher: the words before train.py (default: this Python); again: run it although it is finished.
+    """
     command = (*(launcher or [sys.executable]), "train.py", *arguments, argument("run.dir", str(out / name)))
     return Job(name, command, proof=out / name / "summary.json", log=out / f"{name}.log", again=again)
 
@@ -48,7 +54,7 @@ def positive(text: str) -> int:
 
 
 def run_all(jobs: Sequence[Job], *, at_once: int = 1, devices: Sequence[str] = (), dry: bool = False) -> int:
-    """Run what is not done, `at_once` at a time, in order; a job that fails does not keep the others from running.
+    """Run the jobs that are not done, `at_once` at a time, in order; a job that fails does not stop the others.
 
     Returns an exit code: 0, 1 if any failed, 128 + the signal after SIGINT, SIGTERM or SIGHUP, when all have saved and
     ended.
@@ -63,43 +69,61 @@ def run_all(jobs: Sequence[Job], *, at_once: int = 1, devices: Sequence[str] = (
         return 0
     if len(waiting) < len(jobs):
         print(f"{len(jobs) - len(waiting)} of {len(jobs)} are finished", flush=True)
-    running: dict[subprocess.Popen, tuple[Job, str | None]] = {}
-    failed = False
-    with _caught_signals() as caught:
-        passed_on = 0
-        while running or (waiting and not caught):
-            while waiting and not caught and len(running) < at_once:
-                job = waiting.pop(0)
-                used = [device for _, device in running.values()]
-                device = min(devices, key=used.count) if devices else None
-                try:
-                    running[_start(job, device)] = job, device
-                    print(f"{job.name}: started, log in {job.log}", flush=True)
-                except OSError as error:
-                    failed = True
-                    print(f"{job.name}: FAILED to start: {error}", flush=True)
-            time.sleep(0.2)
-            if len(caught) > passed_on:
-                passed_on = len(caught)
-                print(f"interrupted; waiting for {len(running)} to save and end", flush=True)
-                for process in running:
-                    _interrupt(process.pid)
-            for process in [process for process in running if process.poll() is not None]:
-                job, _ = running.pop(process)
-                verdict = ""
-                if process.returncode != 0 and not caught:
-                    failed = True
-                    verdict = f"FAILED with exit code {process.returncode}, see {job.log}: "
-                print(f"{job.name}: {verdict}{_last_line(ROOT / job.log)}", flush=True)
-    return 128 + caught[0] if caught else int(failed)
+    return _Queue(waiting, at_once, devices).run()
+
+
+class _Queue:
+    """Jobs that wait and jobs that run."""
+
+    def __init__(self, waiting: list[Job], at_once: int, devices: Sequence[str]):
+        self.waiting, self.at_once, self.devices = waiting, at_once, devices
+        self.running: dict[subprocess.Popen[bytes], tuple[Job, str | None]] = {}
+        self.failed = False
+
+    def run(self) -> int:
+        """Run all; returns the exit code of `run_all`."""
+        with _caught_signals() as caught:
+            passed_on = 0
+            while self.running or (self.waiting and not caught):
+                while self.waiting and not caught and len(self.running) < self.at_once:
+                    self._start_next()
+                time.sleep(0.2)
+                if len(caught) > passed_on:
+                    passed_on = len(caught)
+                    print(f"interrupted; waiting for {len(self.running)} to save and end", flush=True)
+                    for process in self.running:
+                        _interrupt(process.pid)
+                self._collect_ended(interrupted=bool(caught))
+        return 128 + caught[0] if caught else int(self.failed)
+
+    def _start_next(self) -> None:
+        job = self.waiting.pop(0)
+        used = [device for _, device in self.running.values()]
+        device = min(self.devices, key=used.count) if self.devices else None
+        try:
+            self.running[_start(job, device)] = job, device
+            print(f"{job.name}: started, log in {job.log}", flush=True)
+        except OSError as error:
+            self.failed = True
+            print(f"{job.name}: FAILED to start: {error}", flush=True)
+
+    def _collect_ended(self, *, interrupted: bool) -> None:
+        """Say how each job ended that has; after an interrupt an exit code is no failure."""
+        for process in [process for process in self.running if process.poll() is not None]:
+            job, _ = self.running.pop(process)
+            verdict = ""
+            if process.returncode != 0 and not interrupted:
+                self.failed = True
+                verdict = f"FAILED with exit code {process.returncode}, see {job.log}: "
+            print(f"{job.name}: {verdict}{_last_line(ROOT / job.log)}", flush=True)
 
 
 @contextlib.contextmanager
-def _caught_signals():
-    """Inside, the signals that ask for an end are only noted in the list this gives."""
+def _caught_signals() -> Iterator[list[int]]:
+    """Inside, the signals that ask for an end go into the list this gives and have no other effect."""
     caught: list[int] = []
-    before = {}
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    before: dict[int, Any] = {}
+    for signum in map(int, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
         if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup
             before[signum] = signal.signal(signum, lambda received, _: caught.append(received))
     try:
@@ -109,7 +133,7 @@ def _caught_signals():
             signal.signal(signum, handler)
 
 
-def _start(job: Job, device: str | None) -> subprocess.Popen:
+def _start(job: Job, device: str | None) -> subprocess.Popen[bytes]:
     log = ROOT / job.log
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = os.environ | ({"CUDA_VISIBLE_DEVICES": device} if device is not None else {})

@@ -9,8 +9,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 minutes=${1:-60} folder=${2:-runs/soak}
 . scripts/python.sh
-settings=(configs/experiment/nano/builtin/alice.yaml train.steps=150 train.eval_every=30 train.checkpoint_every=7
-    data.sequence_length=64 data.eval_tokens=5000 optimizer.update_interval=10)
+settings=(configs/experiment/nano/alice.yaml data=builtin train.steps=150 train.eval_every=30 train.checkpoint_every=7
+    train.log_every=1 data.sequence_length=64 data.eval_tokens=5000 optimizer.adam_lr=0.006 optimizer.update_interval=10)
 
 digest() { # of a finished run, but for what a clock measured
     "$python" - "$1" <<'PYTHON'

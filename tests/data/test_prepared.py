@@ -7,7 +7,8 @@ import pytest
 
 from data import DataError, EvaluationData, TrainingData, load_tokenizer
 from data.prepared import verify
-from scripts.prepare_data import main, prepare
+from data.preparation import prepare
+from scripts.prepare_data import main
 from tests.data.conftest import VOCABULARY, make_section, steps, texts, write_shards
 
 

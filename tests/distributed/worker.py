@@ -11,9 +11,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import torch
 from torch.distributed.tensor.debug import CommDebugMode
 
+from benchmarks import parallel as check
 from models.llama import build_model
 from optimizers import registry
-from scripts import check_parallel as check
 from training import distributed
 from training.parallel import Replicas, Shards
 

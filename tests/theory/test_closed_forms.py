@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from optimizers.scaling import fixed_point
-from scripts import fisher_structures as structures
-from scripts.fisher_structures import Fisher
+from analysis.fisher import structures
+from analysis.fisher.structures import Fisher
 
 from .samples import (
     M,

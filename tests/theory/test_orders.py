@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from scripts import fisher_structures as structures
-from scripts.fisher_structures import Fisher
+from analysis.fisher import structures
+from analysis.fisher.structures import Fisher
 
 from .samples import M, gradients_with_fisher, sampled_gradients
 

@@ -1,0 +1,57 @@
+"""The paper's comparison at nano size, on real text, one CPU core a run: tuned learning rates, then three seeds.
+
+    python scripts/nano_study.py CORPORA [-j JOBS] [--until STAGE] [--only METHOD,...]
+
+CORPORA is a folder with C4-shaped corpora c4, books and modern. Their training documents, shuffled into one, are what
+is trained on, with a tokenizer trained on them; a run is evaluated on c4's validation documents and at its end on the
+books' as well. The stages, each of which needs the ones before:
+
+    text         the mixed corpus and the tokenizer, in runs/nano
+    lr           every method of the study (experiments/nano_files.py) at its file's rate times 1/8, 1/4, 1/2, 1, 2; 0.5M tokens
+    adam_lr      at the best of these, three other rates of the parameters that Adam steps
+    lr_again     at the best of those, the method's rate times 1/2 and 2: the first stage's best depends on adam_lr
+    doubled      with the best of all, 2M tokens, seed 0; then at twice the method's rate, again and again while that
+                 is better: longer runs want larger rates, and not all methods alike
+    final        with the best of these, and configs/experiment/nano/ablations at the rates of the method they change;
+                 seeds 0, 1 and 2, each for all of them before the next
+
+Records of finished runs go to results/nano/tuning and results/nano/runs. A run that has one counts as finished, on any
+machine; interrupted runs go on when the same command is given again.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from experiments import nano_stages
+from experiments.jobs import positive
+from experiments.nano_files import STUDY
+
+STAGES = ("text", *nano_stages.STAGES)
+
+
+def main() -> int:
+    """Run the stages up to the one that the command line names; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpora", type=Path, metavar="CORPORA")
+    parser.add_argument("-j", dest="jobs", type=positive, default=1, help="runs at a time, one thread each")
+    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage to run")
+    parser.add_argument("--only", default=",".join(STUDY), metavar="METHOD,...", help="some methods alone")
+    arguments = parser.parse_args()
+    chosen = arguments.only.split(",")
+    if unknown := [method for method in chosen if method not in STUDY]:
+        parser.error(f"--only {unknown[0]}: no method of the study; there are {', '.join(STUDY)}")
+    for stage in STAGES[: STAGES.index(arguments.until) + 1]:
+        if stage == "text":
+            code = nano_stages.make_text(arguments.corpora)
+        else:
+            nano_stages.keep()
+            print(f"stage {stage}", flush=True)
+            code = nano_stages.run_stage(nano_stages.STAGES[stage], chosen, arguments.jobs)
+        if code:
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
