@@ -4,8 +4,8 @@ import statistics
 from dataclasses import dataclass
 
 from analysis.comparison import best_settings
-from analysis.paper import POSITIONS_A_STEP, published_curves, throughput
 from analysis.panels import Panel
+from analysis.paper import POSITIONS_A_STEP, published_curves, throughput
 from analysis.records import Record
 
 

@@ -2,7 +2,8 @@
 
     python -m benchmarks.plain_loop DOCUMENTS.jsonl [key=value ...]
 
-The settings are those of train.py; prints a `LoopRun` as JSON. benchmarks/training.py starts it in a process of its own.
+The settings are those of train.py; prints a `LoopRun` as JSON. benchmarks/training.py starts it in
+a process of its own.
 """
 
 import itertools

@@ -11,7 +11,6 @@ import yaml
 from configs.identity import differences, to_dict
 from configs.schema import Config, SettingsError, Wandb, load
 from configs.sources import argument
-from training.errors import RunFolderError
 from training.records import RunFolder
 
 

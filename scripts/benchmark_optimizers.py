@@ -73,8 +73,8 @@ def parse() -> tuple[argparse.Namespace, argparse.ArgumentParser]:
     parser.add_argument("--leading", type=int, help="default: the paper's for the model")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--refreshes", type=int, default=3)
-    parser.add_argument("--patience", type=float, default=20.0,
-                        help="seconds of steps for each, and of refreshes: above them it sits out the other rounds")  # fmt: skip
+    patience = "seconds of steps for each, and of refreshes; who has taken more sits out the other rounds"
+    parser.add_argument("--patience", type=float, default=20.0, help=patience)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: torch's choice")
     parser.add_argument("--results", type=Path, default=RESULTS / "benchmarks")
     return parser.parse_intermixed_args(), parser

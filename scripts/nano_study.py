@@ -7,7 +7,7 @@ is trained on, with a tokenizer trained on them; a run is evaluated on c4's vali
 books' as well. The stages, each of which needs the ones before:
 
     text         the mixed corpus and the tokenizer, in runs/nano
-    lr           every method of the study (experiments/nano_files.py) at its file's rate times 1/8, 1/4, 1/2, 1, 2; 0.5M tokens
+    lr           every method (experiments/nano_files.py) at its file's rate times 1/8, 1/4, 1/2, 1, 2; 0.5M tokens
     adam_lr      at the best of these, three other rates of the parameters that Adam steps
     lr_again     at the best of those, the method's rate times 1/2 and 2: the first stage's best depends on adam_lr
     doubled      with the best of all, 2M tokens, seed 0; then at twice the method's rate, again and again while that

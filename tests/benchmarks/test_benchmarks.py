@@ -6,10 +6,12 @@ import sys
 import pytest
 import torch
 
+from benchmarks import optimizers, peers
+from benchmarks.bounds import BOUNDS
+from benchmarks.optimizer_rows import evaluate
 from configs.schema import load
 from optimizers import registry
-from scripts import benchmark_optimizers, optimizer_peers
-from scripts.optimizer_bounds import BOUNDS
+from scripts import benchmark_optimizers
 
 SMALL = ["model=llama_nano", "model.hidden_size=32", "model.intermediate_size=48", "model.num_hidden_layers=1"]
 
@@ -45,23 +47,23 @@ def test_the_whole_model_is_everybodys_who_has_an_adam_for_it(tmp_path, monkeypa
         raise AssertionError("a peer without an Adam for the rest")
 
     made_up = {
-        "other Adam": optimizer_peers.Peer("adam", lambda p, rest, r, k: torch.optim.AdamW(p + rest, 1e-6)),
-        "matrices only": optimizer_peers.Peer("racs", refuse, takes_rest=False),
+        "other Adam": peers.Peer("adam", lambda p, rest, r, k: torch.optim.AdamW(p + rest, 1e-6)),
+        "matrices only": peers.Peer("racs", refuse, takes_rest=False),
     }
-    monkeypatch.setattr(benchmark_optimizers, "peers", lambda: made_up)
+    monkeypatch.setattr(optimizers, "peers", lambda: made_up)
     config = load([*SMALL, "model.vocab_size=40"]).config
-    model = benchmark_optimizers.parts(config, whole=True)
+    model = optimizers.parts(config, whole=True)
     matrices, rest = (sum(p.numel() for p in part) for part in (model.matrices, model.rest))
     assert (len(model.matrices), rest) == (7, 2 * 40 * 32 + 3 * 32)
     assert all(p.shape == g.shape for p, g in zip(model.matrices + model.rest, model.gradients, strict=True))
-    candidates = benchmark_optimizers.race(model, registry.names(), 4, 2, with_peers=True)
+    candidates = optimizers.race(model, registry.names(), 4, 2, with_peers=True)
     for candidate in candidates:
         groups = candidate.optimizer.param_groups
         assert [p for group in groups for p in group["params"]] == model.matrices + model.rest, candidate.name
         candidate.seconds[0] = 1.0
-    machine = benchmark_optimizers.Machine(bandwidth=[1e9], gemm=[1e30])
-    rows = benchmark_optimizers.evaluate(candidates, model, machine, config, 4)
-    bounds = {row["optimizer"]: row["bound_ms"] for row in rows}
+    machine = optimizers.Machine(bandwidth=[1e9], gemm=[1e30])
+    rows = evaluate(candidates, model, machine, config, 4)
+    bounds = {row.optimizer: row.bound_ms for row in rows}
     assert bounds["adam"] == pytest.approx(1e-6 * 4 * 7 * (matrices + rest))
     assert bounds["racs"] == pytest.approx(1e-6 * 4 * (4 * matrices + 7 * rest)), "the rest is Adam's"
     assert bounds["lars"] == pytest.approx(1e-6 * 4 * 7 * (matrices + rest)), "the rest is its own"
@@ -80,8 +82,8 @@ def test_intervals_are_set_wherever_a_package_keeps_them():
     weight = torch.nn.Parameter(torch.ones(8, 8))
     optimizer = registry.get("galore")[0]([weight])
     optimizer.state[weight] = {"precondition_frequency": 10, "projector": type("P", (), {"update_proj_gap": 200})()}
-    assert optimizer_peers.interval(optimizer) == 200
-    optimizer_peers.set_interval(optimizer, 7)
+    assert peers.interval(optimizer) == 200
+    peers.set_interval(optimizer, 7)
     state = optimizer.state[weight]
-    assert optimizer_peers.interval(optimizer) == state["precondition_frequency"] == 7
+    assert peers.interval(optimizer) == state["precondition_frequency"] == 7
     assert state["projector"].update_proj_gap == 7

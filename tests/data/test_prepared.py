@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from data import DataError, EvaluationData, TrainingData, load_tokenizer
-from data.prepared import verify
 from data.preparation import prepare
+from data.prepared import verify
 from scripts.prepare_data import main
 from tests.data.conftest import VOCABULARY, make_section, steps, texts, write_shards
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.jobs import ROOT, Job, run_all, training
+from experiments.jobs import ROOT, Job, run_all, training
 
 # Writes `started`, and `saved` half a second after SIGTERM.
 SCRIPT = """
@@ -32,7 +32,7 @@ wait $child
 DRIVER = """
 import signal, sys
 from pathlib import Path
-from scripts.jobs import Job, run_all
+from experiments.jobs import Job, run_all
 folder, command = Path(sys.argv[1]), sys.argv[2:]
 sys.exit(run_all([Job(name, (*command, str(folder / name)), folder / "none", folder / f"{name}.log") for name in "ab"]))
 """

@@ -12,10 +12,11 @@ from wandb.sdk.launch.sweeps import utils as agent
 
 from configs.identity import to_dict
 from configs.schema import load
-from scripts.jobs import ROOT
-from scripts.sweep import combinations, main
+from experiments.grid import combinations
+from experiments.jobs import ROOT
+from scripts.sweep import main
 from tests import tiny
-from tests.scripts.test_jobs import wait_for
+from tests.experiments.test_jobs import wait_for
 
 QUICKSTART = "configs/quickstart.yaml"
 
@@ -110,7 +111,7 @@ def test_a_device_is_one_that_is_visible(sweep, tmp_path, monkeypatch):
 
 
 def test_the_run_that_refuses_a_setting_is_named(sweep):
-    files = f"{QUICKSTART},configs/experiment/nano/builtin/racs.yaml"
+    files = f"{QUICKSTART},configs/experiment/nano/racs.yaml"
     assert sweep("runs/x", files, "optimizer.rank=16")[2].startswith(
         "sweep.sh: error: racs: unknown key optimizer.rank"
     )

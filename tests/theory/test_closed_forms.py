@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from optimizers.scaling import fixed_point
 from analysis.fisher import structures
 from analysis.fisher.structures import Fisher
+from optimizers.scaling import fixed_point
 
 from .samples import (
     M,

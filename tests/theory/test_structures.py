@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from optimizers import RACS, Alice, EigenAdam, registry
 from analysis.fisher import structures
 from analysis.fisher.structures import Fisher
+from optimizers import RACS, Alice, EigenAdam, registry
 
 from .samples import dense_fisher, power_of, sampled_gradients, unvec, vec
 

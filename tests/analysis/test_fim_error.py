@@ -6,9 +6,12 @@ import itertools
 import pytest
 import torch
 
+from analysis.fisher.measurement import sampled_gradients
+from analysis.fisher.medians import LABELS
+from analysis.fisher.picture import MARKERS
 from configs.schema import load
 from models.llama import build_model
-from scripts import fim_error, fim_figure
+from scripts import fim_error
 
 TINY = ("model.hidden_size=16", "model.intermediate_size=24", "model.num_hidden_layers=1", "data.sequence_length=32")
 
@@ -29,7 +32,7 @@ def test_gradients_are_those_of_each_sequence_alone_oriented(tiny):
     labels = ids.clone()
     labels[2, 9:] = -100
     weights = [tiny.model.layers[0].self_attn.q_proj.weight, tiny.model.layers[0].mlp.up_proj.weight]
-    tall = fim_error.sampled_gradients(tiny, weights, ids, labels)[1]
+    tall = sampled_gradients(tiny, weights, ids, labels)[1]
     assert tall.shape == (3, 16, 24)
     logits = torch.nn.functional.linear(tiny.hidden_states(ids[2:]), tiny.lm_head.weight)
     loss = torch.nn.functional.cross_entropy(logits[0, :8], ids[2, 1:9])
@@ -43,7 +46,7 @@ def test_a_model_folder_gives_table_picture_and_medians(tiny, tmp_path, monkeypa
     run(monkeypatch, tmp_path / "model", *TINY, "--samples", 6, "--results", results)
     with (results / "fim_error.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {row["structure"] for row in rows} == set(fim_figure.STYLE)
+    assert {row["structure"] for row in rows} == set(LABELS) == set(MARKERS)
     assert len({row["matrix"] for row in rows}) == 7
     assert len({(row["matrix"], row["structure"], row["rank"]) for row in rows}) == len(rows)
     errors = {(row["matrix"], row["structure"]): float(row["error"]) for row in rows if row["rank"] in ("", "4")}
