@@ -15,9 +15,8 @@ from typing import Any
 
 import psutil
 
+from analysis.paths import ROOT
 from configs.sources import argument
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)

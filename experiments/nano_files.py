@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from analysis.paths import ROOT
 from configs.schema import load
 from optimizers import registry
 
 FOLDER = Path("configs/experiment/nano")  # in the project's folder
-ROOT = Path(__file__).resolve().parents[1]
 
 # The rows of the study: the methods of Table 2, and four more.
 STUDY = (

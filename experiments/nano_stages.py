@@ -5,8 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from analysis import records
+from analysis.paths import ROOT
 from configs.schema import load
-from experiments.jobs import ROOT, Job, run_all, training
+from experiments.jobs import Job, run_all, training
 from experiments.nano_files import ablation_files, file_of, shortened, study_settings
 
 RUNS, RESULTS = Path("runs/nano"), Path("results/nano")

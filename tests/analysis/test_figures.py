@@ -50,6 +50,7 @@ def data_of(page):
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
 
 
+@pytest.mark.slow
 def test_equal_records_make_equal_figures(study, tmp_path):
     folder, figures = study
     write_svgs(figures, tmp_path / "one")

@@ -10,6 +10,7 @@ from tests.made_records import kept
 from tests.made_records import nano_study as made_study
 
 
+@pytest.mark.slow
 def test_nano_tables_hold_every_row_and_the_claims_follow_the_numbers(tmp_path, monkeypatch):
     made_study(tmp_path / "runs")
     (tmp_path / "step_seconds.csv").write_text("row,seconds\nadam,0.4\nracs,0.5\n")

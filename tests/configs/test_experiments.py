@@ -148,6 +148,7 @@ def test_table_2_is_exactly_what_size_and_method_say(size, tmp_path):
         assert to_dict(config(folder / f"{method}.yaml")) == to_dict(expected), method
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "published"), SIZES)
 def test_sizes_of_table_10(size, published, plans):
     cells = {name: plan for name, plan in plans.items() if name.startswith(f"table2/{size}/")}

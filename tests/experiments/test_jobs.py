@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.jobs import ROOT, Job, run_all, training
+from analysis.paths import ROOT
+from experiments.jobs import Job, run_all, training
 
 # Writes `started`, and `saved` half a second after SIGTERM.
 SCRIPT = """
@@ -89,6 +90,7 @@ def test_dry_prints_commands_that_can_be_pasted(tmp_path, capfd):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("launched", [False, True], ids=["alone", "launched"])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda signum: signum.name)
 def test_a_signal_reaches_what_runs_and_is_waited_for(tmp_path, signum, launched):
@@ -117,6 +119,7 @@ def test_a_signal_reaches_what_runs_and_is_waited_for(tmp_path, signum, launched
     assert "interrupted; waiting for 1 to save and end\n" in said and "FAILED" not in said
 
 
+@pytest.mark.faults
 def test_nohup_stays_in_force(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("import sys, pathlib, time; pathlib.Path(sys.argv[1], 'started').touch(); time.sleep(1)")

@@ -3,14 +3,15 @@
 import pytest
 
 from analysis import records
+from analysis.paths import ROOT
 from configs.identity import to_dict
 from configs.schema import load
 from experiments import nano_stages
-from experiments.jobs import ROOT
 from experiments.nano_files import STUDY, ablation_files, comparison_runs, file_of, study_settings
 from optimizers import registry
 
 
+@pytest.mark.slow
 def test_every_method_is_tuned_on_as_many_rates_and_trained_with_the_best(tmp_path, monkeypatch):
     monkeypatch.setattr(nano_stages, "RESULTS", tmp_path)
     methods = ["adam", "alice", "galore_last_layer_adam", "racs"]

@@ -10,10 +10,10 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps import utils as agent
 
+from analysis.paths import ROOT
 from configs.identity import to_dict
 from configs.schema import load
 from experiments.grid import combinations
-from experiments.jobs import ROOT
 from scripts.sweep import main
 from tests import tiny
 from tests.experiments.test_jobs import wait_for
@@ -128,6 +128,7 @@ def tiny_sweep(text, tmp_path):
     return [str(tmp_path / "out"), "tests/tiny.yaml", *data, *length, "run.seed=0,1"]
 
 
+@pytest.mark.faults
 def test_a_cut_sweep_goes_on_and_a_finished_one_is_skipped(sweep, tiny_sweep, tmp_path):
     first, second = tmp_path / "out" / "tiny_seed=0", tmp_path / "out" / "tiny_seed=1"
     environment = os.environ | {"PYTHON": sys.executable}
@@ -263,6 +264,7 @@ def test_a_wrong_size_is_refused(shell, words):
     assert ended.stderr == f"table2.sh: error: the size must be one of 60m, 130m, 350m, 1_3b, got '{got}'\n"
 
 
+@pytest.mark.faults
 def test_an_array_task_requeues_itself_before_the_limit(tmp_path):
     scripts = {
         "scontrol": 'echo "$@" > requeued',
