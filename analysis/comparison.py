@@ -19,6 +19,7 @@ def deviation(values: Sequence[float]) -> float | None:
 
 
 def perplexities(runs: Sequence[Record]) -> list[float]:
+    """The final perplexity of each run."""
     return [run["summary"]["final_perplexity"] for run in runs]
 
 

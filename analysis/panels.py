@@ -38,6 +38,7 @@ class Panel:
         return [record for record in records if (record["summary"]["model"], record["summary"]["steps"]) == wanted]
 
     def label(self, row: str) -> str:
+        """A row's name in this panel."""
         return self.labels.get(row) or style(row).label
 
 

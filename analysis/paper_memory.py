@@ -24,7 +24,7 @@ def settings(model: str, optimizer: str, *options: str) -> list[str]:
 
 
 def figure_4(plan: dict[str, Any]) -> dict[str, Footprint]:
-    """What Fig. 4 measured for the model and optimizer of a plan, "plain" and "layerwise", beside the plan's parts.
+    """Footprints of a plan's model and optimizer, by mode ("plain", "layerwise"): Fig. 4's and the plan's.
 
     Empty where Fig. 4 has no such run, and for other weights than its bfloat16. Raises ValueError for a plan of other
     than its 256 positions at once.

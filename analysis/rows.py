@@ -88,7 +88,7 @@ def row_of(record: Record) -> str:
         parts = section["tracking"], section["switching"], section["compensation"]
         row = ALICE.get(parts) or "_".join(("alice", *map(str, parts)))
     elif name == "racs" and not section["ema"]:
-        return "racs_no_ema"  # one row, whose last layer is not what it shows (configs/experiment/ablations)
+        return "racs_no_ema"  # with either last layer: the row is about averaging
     last_layer = section["last_layer"]
     return row if last_layer in (None, usual_last_layer(name)) else f"{row}_last_layer_{last_layer}"
 

@@ -60,7 +60,7 @@ BOUNDS: dict[str, Bound] = {
     # Two sides: G into the bases, the quotient out of them, and the two averages.
     "soap": lambda m, n, r, b: Work(6 * (m * m * n + m * n * n), b * (7 * m * n + 3 * (m * m + n * n))),
     "shampoo": lambda m, n, r, b: Work(4 * (m * m * n + m * n * n), b * (3 * m * n + 3 * (m * m + n * n))),
-    # The norm of what is subtracted, and that of W, come before the update.
+    # The norms of the step and of W come before the update.
     "lars": lambda m, n, r, b: Work(9 * m * n, 7 * b * m * n),
     "lamb": lambda m, n, r, b: Work(17 * m * n, 10 * b * m * n),
 }

@@ -139,6 +139,7 @@ def compare(name: str, world: World, steps: range, dtype: torch.dtype = torch.fl
 
 
 def largest_difference(ours: list[float], theirs: list[float]) -> float:
+    """Over the steps."""
     return max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Runs of every combination of lists of settings: names, arguments, and what is refused before any run starts."""
+"""Runs of every combination of lists of settings: names, arguments, and the checks before any run starts."""
 
 import itertools
 import os
@@ -17,7 +17,7 @@ from training.records import RunFolder
 def combinations(files: list[str], settings: list[str]) -> dict[str, list[str]]:
     """Arguments of train.py for every combination, by the run's name; the last setting varies fastest.
 
-    Raises SettingsError for what is no setting and for two runs of one name.
+    Raises SettingsError for an argument that is no setting, and for two runs of one name.
     """
     axes = [list(zip(_file_names(files), files, strict=True))]  # of (part of the name, argument)
     for setting in settings:

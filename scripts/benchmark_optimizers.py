@@ -15,7 +15,7 @@ a matrix product too, and medians of rounds are shown:
     x bound   step time over bytes / memory bandwidth + FLOPs / GEMM rate (benchmarks/bounds.py)
     x ours    a peer's step time over that of the registry's optimizer of the same algorithm       (mean)  likewise
     share     of a training step of 131,072 positions at the GEMM rate, % (mean time; the paper's batch)
-    state     MiB held             peak       MiB allocated at the most during a step, beyond what was held before
+    state     MiB held             peak       MiB allocated at the most during a step, above those held before it
               (on a CPU by one thread: each holds that much for the matrix it steps)
 
 Writes optimizers_<model>[_whole]_<device>_<dtype>.csv and .png into the results' folder.
@@ -73,7 +73,7 @@ def parse() -> tuple[argparse.Namespace, argparse.ArgumentParser]:
     parser.add_argument("--leading", type=int, help="default: the paper's for the model")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--refreshes", type=int, default=3)
-    patience = "seconds of steps for each, and of refreshes; who has taken more sits out the other rounds"
+    patience = "seconds of steps, and of refreshes, after which a candidate sits out the other rounds"
     parser.add_argument("--patience", type=float, default=20.0, help=patience)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: torch's choice")
     parser.add_argument("--results", type=Path, default=RESULTS / "benchmarks")

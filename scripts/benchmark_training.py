@@ -8,12 +8,12 @@ runs of a plain loop, each in a process of its own: transformers' LlamaForCausal
 AdamW, and a loader that tokenises one document at a time and pads it, as GaLore's training code does (torchrun_main.py
 and peft_pretraining/dataloader.py of jiaweizzhao/GaLore). Both train the same model, by Adam, on as many rows of the
 same documents (of C4's lengths, made from the builtin text), one document a row; "train.py, packed" joins documents
-instead, as data.packing=true does (the default but for C4, whose published numbers are of padded rows).
+instead, as data.packing=true does (the default except for C4, whose published numbers are of padded rows).
 --checkpointing adds the first two with activation checkpointing. Medians over the steps after the first two, then over
 the rounds:
 
     positions/s   a second of training steps         ratio   of a round's speeds, to the plain loop
-                  (train.py leaves out padding, so the more of it there is, the higher this; tokens/s is what counts)
+                  (train.py leaves out padding: the more padding, the higher this number; compare tokens/s)
     tokens/s      without padding                    ratio   likewise
     of bound      the time that 6 FLOPs for each token and each element of the matrices and lm_head take at the rate of
                   a matrix product, measured in each round, over the time of a step

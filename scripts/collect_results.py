@@ -3,7 +3,7 @@
     python scripts/collect_results.py [--runs FOLDER ...]
     python scripts/collect_results.py STUDY [--runs FOLDER ...] [--title TEXT]
 
-The first writes every table of the paper, its numbers beside ours, into results/full and results/nano, as CSV and
+The first writes every table of the paper, with its numbers and ours, into results/full and results/nano, as CSV and
 Markdown. The second writes STUDY/table.md and table.csv, a row for each optimizer with its best learning rate.
 --runs takes the records of the finished runs below these folders first, into results/full/runs or STUDY/runs. Tables
 come from records alone, so they can be made again, byte for byte, without the run folders.

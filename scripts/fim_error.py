@@ -1,4 +1,4 @@
-"""How well does each optimizer's structure approximate the Fisher of a real model, and what does it hold for that?
+"""How well does each optimizer's structure approximate the Fisher of a real model, and how much state does it hold?
 
     python scripts/fim_error.py RUN [key=value ...] [--samples 512] [--seed 0] [--results results/fim_error]
 

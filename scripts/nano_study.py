@@ -2,9 +2,9 @@
 
     python scripts/nano_study.py CORPORA [-j JOBS] [--until STAGE] [--only METHOD,...]
 
-CORPORA is a folder with C4-shaped corpora c4, books and modern. Their training documents, shuffled into one, are what
-is trained on, with a tokenizer trained on them; a run is evaluated on c4's validation documents and at its end on the
-books' as well. The stages, each of which needs the ones before:
+CORPORA is a folder with C4-shaped corpora c4, books and modern. The runs train on their training documents, shuffled
+into one corpus, with a tokenizer trained on them. They are evaluated on c4's validation documents, and at their end on
+the books' too. The stages, each of which needs the ones before:
 
     text         the mixed corpus and the tokenizer, in runs/nano
     lr           every method (experiments/nano_files.py) at its file's rate times 1/8, 1/4, 1/2, 1, 2; 0.5M tokens

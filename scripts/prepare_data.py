@@ -34,7 +34,9 @@ def main(arguments: list[str]) -> int:
             raise SettingsError(USAGE)
         section = load(arguments[1:]).config.data
         if section.source == "prepared":
-            raise SettingsError("data.source=prepared is what this makes; name the source of the text")
+            raise SettingsError(
+                "data.source=prepared reads a store, this script makes one; name the source of the text"
+            )
         prepare(Path(arguments[0]), section, load_tokenizer(section))
     except ValueError as error:  # settings and data
         print(error, file=sys.stderr)

@@ -5,14 +5,14 @@
 
     -j JOBS        runs at a time (default: one for each device of -g, else 1)
     -g DEVICES     CUDA devices to deal the runs to, as 0,1,2
-    -l LAUNCHER    what starts train.py, as 'accelerate launch --multi_gpu' (default: python)
+    -l LAUNCHER    the command that starts train.py, as 'accelerate launch --multi_gpu' (default: python)
     -n             print the commands of the runs that are not finished instead of running them
     --only NAME    only the run of this name
     --job-index K  only the K-th run, from 0, finished ones counted: for scripts/slurm/array.sbatch
     --wandb        print a wandb sweep of the same runs instead: wandb sweep THAT.yaml, then wandb agent ID
 
-The run of a combination is in OUT/<file's name>[_<key>=<value>...], its output beside it in <the same>.log; files of
-the same name have their folder's name in front. A setting with one value stays out of the name. Commas within brackets
+The run of a combination is in OUT/<file's name>[_<key>=<value>...], its output in <the same>.log. Files of the same
+name have their folder's name in front. A setting with one value stays out of the name. Commas within brackets
 do not separate values: optimizer.betas=[0.9,0.99],[0.8,0.99].
 """
 

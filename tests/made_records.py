@@ -1,4 +1,4 @@
-"""Records of runs that never were, for tests of what is made from records."""
+"""Made-up records, for tests of tables, figures and report."""
 
 import dataclasses
 import math

@@ -34,7 +34,7 @@ def full_size_figures(records: Iterable[Record]) -> dict[str, "Figure"]:
 
 
 def nano_figures(records: Iterable[Record], pace: dict[str, float]) -> dict[str, "Figure"]:
-    """Figs. 2, 3, 5 and 6 from records of nano runs, beside the paper's panels; none without records.
+    """Figs. 2, 3, 5 and 6 from records of nano runs, next to the paper's panels; none without records.
 
     pace: seconds of a training step by row, for Fig. 3, which is not drawn without.
     """

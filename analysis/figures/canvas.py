@@ -1,4 +1,4 @@
-"""The common look of the figures of results/, written as SVG whose bytes follow from what it shows."""
+"""The common look of the figures of results/, written as SVG: equal figures give equal bytes."""
 
 import contextlib
 import io

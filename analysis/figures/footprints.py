@@ -1,4 +1,4 @@
-"""Fig. 4: measured memory of training steps, beside the sums of parts that `--plan` gives."""
+"""Fig. 4: measured memory of training steps, and the sums of parts that `--plan` gives."""
 
 from typing import TYPE_CHECKING
 

@@ -94,7 +94,7 @@ def _note(drawn: list[Curve], both: bool) -> str:
 
 
 def _range(drawn: list[Curve]) -> tuple[float, float]:
-    """Perplexities that a panel shows: what the paper's panel does and where ours end, not how they begin."""
+    """The range of perplexity that a panel shows: all of the paper's curves and the ends of ours."""
     papers = [perplexity for curve in drawn if not curve.ours for perplexity in curve.perplexity]
     ends = [curve.high[-1] for curve in drawn]
     low = min([*papers, *(curve.low[-1] for curve in drawn)], default=1)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Marker(NamedTuple):
-    """How the point of a structure is drawn; GaLore and Alice after a switch are hollow: Alice lies behind them."""
+    """How the point of a structure is drawn. Hollow ones show Alice, which is at the same place."""
 
     symbol: str
     size: float
@@ -54,7 +54,7 @@ def draw(rows: list[Row]) -> bytes:
 
     A point is the median over the matrices, measured on the sequences fitted to, its line goes from quartile to
     quartile, and the short bar is the median on the other sequences. Errors are spaced by the logit of 1 - error^2,
-    the share of ||F||^2 that a structure explains where it is the best of its form: on a plain axis nearly every
+    the share of ||F||^2 that a structure explains where it is the best of its form. On a plain axis nearly every
     structure would be at 1.
     """
     from matplotlib.font_manager import FontProperties

@@ -1,1 +1,1 @@
-"""Tables of results/: the paper's numbers beside ours."""
+"""Tables of results/: the paper's numbers and ours."""

@@ -1,4 +1,4 @@
-"""Table 5 and Fig. 5: the parts of Alice and RACS, the paper's numbers beside ours."""
+"""Table 5 and Fig. 5: the parts of Alice and RACS, the paper's numbers and ours."""
 
 from analysis import comparison
 from analysis.panels import FIGURE_5
@@ -28,7 +28,7 @@ ABLATION_ROWS = {
 
 
 def table_5(runs: dict[str, list[Record]], model: str = "llama_130m", scale: str = "full") -> Table:
-    """Table 5 and Fig. 5: perplexities of the parts of Alice and RACS, the paper's beside ours."""
+    """Table 5 and Fig. 5: perplexities of the parts of Alice and RACS, the paper's and ours."""
     steps = FIGURE_5[0].steps if scale == "full" else None
     rows = []
     for paper in published("table5_ablations.csv"):

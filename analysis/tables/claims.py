@@ -56,7 +56,7 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def claims(runs: Runs, pace: dict[str, float]) -> Table:
-    """The paper's claims beside these runs. `pace`: seconds of a training step by row."""
+    """The paper's claims, and these runs' answers. `pace`: seconds of a training step by row."""
     return Table(
         "claims",
         "What of the paper shows at nano size",

@@ -1,4 +1,4 @@
-"""Tables 2, 3 and 4 at the paper's sizes, its numbers beside those of our runs."""
+"""Tables 2, 3 and 4 at the paper's sizes, its numbers and those of our runs."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ Rows = dict[str, list[Record]]
 
 
 def table_2(runs: Rows) -> Table:
-    """Table 2: perplexity and speed of every method at every size, the paper's beside ours."""
+    """Table 2: perplexity and speed of every method at every size, the paper's and ours."""
     rows = [row for size in SIZES for row in _rows_of_size(size, runs)]
     return Table(
         "table2",
@@ -94,7 +94,7 @@ def _published_of(file: str, method: str, size: str) -> dict[str, str]:
 
 
 def table_3() -> Table:
-    """Table 3: memory of weights and optimizer states, the paper's beside the plan's."""
+    """Table 3: memory of weights and optimizer states, the paper's and the plan's."""
     rows = []
     for paper in published("table3_memory.csv"):
         method, last_layer = paper["method"], paper["last_layer"]

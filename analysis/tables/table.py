@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Table:
-    """`name` is the stem of its files in results/<scale>/; `note` stands below it. Unknown cells are empty texts."""
+    """`name` is the stem of its files in results/<scale>/; `note` is printed below it. Unknown cells are empty."""
 
     name: str
     title: str

@@ -1,4 +1,4 @@
-"""Figures and report show what the records say, and equal records make equal bytes."""
+"""Figures and report show the numbers of the records, and equal records make equal bytes."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Fig. 4: its measurements beside the parts that a plan counts."""
+"""Fig. 4: its measurements, and the parts that a plan counts."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The benchmarks run and count right; what they measure is not for tests."""
+"""The benchmarks run and count right; their measurements are not tested."""
 
 import csv
 import sys

@@ -10,7 +10,7 @@ from configs.sources import FOLDER
 from models import estimate
 
 EXPERIMENTS = FOLDER / "experiment"
-# A file with a folder of the same name beside it is what the files there build on.
+# A file that has the name of a folder is the base of the files in the folder.
 CELLS = sorted(path for path in EXPERIMENTS.rglob("*.yaml") if not path.with_suffix("").is_dir())
 
 # Tables 7 to 11 and App. F of arXiv 2502.07752; APOLLO's values from its own scripts, its ranks from Table 3's memory.

@@ -1,4 +1,4 @@
-"""The queue of commands: what it runs, what it skips, and how it ends, with real processes."""
+"""The queue of commands with real processes: which run, which are skipped, and how it ends."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ signal.signal(signal.SIGTERM, save)
 (folder / "started").touch()
 time.sleep(60)
 """
-# As accelerate's: what it started, in a session of its own, is killed when it is told to end itself.
+# As accelerate's: told to end, it kills its child, which has a session of its own.
 LAUNCHER = """
 trap 'kill -9 $child; exit 1' TERM
 setsid "$PYTHON" -u "$@" & child=$!
@@ -65,7 +65,7 @@ def test_a_failure_leaves_the_others_running_and_what_is_done_is_skipped(tmp_pat
     assert capfd.readouterr().out == "1 of 1 are finished\n"
     jobs[0] = shell(tmp_path, "bad", 'touch "$1"')
     assert run_all([jobs[0], jobs[2]]) == 0
-    assert (tmp_path / "bad.log").read_text() == "the disk is full\n"  # and what came after
+    assert (tmp_path / "bad.log").read_text() == "the disk is full\n"  # and nothing from the second run
     assert run_all([]) == 0
 
 

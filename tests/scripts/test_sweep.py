@@ -23,7 +23,7 @@ QUICKSTART = "configs/quickstart.yaml"
 
 @pytest.fixture
 def sweep(monkeypatch, capfd):
-    """Does what scripts/sweep.sh does with these arguments; returns (exit code, stdout, stderr)."""
+    """Calls the main function of scripts/sweep.sh with these arguments; returns (exit code, stdout, stderr)."""
 
     def sweep(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.chdir(ROOT)
@@ -38,7 +38,7 @@ def sweep(monkeypatch, capfd):
 
 
 def planned(shown: str) -> list[list[str]]:
-    """The arguments of train.py in what -n has printed."""
+    """The arguments of train.py in the output of -n."""
     return [shlex.split(line.split(" train.py ")[1]) for line in shown.splitlines()]
 
 

@@ -1,4 +1,4 @@
-"""Which structure approximates the Fisher better than which: what the paper's closed forms guarantee, and what not."""
+"""Which structure approximates the Fisher better than which: which orders the paper's closed forms guarantee."""
 
 import itertools
 

@@ -33,7 +33,7 @@ def new_figure(width: float, height: float, *, pad: float, dpi: float = 100) -> 
 
 
 def png(figure: "Figure") -> bytes:
-    """The figure as PNG, without the version of what drew it."""
+    """The figure as PNG, without matplotlib's version in it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     file = io.BytesIO()
