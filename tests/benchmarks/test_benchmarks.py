@@ -16,8 +16,9 @@ from scripts import benchmark_optimizers
 SMALL = ["model=llama_nano", "model.hidden_size=32", "model.intermediate_size=48", "model.num_hidden_layers=1"]
 
 
-def test_every_optimizer_has_a_bound():
-    assert sorted(BOUNDS) == registry.names()
+def test_bounds_are_of_registered_optimizers_and_count_right():
+    """An optimizer may come without a bound; then its cells are empty (below)."""
+    assert set(BOUNDS) <= set(registry.names())
     adam, racs, alice = (BOUNDS[name](8, 16, 4, 2) for name in ("adam", "racs", "alice"))
     assert (adam.bytes, racs.bytes) == (14 * 8 * 16, 8 * 8 * 16)
     assert alice.flops == 4 * 8 * 16 * 4 + 2 * 4 * 4 * 16 + 6 * 8 * 16
@@ -29,6 +30,7 @@ def test_optimizers_are_measured_beside_their_peers(tmp_path, monkeypatch, capsy
     options = ["--optimizers=adam,galore,alice,soap", "--rank=4", "--leading=2", "--rounds=1", "--refreshes=1"]
     threads = torch.get_num_threads()
     monkeypatch.setattr(sys, "argv", ["benchmark", *SMALL, *options, "--results", str(tmp_path)])
+    monkeypatch.delitem(BOUNDS, "soap")
     benchmark_optimizers.main()
     torch.set_num_threads(threads)
     path = tmp_path / "optimizers_llama_nano_cpu_float32.csv"
@@ -40,6 +42,7 @@ def test_optimizers_are_measured_beside_their_peers(tmp_path, monkeypatch, capsy
     assert int(rows["galore-torch"]["state_bytes"]) == int(rows["galore"]["state_bytes"])
     assert rows["alice"]["interval"] == "200" and rows["adam"]["interval"] == ""
     assert int(rows["galore"]["peak_bytes"]) > 0
+    assert rows["soap"]["bound_ms"] == rows["soap"]["times_bound"] == "" and float(rows["alice"]["bound_ms"]) > 0
 
 
 def test_the_whole_model_is_everybodys_who_has_an_adam_for_it(tmp_path, monkeypatch):
