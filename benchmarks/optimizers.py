@@ -97,8 +97,8 @@ def race(model: Parts, names: list[str], rank: int, leading: int, *, with_peers:
     if with_peers:
         for name, peer in peers().items():
             if peer.algorithm in names and (peer.takes_rest or not model.rest):
-                optimizer = peer.make(model.matrices, model.rest, rank, leading)
-                candidates.append(Candidate(name, peer.algorithm, optimizer, interval(optimizer)))
+                other = peer.make(model.matrices, model.rest, rank, leading)
+                candidates.append(Candidate(name, peer.algorithm, other, interval(other)))
     return candidates
 
 
