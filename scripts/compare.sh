@@ -5,8 +5,7 @@
 #   scripts/compare.sh [JOBS]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)}
-files=$(ls configs/experiment/nano/builtin/*.yaml | paste -sd, -)
-scripts/sweep.sh -j "${1:-1}" runs/builtin "$files"
+. scripts/python.sh
+"$python" scripts/compare.py -j "${1:-1}"
 "$python" scripts/collect_results.py results/builtin --runs runs/builtin --title \
     "Every optimizer at one learning rate: llama_nano, 300 steps of 1,024 tokens of the builtin text (scripts/compare.sh)"

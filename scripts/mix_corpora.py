@@ -12,14 +12,12 @@ import json
 import random
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.data_errors import DataError
-from data.sources import training_source
-from scripts.jobs import positive
-from training.processes import failures
+from data.sources import files_source
+from data.tokenizer_training import first_texts
+from experiments.jobs import positive
+from training.processes.failures import report
 
 
 def write(texts: list[str], folder: Path, shards: int) -> None:
@@ -34,6 +32,7 @@ def write(texts: list[str], folder: Path, shards: int) -> None:
 
 
 def main() -> int:
+    """Mix the corpora that the command line names; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("corpora", nargs="+", metavar="CORPUS")
@@ -41,12 +40,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     try:
-        source = training_source(SimpleNamespace(source="files", path=arguments.corpora))
-        texts = [text for file in range(len(source.files)) for _, text in source.read(file, 0)]
+        texts = list(first_texts(files_source(arguments.corpora)))
         random.Random(arguments.seed).shuffle(texts)
         write(texts, arguments.out / "en", arguments.shards)
     except (DataError, OSError) as error:
-        return failures.report(error, None)
+        return report(error, None)
     print(f"{len(texts):,} documents, {sum(map(len, texts)):,} characters in {arguments.out}")
     return 0
 

@@ -10,111 +10,20 @@ Only `data.source`, `data.path`, `data.eval_path` and `data.tokenizer` matter: o
 when the store is read, and the rows are those that the source itself would give.
 """
 
-import hashlib
-import json
 import logging
-import os
-import shutil
 import sys
 from pathlib import Path
 
-import numpy as np
-from transformers import PreTrainedTokenizerBase
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from configs.reading import SettingsError
-from configs.schema import load
-from data.data_errors import DataError
-from data.prepared import FORMAT, OFFSET, read_manifest, tokenizer_fingerprint, verify
-from data.sources import evaluation_source, training_source
-from data.tokenizer import Encoder, load_tokenizer
+from configs.schema import SettingsError, load
+from data.preparation import prepare
+from data.prepared import read_manifest, verify
+from data.tokenizer import load_tokenizer
 
 USAGE = "usage: prepare_data.py STORE [FILE.yaml ...] [key=value ...], or prepare_data.py --verify STORE"
 
 
-class ArrayFile:
-    """A file that grows by arrays of one dtype, with its SHA-256."""
-
-    def __init__(self, path: Path, dtype: np.dtype):
-        self.path, self.dtype = path, dtype
-        self.file, self.sha256, self.bytes = path.open("wb"), hashlib.sha256(), 0
-
-    def append(self, values) -> None:
-        data = np.asarray(values, dtype=self.dtype).tobytes()
-        self.file.write(data)
-        self.sha256.update(data)
-        self.bytes += len(data)
-
-    def close(self) -> dict:
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-        return {self.path.name: {"bytes": self.bytes, "sha256": self.sha256.hexdigest()}}
-
-
-def prepare(store: Path, section, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write the training and evaluation text of a `data` section to `store`.
-
-    It appears whole or not at all: it is written beside its place, synced and renamed.
-
-    Raises:
-        DataError: the folder exists, or the text is at fault.
-        SourceUnavailable: the network gave up.
-    """
-    if store.exists():
-        raise DataError(f"{store} exists; remove it, or prepare the data somewhere else")
-    sources = {"train": training_source(section), "validation": evaluation_source(section)}
-    partial = store.with_name(store.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    dtype = np.dtype("<u2" if len(tokenizer) <= 1 << 16 else "<u4")
-    manifest = {
-        "format": FORMAT,
-        "dtype": dtype.str,
-        "tokenizer": tokenizer_fingerprint(tokenizer),
-        "settings": {key: getattr(section, key) for key in ("source", "path", "eval_path", "tokenizer")},
-        "splits": {},
-        "checksums": {},
-    }
-    for split, source in sources.items():
-        manifest["splits"][split], checksums = _write_split(partial, split, source, tokenizer, dtype)
-        manifest["checksums"] |= checksums
-    tokenizer.save_pretrained(partial / "tokenizer")
-    with (partial / "manifest.json").open("w") as file:
-        json.dump(manifest, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(store)
-
-
-def _write_split(folder: Path, split: str, source, tokenizer, dtype: np.dtype) -> tuple[dict, dict]:
-    """One split's manifest entry and checksums."""
-    encoder = Encoder(tokenizer, len(tokenizer))  # ids a model has no row for are mapped when rows are made
-    ids = ArrayFile(folder / f"{split}.ids", dtype)
-    ends = ArrayFile(folder / f"{split}.ends", OFFSET)
-    positions = ArrayFile(folder / f"{split}.positions", OFFSET)
-    files, tokens = [], 0
-    for number, name in enumerate(source.files):
-        after: list[int] = []
-
-        def texts(number=number, after=after):
-            for position, text in source.read(number, 0):
-                after.append(position)
-                yield text
-
-        for document in encoder(texts()):
-            tokens += len(document)
-            ids.append(document)
-            ends.append([tokens])
-        positions.append(after)
-        files.append({"name": Path(name).name, "documents": len(after)})
-        logging.info("%s: %s, file %d of %d, %d tokens so far", split, name, number + 1, len(source.files), tokens)
-    entry = {"files": files, "tokens": tokens, "fingerprint": source.fingerprint}
-    return entry, ids.close() | ends.close() | positions.close()
-
-
 def main(arguments: list[str]) -> int:
+    """Prepare or verify a store; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         if len(arguments) == 2 and arguments[0] == "--verify":
@@ -125,7 +34,9 @@ def main(arguments: list[str]) -> int:
             raise SettingsError(USAGE)
         section = load(arguments[1:]).config.data
         if section.source == "prepared":
-            raise SettingsError("data.source=prepared is what this makes; name the source of the text")
+            raise SettingsError(
+                "data.source=prepared reads a store, this script makes one; name the source of the text"
+            )
         prepare(Path(arguments[0]), section, load_tokenizer(section))
     except ValueError as error:  # settings and data
         print(error, file=sys.stderr)

@@ -4,6 +4,6 @@
 #   scripts/results.sh [RUNS ...]     RUNS: folders of run folders, as runs/table2, to take new records from first
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)}
+. scripts/python.sh
 "$python" scripts/collect_results.py ${1:+--runs "$@"}
 "$python" scripts/plot_results.py

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Kill a nano run at random moments, start it again by the same command, and compare what it leaves with a run that
-# nothing disturbed: every row of metrics but its clocks, and every byte of the final weights. Over and over.
+# Kill a nano run at random moments, start it again by the same command, and compare its results with those of an
+# undisturbed run: every row of metrics except its clocks, and every byte of the final weights. Over and over.
 #
 #   scripts/soak.sh [MINUTES] [FOLDER]        default: 60 minutes in runs/soak
 #
@@ -8,11 +8,11 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 minutes=${1:-60} folder=${2:-runs/soak}
-python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)}
-settings=(configs/experiment/nano/builtin/alice.yaml train.steps=150 train.eval_every=30 train.checkpoint_every=7
-    data.sequence_length=64 data.eval_tokens=5000 optimizer.update_interval=10)
+. scripts/python.sh
+settings=(configs/experiment/nano/alice.yaml data=builtin train.steps=150 train.eval_every=30 train.checkpoint_every=7
+    train.log_every=1 data.sequence_length=64 data.eval_tokens=5000 optimizer.adam_lr=0.006 optimizer.update_interval=10)
 
-digest() { # of a finished run, but for what a clock measured
+digest() { # of a finished run, without the numbers of its clocks
     "$python" - "$1" <<'PYTHON'
 import hashlib, json, sys
 from pathlib import Path

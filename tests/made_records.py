@@ -1,11 +1,12 @@
-"""Records of runs that never were, for what is made from records."""
+"""Made-up records, for tests of tables, figures and report."""
 
 import dataclasses
 import math
 from pathlib import Path
 
+from analysis import records, rows
 from configs.schema import load
-from scripts import curves, records
+from experiments.nano_files import STUDY
 
 NANO = Path("configs/experiment/nano")
 STEPS = range(50, 1001, 50)
@@ -51,9 +52,9 @@ def kept(file, seed, final, steps=STEPS):
 
 def nano_study(folder, seeds=(0, 1, 2)):
     """The records of a whole nano study."""
-    finals = dict(zip(curves.METHODS | curves.ABLATIONS, range(180, 400, 7), strict=False)) | {"adam": 330}
+    finals = dict(zip(rows.METHODS | rows.ABLATIONS, range(180, 400, 7), strict=False)) | {"adam": 330}
     for seed in seeds:
-        for file in sorted((NANO / "study").glob("*.yaml")):
+        for file in (NANO / f"{row}.yaml" for row in STUDY):
             records.write(kept(file, seed, finals[file.stem]), folder / f"{file.stem}_s{seed}.json")
         for file in sorted((NANO / "ablations").glob("*.yaml")):
             records.write(kept(file, seed, finals[file.stem]), folder / f"ablation_{file.stem}_s{seed}.json")

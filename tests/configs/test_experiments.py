@@ -4,12 +4,13 @@ import csv
 
 import pytest
 
+from configs.identity import to_dict
 from configs.reading import FOLDER
 from configs.schema import Config, load, optimizer_options
 from training.plan import plan_run
 
 EXPERIMENTS = FOLDER / "experiment"
-# A file with a folder of the same name beside it is what the files there build on.
+# A file that has the name of a folder is the base of the files in the folder.
 CELLS = sorted(path for path in EXPERIMENTS.rglob("*.yaml") if not path.with_suffix("").is_dir())
 
 # Tables 7 to 11 and App. F of arXiv 2502.07752; APOLLO's values from its own scripts, its ranks from Table 3's memory.
@@ -33,6 +34,7 @@ TABLE = {
 }
 PUBLISHED = {size: {row: values[i] for row, values in TABLE.items()} for i, size in enumerate(COLUMNS)}
 SIZES = list(PUBLISHED.items())
+MICRO_BATCH = {"60m": 256, "130m": 128, "350m": 128, "1_3b": 32}  # rows that a process holds at once; not published
 
 
 def config(path) -> Config:
@@ -60,8 +62,8 @@ def plans():
 
 def test_all_load_and_no_two_share_a_run_folder():
     runs = {path.relative_to(EXPERIMENTS): config(path).run.dir for path in CELLS}
-    # scripts/nano_study.py names the folders of the study and its ablations.
-    runs = [run for path, run in runs.items() if path.parts[:2] not in (("nano", "study"), ("nano", "ablations"))]
+    # scripts/nano_study.py and scripts/compare.py name the folders of nano runs.
+    runs = [run for path, run in runs.items() if path.parts[0] != "nano"]
     assert len(runs) == len(set(runs)) >= 64
 
 
@@ -103,6 +105,50 @@ def test_table_2(size, published):
     assert_has(cells["muon"], lr=published["adam lr"], momentum=0.95, nesterov=True, adjust_lr_fn="match_rms_adamw")
 
 
+def table_2_cell(size: str, method: str) -> list[str]:
+    """Settings of a cell of Table 2 as changes to the defaults: shared ones, then those of the method."""
+    published = PUBLISHED[size]
+    low_rank = {"rank": published["rank"], "update_interval": 200}
+    subspace = {"lr": published["galore lr"], "scale": published["galore scale"], **low_rank}
+    alice = {"lr": 0.02, "alpha": published["alice alpha"], "alpha_c": published["alice alpha_c"], **low_rank}
+    alice |= {"leading": published["leading"]}
+    mini = {"scale": published["mini scale"], "scale_front": published["mini front"]}
+    options = {
+        "adam": {"lr": published["adam lr"]},
+        "racs": {"lr": 0.02, "alpha": published["racs alpha"]},
+        "alice": alice,
+        "alice_0": alice,
+        "galore": subspace,
+        "fira": subspace,
+        "apollo_mini": {"lr": 0.01, **mini},
+        "apollo_svd": {"lr": 0.01, **low_rank},
+        "muon": {"lr": published["adam lr"], "adjust_lr_fn": "match_rms_adamw"},
+    }
+    name = method.removesuffix("_last_layer_adam")
+    chosen = {"name": name, "adam_lr": published["adam lr"], **options[name]}
+    chosen |= {"last_layer": "adam"} if name != method else {}
+    train = {"steps": published["steps"], "batch_size": 512, "galore_batch_size": published["galore batch"]}
+    train |= {"micro_batch_size": MICRO_BATCH[size], "eval_every": 500, "checkpoint_every": 1000}
+    train |= {"dtype": "bfloat16"}
+    sections = {"train": train, "optimizer": chosen}
+    changes = [f"{section}.{key}={value}" for section, values in sections.items() for key, value in values.items()]
+    return [f"model=llama_{size}", "data=c4", *changes, f"run.name=llama_{size}_{method}_s0"]
+
+
+@pytest.mark.parametrize("size", COLUMNS)
+def test_table_2_is_exactly_what_size_and_method_say(size, tmp_path):
+    """Every setting of every cell, not those of the paper alone."""
+    (tmp_path / "nothing.yaml").write_text("{}")  # without a file the quick start's would be read
+    methods = ("adam", "racs", "apollo_mini", "apollo_svd", "muon", "alice", "alice_0", "galore", "fira")
+    methods += tuple(f"{name}_last_layer_adam" for name in ("alice", "alice_0", "galore", "fira"))
+    folder = EXPERIMENTS / "table2" / size
+    assert {path.stem for path in folder.iterdir()} == set(methods)
+    for method in methods:
+        expected = load([str(tmp_path / "nothing.yaml"), *table_2_cell(size, method)]).config
+        assert to_dict(config(folder / f"{method}.yaml")) == to_dict(expected), method
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "published"), SIZES)
 def test_sizes_of_table_10(size, published, plans):
     cells = {name: plan for name, plan in plans.items() if name.startswith(f"table2/{size}/")}

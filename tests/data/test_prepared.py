@@ -8,9 +8,10 @@ import pytest
 from data.data_errors import DataError
 from data.held_out import EvaluationData
 from data.loader import TrainingData
+from data.preparation import prepare
 from data.prepared import verify
 from data.tokenizer import load_tokenizer
-from scripts.prepare_data import main, prepare
+from scripts.prepare_data import main
 from tests.data.conftest import VOCABULARY, make_section, steps, texts, write_shards
 
 

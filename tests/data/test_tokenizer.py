@@ -83,10 +83,10 @@ def test_held_out_addresses_are_not_trained_on():
 
 
 def test_training_a_tokenizer_is_deterministic_and_keeps_new_lines(tmp_path):
-    from scripts.train_tokenizer import as_transformers, train
+    from data.tokenizer_training import as_transformers, train_tokenizer
 
     address = next(text for _, text in training_source(make_section(source="builtin")).read(0, 0))
-    first, second = train([address], 400), train([address], 400)
+    first, second = train_tokenizer([address], 400), train_tokenizer([address], 400)
     assert first == second
     made = as_transformers(first)
     assert made.decode(made(address)["input_ids"]) == address

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch.distributed.tensor.debug import CommDebugMode
 
+from benchmarks import parallel as check
 from models.llama import build_model
 from optimizers import registry
-from scripts import check_parallel as check
 from training.processes.layout import Replicas, Shards
 from training.processes.start import start_world
 

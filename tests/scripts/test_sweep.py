@@ -10,19 +10,20 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps import utils as agent
 
+from analysis.paths import ROOT
 from configs.identity import to_dict
 from configs.schema import load
-from scripts.jobs import ROOT
-from scripts.sweep import combinations, main
+from experiments.grid import combinations
+from scripts.sweep import main
 from tests import tiny
-from tests.scripts.test_jobs import wait_for
+from tests.experiments.test_jobs import wait_for
 
 QUICKSTART = "configs/quickstart.yaml"
 
 
 @pytest.fixture
 def sweep(monkeypatch, capfd):
-    """Does what scripts/sweep.sh does with these arguments; returns (exit code, stdout, stderr)."""
+    """Calls the main function of scripts/sweep.sh with these arguments; returns (exit code, stdout, stderr)."""
 
     def sweep(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.chdir(ROOT)
@@ -37,7 +38,7 @@ def sweep(monkeypatch, capfd):
 
 
 def planned(shown: str) -> list[list[str]]:
-    """The arguments of train.py in what -n has printed."""
+    """The arguments of train.py in the output of -n."""
     return [shlex.split(line.split(" train.py ")[1]) for line in shown.splitlines()]
 
 
@@ -110,7 +111,7 @@ def test_a_device_is_one_that_is_visible(sweep, tmp_path, monkeypatch):
 
 
 def test_the_run_that_refuses_a_setting_is_named(sweep):
-    files = f"{QUICKSTART},configs/experiment/nano/builtin/racs.yaml"
+    files = f"{QUICKSTART},configs/experiment/nano/racs.yaml"
     assert sweep("runs/x", files, "optimizer.rank=16")[2].startswith(
         "sweep.sh: error: racs: unknown key optimizer.rank"
     )
@@ -127,6 +128,7 @@ def tiny_sweep(text, tmp_path):
     return [str(tmp_path / "out"), "tests/tiny.yaml", *data, *length, "run.seed=0,1"]
 
 
+@pytest.mark.faults
 def test_a_cut_sweep_goes_on_and_a_finished_one_is_skipped(sweep, tiny_sweep, tmp_path):
     first, second = tmp_path / "out" / "tiny_seed=0", tmp_path / "out" / "tiny_seed=1"
     environment = os.environ | {"PYTHON": sys.executable}
@@ -262,6 +264,7 @@ def test_a_wrong_size_is_refused(shell, words):
     assert ended.stderr == f"table2.sh: error: the size must be one of 60m, 130m, 350m, 1_3b, got '{got}'\n"
 
 
+@pytest.mark.faults
 def test_an_array_task_requeues_itself_before_the_limit(tmp_path):
     scripts = {
         "scontrol": 'echo "$@" > requeued',

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from analysis.fisher import structures
+from analysis.fisher.structures import Fisher
 from optimizers.functional.scaling import fixed_point
-from scripts import fisher_structures as structures
-from scripts.fisher_structures import Fisher
 
 from .samples import (
     M,
@@ -25,7 +25,7 @@ from .samples import (
     sampled_gradients,
 )
 
-SIZES = (1e-3, 1e-1, 1.0)  # how far a perturbed member lies from the minimiser, in factors or in angle
+SIZES = (1e-3, 1e-1, 1.0)  # distance of a perturbed member from the minimiser, in factors or in angle
 
 
 @pytest.fixture(params=[0, 1, 2])

@@ -1,12 +1,12 @@
-"""Which structure approximates the Fisher better than which: what the paper's closed forms guarantee, and what not."""
+"""Which structure approximates the Fisher better than which: which orders the paper's closed forms guarantee."""
 
 import itertools
 
 import pytest
 import torch
 
-from scripts import fisher_structures as structures
-from scripts.fisher_structures import Fisher
+from analysis.fisher import structures
+from analysis.fisher.structures import Fisher
 
 from .samples import M, gradients_with_fisher, sampled_gradients
 

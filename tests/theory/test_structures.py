@@ -1,11 +1,11 @@
-"""scripts/fisher_structures.py against the dense algebra it avoids, and against the optimizers it speaks of."""
+"""analysis/fisher/structures.py against the dense algebra it avoids, and against the optimizers it speaks of."""
 
 import pytest
 import torch
 
+from analysis.fisher import structures
+from analysis.fisher.structures import Fisher
 from optimizers import RACS, Alice, EigenAdam, registry
-from scripts import fisher_structures as structures
-from scripts.fisher_structures import Fisher
 
 from .samples import dense_fisher, power_of, sampled_gradients, unvec, vec
 

@@ -1,4 +1,4 @@
-"""Proposition 4: what a low-rank tracking state cannot see."""
+"""Proposition 4: the directions that a low-rank tracking state cannot see."""
 
 import torch
 
@@ -17,7 +17,7 @@ def block_with_eigenbasis(basis: torch.Tensor, source: torch.Generator, strength
 
 
 def split(gradients: torch.Tensor, basis: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The true state sum(G G^T), and what low-rank tracking with `basis` rebuilds of it: U sum(sigma sigma^T) U^T."""
+    """The true state sum(G G^T), and the part that low-rank tracking rebuilds: U sum(sigma sigma^T) U^T."""
     sigma = basis.T @ gradients
     return (gradients @ gradients.mT).sum(0), basis @ (sigma @ sigma.mT).sum(0) @ basis.T
 

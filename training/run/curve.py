@@ -1,13 +1,12 @@
 """curve.png: perplexity over steps and over seconds of training."""
 
-import contextlib
-import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from training.run.atomic import write_atomically
+from training.run.drawing import BLUE, GRID, INK, MUTED, ORANGE, default_style, new_figure, png
 from training.run.folder import RunFolder
 from training.run.metrics import read_metrics
 
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, MUTED, GRID = "#1f2933", "#616e7c", "#e4e7eb"
-EVALUATION, TRAINING = "#1d4ed8", "#f4a259"
 UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
 
 
@@ -28,27 +25,11 @@ def draw(folder: RunFolder) -> None:
     """
     rows = [row for row in read_metrics(folder.metrics) if row["loss"] is not None]
     name = ((folder.read_config() or {}).get("run") or {}).get("name") or folder.path.resolve().name
-    with _drawing() as (figure, png):
+    with default_style():
+        figure = new_figure(10, 4.2, pad=0.12, dpi=150)
         _draw(figure, name, rows)
-    write_atomically(folder.curve, png.getvalue())
-
-
-@contextlib.contextmanager
-def _drawing() -> Iterator[tuple["Figure", io.BytesIO]]:
-    """A figure of matplotlib's defaults, whatever the user's style is, and its PNG, which is there after `with`."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    png = io.BytesIO()
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
-        figure = Figure(figsize=(10, 4.2), dpi=150, layout=layout, facecolor="white")
-        canvas = FigureCanvasAgg(figure)
-        yield figure, png
-        canvas.print_png(png, metadata={"Software": None})
+        picture = png(figure)
+    write_atomically(folder.curve, picture)
 
 
 def _draw(figure: "Figure", name: str, rows: list[dict[str, Any]]) -> None:
@@ -66,12 +47,12 @@ def _draw(figure: "Figure", name: str, rows: list[dict[str, Any]]) -> None:
     panels = ((left, "steps", "step", 1), (right, f"{unit} of training", "train_seconds", seconds))
     for axes, label, key, scale in panels:
         xs = [row[key] / scale for row in training]
-        axes.plot(xs, _perplexities(losses), color=TRAINING, alpha=0.22, linewidth=0.7)
-        axes.plot(xs, smooth, color=TRAINING, linewidth=1.4, label="training batches")
+        axes.plot(xs, _perplexities(losses), color=ORANGE, alpha=0.22, linewidth=0.7)
+        axes.plot(xs, smooth, color=ORANGE, linewidth=1.4, label="training batches")
         axes.plot(
             [row[key] / scale for row in evaluations],
             evaluated,
-            color=EVALUATION,
+            color=BLUE,
             linewidth=1.8,
             marker="o",
             markersize=4 if len(evaluations) <= 40 else 0,

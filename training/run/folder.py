@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 
-from configs.schema import Config
 from configs.messages import one_line
+from configs.schema import Config
 from training.run.atomic import write_atomically
 from training.run.disk import free_bytes, in_words
 from training.run.plain_json import finite

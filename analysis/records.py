@@ -1,0 +1,150 @@
+"""Records of finished runs: the source of all tables and figures, small enough to be committed.
+
+A record is results/<study>/<kind>/<name>.json. It holds `summary` (summary.json), `settings` (config.yaml without its
+run folder), `evaluations` (rows of metrics.jsonl) and `training` (at most TRAIN_ROWS rows, as columns). Some runs add
+`held_out` (evaluations.json: other texts by name) and `basis_cosines` (medians over the matrices).
+"""
+
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NotRequired, TypedDict, cast
+
+import yaml
+
+from training.run.metrics import read_metrics
+
+TRAIN_ROWS = 200
+COLUMNS = ("step", "tokens", "loss", "grad_norm", "tokens_per_second", "optimizer_seconds", "data_seconds",
+           "train_seconds")  # fmt: skip
+EIGENVECTORS = (1, 2, 4, 8)  # of Fig. 6
+
+Clock = Literal["step", "tokens", "train_seconds"]
+
+
+class Summary(TypedDict):
+    """summary.json, as far as tables and figures read it."""
+
+    name: str
+    model: str
+    optimizer: str
+    seed: int
+    steps: int
+    tokens: int
+    lr: float
+    adam_lr: float
+    final_loss: float
+    final_perplexity: float
+    tokens_per_second: float
+    optimizer_state_bytes: int
+    config_hash: str
+    git_commit: str | None
+
+
+class Evaluation(TypedDict):
+    """A row of metrics.jsonl of the kind "eval"."""
+
+    step: int
+    tokens: int
+    train_seconds: float
+    loss: float
+    perplexity: float | None
+    galore_perplexity: float | None
+
+
+class Record(TypedDict):
+    """What is kept of a finished run. `settings` are the resolved config.yaml: sections of plain values."""
+
+    summary: Summary
+    settings: dict[str, dict[str, Any]]
+    evaluations: list[Evaluation]
+    training: dict[str, list[float | None]]
+    held_out: NotRequired[dict[str, dict[str, float]]]
+    basis_cosines: NotRequired[list[dict[str, float]]]
+
+
+def record(folder: Path) -> Record:
+    """The record of the finished run in `folder`."""
+    rows = read_metrics(folder / "metrics.jsonl")
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    settings["run"]["dir"] = None  # a record's name says its settings; a reader has no use for the folder
+    kept: Record = {
+        "summary": json.loads((folder / "summary.json").read_text()),
+        "settings": settings,
+        "evaluations": [cast(Evaluation, row) for row in rows if row["kind"] == "eval"],
+        "training": _columns([row for row in rows if row["kind"] == "train"]),
+    }
+    if (folder / "evaluations.json").is_file():
+        kept["held_out"] = json.loads((folder / "evaluations.json").read_text())
+    if (folder / "basis_cosines.jsonl").is_file():
+        kept["basis_cosines"] = _cosines(read_metrics(folder / "basis_cosines.jsonl"))
+    return kept
+
+
+def write(kept: Record, path: Path) -> None:
+    """Write a record, a line for each of its parts and each evaluation."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for key, value in kept.items():
+        text = json.dumps(value, sort_keys=True)
+        if key == "evaluations":
+            text = "[\n" + ",\n".join(json.dumps(row) for row in kept["evaluations"]) + "\n]"
+        parts.append(f"{json.dumps(key)}: {text}")
+    path.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+
+
+def gather(runs: Path, records: Path, name: Callable[[Path, Record], str] | None = None) -> int:
+    """Write the record of every finished run below `runs` into `records`; returns their number.
+
+    A record is named after its run's settings, so that runs of any folders keep apart. `name` makes other names, from
+    a run's folder and record.
+    """
+    folders = [path.parent for path in sorted(runs.rglob("summary.json"))]
+    for folder in folders:
+        kept = record(folder)
+        write(kept, records / f"{(name or _settings_name)(folder, kept)}.json")
+    return len(folders)
+
+
+def _settings_name(folder: Path, kept: Record) -> str:
+    """The run's name, its seed and its config hash."""
+    summary = kept["summary"]
+    return f"{summary['name']}_s{summary['seed']}_{summary['config_hash']}".replace("/", "-")
+
+
+def read(records: Path) -> dict[str, Record]:
+    """Every record of a folder, by name."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(records.glob("*.json"))}
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, list[float | None]]:
+    every = -(-len(rows) // TRAIN_ROWS)
+    kept = rows[every - 1 :: every] if rows else []
+    return {name: [None if row[name] is None else _six_digits(row[name]) for row in kept] for name in COLUMNS}
+
+
+def _six_digits(number: float) -> float:
+    """The number, rounded if it is a float; integers are exact."""
+    return float(f"{number:.6g}") if isinstance(number, float) else number
+
+
+def _cosines(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """For each refresh the median |cosine| between a basis column before and after it, over the matrices.
+
+    The columns are those of EIGENVECTORS that the bases of all matrices have.
+    """
+    by_step: dict[int, list[list[float]]] = {}
+    for row in rows:
+        by_step.setdefault(row["step"], []).append(row["cosines"])
+    return [
+        {
+            "step": step,
+            **{
+                str(i): _six_digits(statistics.median(c[i - 1] for c in cosines))
+                for i in EIGENVECTORS
+                if i <= min(map(len, cosines))
+            },
+        }
+        for step, cosines in sorted(by_step.items())
+    ]

@@ -1,0 +1,1 @@
+"""results/report.html: all tables and curves on one page."""

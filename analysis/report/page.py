@@ -1,0 +1,140 @@
+"""results/report.html: tables and curves on one page that needs no network and no other file."""
+
+import html
+import json
+import re
+from collections.abc import Sequence
+from itertools import compress
+from pathlib import Path
+from typing import Any
+
+from analysis import curves
+from analysis.curves import Curve
+from analysis.panels import FIGURE_1, FIGURE_2, FIGURE_5, Panel
+from analysis.records import Record
+from analysis.rows import METHODS, by_row, style
+from analysis.tables.table import Table
+
+PARTS = Path(__file__).resolve().parent
+UPLOT = PARTS / "uplot"
+SCALES = {"full": "Tables at the paper's sizes", "nano": "Tables at nano size"}
+NUMBER = re.compile(r"([-−+]?\d.*)?")  # a cell that is set flush right
+CODE, CODE_ELEMENT = re.compile(r"`([^`]+)`"), r"<code>\1</code>"
+LONG = 40  # characters of a cell that may break into lines
+COLOURS = {look.label: look.colour for look in METHODS.values()}
+PAPER = (
+    "Read off the paper's figures. Tokens are positions, 131,072 a step; seconds follow from the throughput of its "
+    "Table 2 where that has the method."
+)
+OURS = "Mean over the seeds; the band goes from the lowest to the highest."
+BOTH = f"Ours strong. {OURS} The paper's thin and broken: its tokens are positions, its seconds those of Table 2."
+
+
+def page(full: list[Record], nano: list[Record], tables: list[Table]) -> str:
+    """The page, from the records of our runs at the paper's sizes and at nano size. Equal arguments, equal text."""
+    parts = {
+        "runs": f"{_runs(full)} at the paper's sizes and {_runs(nano)} at nano size",
+        "data": _json(data_sets(full, nano)),
+        "tables": "\n".join(_tables(scale, [table for table in tables if table.scale == scale]) for scale in SCALES),
+        "charts.js": (PARTS / "charts.js").read_text(),
+        "uplot.css": (UPLOT / "uPlot.min.css").read_text(),
+        "uplot.js": f"/*\n{(UPLOT / 'LICENSE').read_text()}*/\n{(UPLOT / 'uPlot.iife.min.js').read_text()}",
+    }
+    template = (PARTS / "template.html").read_text()
+    return re.sub(r"\{\{([a-z.]+)\}\}", lambda slot: parts[slot[1]], template)
+
+
+def data_sets(full: list[Record], nano: list[Record]) -> list[dict[str, Any]]:
+    """The sets of curves that the page can show: the `group`, `title`, `note` and `curves` of each."""
+    panels = {f"Fig. {_number(panel)}": panel for panel in (*FIGURE_1, *FIGURE_2, *FIGURE_5)}
+    papers = {title: curves.published(panel) for title, panel in panels.items()}
+    ours = {title: curves.ours(by_row(panel.runs(full)), panel) for title, panel in panels.items()}
+    rows = by_row(nano)
+    small = {"every method": curves.ours(rows, FIGURE_2[0])}
+    small |= {f"as Fig. {_number(panel)}": curves.ours(rows, panel) for panel in FIGURE_5}
+    groups = {
+        "Ours, nano": (OURS, small),
+        "Ours, the paper's sizes": (BOTH, {title: drawn + papers[title] for title, drawn in ours.items() if drawn}),
+        "The paper": (PAPER, papers),
+    }
+    return [
+        {"group": group, "title": title, "note": note, "curves": [_curve(curve) for curve in drawn]}
+        for group, (note, sets) in groups.items()
+        for title, drawn in sets.items()
+        if drawn
+    ]
+
+
+def _number(panel: Panel) -> str:
+    """2a: 60M."""
+    return f"{panel.name.removeprefix('figure')}: {panel.title}"
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    look = style(curve.row)
+    drawn: dict[str, Any] = {"label": curve.label, "row": curve.row, "ours": curve.ours}
+    drawn |= {"colour": look.colour, "dash": look.dash}
+    band: dict[str, Any] = {"low": curve.low, "high": curve.high, "seeds": curve.seeds} if curve.seeds > 1 else {}
+    points = {key: getattr(curve, key) for key in ("step", "tokens", "seconds", "perplexity")}
+    return drawn | points | band
+
+
+def _json(value: Any) -> str:
+    """Compact JSON, its numbers to 5 significant digits, safe inside a script element."""
+
+    def short(value: Any) -> Any:
+        if isinstance(value, float):
+            number = float(f"{value:.5g}")
+            return int(number) if number.is_integer() else number
+        if isinstance(value, dict):
+            return {key: short(item) for key, item in value.items()}
+        return [short(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    text = json.dumps(short(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.replace("</", "<\\/")
+
+
+def _runs(records: list[Record]) -> str:
+    return f"{len(records) or 'no'} run{'' if len(records) == 1 else 's'}"
+
+
+def _tables(scale: str, tables: list[Table]) -> str:
+    """A section with tables of one scale."""
+    body = "\n".join(map(_table, tables))
+    heading = f'<h2 id="{scale}-heading">{SCALES[scale]}</h2>'
+    return f'<section id="{scale}" aria-labelledby="{scale}-heading">\n{heading}\n{body}\n</section>'
+
+
+def _table(table: Table) -> str:
+    """A table under its title and over its note, in a region of its own that scrolls sideways."""
+    name = f"{table.scale}-{table.name}"
+    title, note = (html.escape(text) for text in (table.title, table.note))
+    if not table.rows:
+        return f'<h3 id="{name}">{title}</h3>\n<p class="note">Nothing yet.</p>'
+    filled = [any(cells) for cells in zip(*table.rows, strict=True)]
+    head, *body = (list(compress(cells, filled)) for cells in (table.columns, *table.rows))
+    classes = [_class(k, cells) for k, cells in enumerate(zip(*body, strict=True))]
+    heads = "".join(f'<th scope="col"{kind}>{html.escape(cell)}</th>' for cell, kind in zip(head, classes, strict=True))
+    rows = "\n".join(f"<tr>{_cells(cells, classes)}</tr>" for cells in body)
+    return (
+        f'<h3 id="{name}">{title}</h3>\n<div class="wide" role="region" aria-labelledby="{name}" tabindex="0">'
+        f"<table><thead><tr>{heads}</tr></thead>\n<tbody>{rows}</tbody></table></div>\n"
+        f'<p class="note">{CODE.sub(CODE_ELEMENT, note)}</p>'
+    )
+
+
+def _class(k: int, cells: Sequence[str]) -> str:
+    """The class attribute of column k: numbers are set flush right, long texts may break into lines."""
+    if max(map(len, cells)) > LONG:
+        return ' class="long"'
+    return ' class="number"' if k > 0 and all(map(NUMBER.fullmatch, cells)) else ""
+
+
+def _cells(cells: Sequence[str], classes: Sequence[str]) -> str:
+    """The cells of a row; a method's name gets a dot of its colour."""
+    parts = []
+    for k, (cell, kind) in enumerate(zip(cells, classes, strict=True)):
+        tag, scope = ("td", "") if k else ("th", ' scope="row"')
+        dot = f'<i style="background:{COLOURS[cell]}"></i>' if cell in COLOURS else ""
+        parts.append(f"<{tag}{scope}{kind}>{dot}{html.escape(cell)}</{tag}>")
+    return "".join(parts)

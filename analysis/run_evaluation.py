@@ -1,0 +1,59 @@
+"""Perplexity of a finished run on other text, and its place in the run's folder: evaluations.json."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from configs.schema import Config, SettingsError, load
+from data.held_out import EvaluationData
+from data.tokenizer import load_tokenizer
+from models.llama import build_model
+from training.evaluation import Evaluation, evaluate, perplexity
+from training.processes.failures import settings_errors
+from training.processes.world import World
+from training.run.atomic import write_atomically
+
+
+def evaluation_settings(run: str, changes: list[str]) -> Config:
+    """The settings of a run folder, changed by key=value arguments. Raises SettingsError."""
+    model = Path(run, "model")
+    if not model.is_dir():
+        raise SettingsError(f"{run} is not the folder of a finished run: it has no model folder")
+    # The training text is not read, and its default may not fit the new evaluation text.
+    paths = [change.replace("eval_path", "path") for change in changes if change.startswith("data.eval_path=")]
+    own = (f"data.tokenizer={model}", f"model.init_from={model}")
+    return load([f"{run}/config.yaml", *changes, *paths[:1], *own]).config
+
+
+def evaluate_run(config: Config, world: World) -> Evaluation:
+    """The evaluation of the model in `model.init_from`. Raises Interrupted when a process is sent a signal."""
+    with settings_errors():
+        tokenizer = load_tokenizer(config.data)
+        held_out = EvaluationData(config.data, tokenizer, vocab_size=config.model.vocab_size)
+        model = build_model(config.model, dtype=getattr(torch, config.train.dtype), seed=config.run.seed)
+    model.to(world.device)  # type: ignore[arg-type]  # wrapped by transformers
+    return evaluate(
+        model,
+        held_out,
+        world,
+        rows=config.train.micro_batch_size or -(-config.train.batch_size // world.count),
+        galore_rows=config.train.galore_batch_size,
+    )
+
+
+def describe(found: Evaluation) -> str:
+    """The evaluation in a line."""
+    galore = "" if found.galore_perplexity is None else f", GaLore's {found.galore_perplexity:.4f}"
+    return f"perplexity {perplexity(found.loss):.4f}{galore} (loss {found.loss:.6f} over {found.targets:,} targets)"
+
+
+def save(found: Evaluation, run: Path, name: str) -> None:
+    """Put the evaluation as `name` into the run's evaluations.json. Raises SettingsError if that is damaged."""
+    path = run / "evaluations.json"
+    try:
+        saved = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise SettingsError(f"{path} is not readable ({error}); the evaluation is not saved") from error
+    saved[name] = {"loss": found.loss, "perplexity": perplexity(found.loss), "eval_tokens": found.targets}
+    write_atomically(path, (json.dumps(saved, indent=2) + "\n").encode())

@@ -1,0 +1,1 @@
+"""Tables of results/: the paper's numbers and ours."""

@@ -1,0 +1,131 @@
+"""Claims of the paper, and whether the runs of the nano study agree."""
+
+import statistics
+from collections.abc import Iterator, Sequence
+
+from analysis import comparison
+from analysis.comparison import crossed
+from analysis.paper import published
+from analysis.records import Record
+from analysis.rows import published_row, style
+from analysis.tables.ablations import ABLATION_ROWS
+from analysis.tables.cells import mean_of_reached
+from analysis.tables.table import Table
+
+Runs = dict[str, list[Record]]  # by row
+
+# (better, worse, where the paper says so)
+CLAIMS = (
+    ("racs", "adam", "Table 2"),
+    ("alice", "adam", "Table 2"),
+    ("alice", "racs", "Table 2, 60M to 130M"),
+    ("alice", "alice_0", "Table 2, 60M to 350M"),
+    ("alice", "fira", "Table 2"),
+    ("alice", "galore", "Table 2"),
+    ("racs", "apollo_svd", "Table 2"),
+    ("fira", "galore", "Table 2"),
+    ("galore_last_layer_adam", "galore", "Fig. 5d"),
+    ("alice", "alice_last_layer_adam", "Table 2, 60M"),
+    ("switching", "none", "Table 5"),
+    ("none", "tracking", "Table 5: tracking alone does harm"),
+    ("tracking_switching", "switching", "Table 5"),
+    ("alice", "tracking_switching", "Table 5: compensation"),
+    ("tracking_switching", "full_basis", "Fig. 5b"),
+    ("tracking_switching", "gaussian", "Fig. 5b"),
+    ("alice", "compensation_fira", "Fig. 5c"),
+    ("alice", "compensation_fira_plus", "Fig. 5c"),
+    ("racs", "racs_no_ema", "Fig. 5e"),
+    ("alice_two_sided", "alice", "not in the paper: ours"),
+)
+
+
+def paper_60m() -> dict[str, float]:
+    """Table 2's perplexities at 60M, by row."""
+    rows = (row for row in published("table2_perplexity.csv") if row["method"] != "adam_cited")
+    return {published_row(row["method"], row["last_layer"]): float(row["60m"]) for row in rows}
+
+
+def means(runs: Runs) -> dict[str, float]:
+    """Mean final perplexity of each row."""
+    return {row: statistics.fmean(comparison.perplexities(seeds)) for row, seeds in runs.items()}
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
+    """Spearman's rank correlation; the values of each must differ from each other."""
+    return statistics.correlation(*([sorted(values).index(value) for value in values] for values in (x, y)))
+
+
+def claims(runs: Runs, pace: dict[str, float]) -> Table:
+    """The paper's claims, and these runs' answers. `pace`: seconds of a training step by row."""
+    return Table(
+        "claims",
+        "What of the paper shows at nano size",
+        "Mean ± standard deviation over the seeds there are. A difference within twice the spread of both, or of "
+        "single seeds, is marked.",
+        ["claim", "paper", "nano", "holds"],
+        [*_orders(means(runs)), *_better(runs), *_sooner(runs, pace)],
+        "nano",
+    )
+
+
+def _orders(found: dict[str, float]) -> Iterator[list[str]]:
+    """Rank correlations of mean perplexities with the paper's; a list of fewer than three rows has no order."""
+    for claim, where, theirs in (
+        ("order of the methods", "Table 2, 60M", paper_60m()),
+        ("order of Table 5's rows", "Table 5, 130M", _paper_130m("table 5")),
+        ("order of the parts of Alice", "Table 5, Figs. 5b and 5c, 130M", _paper_130m("table 5", "5b", "5c")),
+    ):
+        common = [row for row in found if row in theirs]
+        if len(common) > 2:
+            rho = rank_correlation([found[row] for row in common], [theirs[row] for row in common])
+            shown = f"Spearman's rank correlation {rho:.2f} over {len(common)} rows"
+            yield [claim, where, shown, _yes_or_no(rho > 0.7)]
+
+
+def _better(runs: Runs) -> Iterator[list[str]]:
+    """CLAIMS, as far as both rows were run."""
+    for better, worse, where in CLAIMS:
+        if better in runs and worse in runs:
+            a, b = comparison.perplexities(runs[better]), comparison.perplexities(runs[worse])
+            holds = _yes_or_no(statistics.fmean(a) < statistics.fmean(b))
+            doubt = "" if _differ_clearly(a, b) else ", but not clearly"
+            claim = f"{style(better).label} before {style(worse).label}"
+            yield [claim, where, f"{_mean_and_deviation(a)} against {_mean_and_deviation(b)}", holds + doubt]
+
+
+def _sooner(runs: Runs, pace: dict[str, float]) -> Iterator[list[str]]:
+    """Speed-ups of Alice and RACS over the Adam of the same seed."""
+    adam = runs.get("adam", [])
+    for row, printed in (("alice", "2.22x in steps at 60M"), ("racs", "ahead of Adam")):
+        if row in runs and adam:
+            steps = comparison.speed_ups(runs[row], adam, crossed)
+            shown = "never there"
+            if any(steps):
+                summary = _mean_and_deviation if all(steps) else mean_of_reached
+                shown = f"{summary(steps)}x in steps"
+                if row in pace and "adam" in pace:
+                    shown += f", {summary([ratio * pace['adam'] / pace[row] for ratio in steps])}x in seconds"
+            claim = f"{style(row).label} is sooner at tuned Adam's final loss"
+            yield [claim, printed, shown, _yes_or_no(statistics.fmean(steps) > 1)]
+
+
+def _paper_130m(*figures: str) -> dict[str, float]:
+    """The paper's perplexities of our rows in these of its figures."""
+    published_rows = (row for row in published("table5_ablations.csv") if row["figure"] in figures)
+    return {ABLATION_ROWS[row["figure"], row["setting"]]: float(row["perplexity"]) for row in published_rows}
+
+
+def _differ_clearly(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether two samples differ by more than twice their spread."""
+    if len(a) < 2 or len(b) < 2:
+        return False
+    return abs(statistics.fmean(a) - statistics.fmean(b)) > 2 * (statistics.variance(a) + statistics.variance(b)) ** 0.5
+
+
+def _mean_and_deviation(values: Sequence[float]) -> str:
+    deviation = comparison.deviation(values)
+    return f"{statistics.fmean(values):.2f}" + (f" ± {deviation:.2f}" if deviation is not None else "")
+
+
+def _yes_or_no(holds: bool) -> str:
+    return "yes" if holds else "no"

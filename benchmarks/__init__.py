@@ -1,0 +1,1 @@
+"""Measurements of optimizers, training steps and parallel layouts, against bounds and other implementations."""

@@ -1,0 +1,66 @@
+"""Lower bounds of the benchmark: the work and the memory traffic that a step of each optimizer cannot do without.
+
+For an m x n matrix, m <= n, rank r, b bytes an element. FLOPs: the algorithm's products, and the element-wise work of
+the vector methods. Bytes: the traffic that remains when everything is fused: G and W are read and W is written
+(3 b m n), and states are read and written. Refreshes are left out.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Work(NamedTuple):
+    """Of one step of one matrix."""
+
+    flops: float
+    bytes: float
+
+
+Bound = Callable[[int, int, int, int], Work]  # of m, n, rank r and b bytes an element
+Count = Callable[[int, int, int], float]  # of m, n and r
+
+
+def _subspace(flops: Count, elements: Count) -> Bound:
+    """The bound of a method with a basis: its products, and the elements it moves."""
+    return lambda m, n, r, b: Work(flops(m, n, r), b * elements(m, n, r))
+
+
+BOUNDS: dict[str, Bound] = {
+    # G, and W and both moments both ways.
+    "adam": lambda m, n, r, b: Work(13 * m * n, 7 * b * m * n),
+    "adam_8bit": lambda m, n, r, b: Work(13 * m * n, (3 * b + 4) * m * n),
+    # Five iterations of two products with G^2 and one for the norm; a second look at G, for the update, where the
+    # matrix stays in a cache meanwhile.
+    "racs": lambda m, n, r, b: Work(35 * m * n, 4 * b * m * n),
+    # sigma = U^T G and W - U N. The update is one pass over W.
+    "galore": _subspace(lambda m, n, r: 4 * m * n * r + 12 * r * n, lambda m, n, r: 3 * m * n + 8 * r * n + 2 * m * r),
+    "galore_8bit": lambda m, n, r, b: Work(4 * m * n * r + 12 * r * n, b * (3 * m * n + 2 * m * r) + 4 * r * n),
+    # As GaLore, and the history of s = 20 projected gradients read twice.
+    "natural_galore": _subspace(
+        lambda m, n, r: 4 * m * n * r + (4 * 20 + 12) * r * n,
+        lambda m, n, r: 3 * m * n + (8 + 2 * 20 + 1) * r * n + 2 * m * r,
+    ),
+    # The residual's columns are scaled: G once more.
+    "fira": _subspace(lambda m, n, r: 4 * m * n * r + 6 * m * n, lambda m, n, r: 4 * m * n + 8 * r * n + 2 * m * r),
+    "alice_0": _subspace(lambda m, n, r: 4 * m * n * r + 6 * m * n, lambda m, n, r: 4 * m * n + 9 * r * n + 2 * m * r),
+    # And sigma sigma^T for the tracking.
+    "alice": _subspace(
+        lambda m, n, r: 4 * m * n * r + 2 * r * r * n + 6 * m * n, lambda m, n, r: 4 * m * n + 9 * r * n + 2 * m * r
+    ),
+    # One product; the update is G scaled.
+    "apollo": _subspace(lambda m, n, r: 2 * m * n * r, lambda m, n, r: 4 * m * n + 8 * r * n),
+    "apollo_svd": _subspace(lambda m, n, r: 2 * m * n * r, lambda m, n, r: 4 * m * n + 8 * r * n),
+    "apollo_mini": _subspace(lambda m, n, r: 2 * m * n, lambda m, n, r: 4 * m * n + 8 * n),
+    # Five steps of X X^T, its square and its product with X.
+    "muon": lambda m, n, r, b: Work(20 * m * m * n + 10 * m**3, 5 * b * m * n),
+    # X X^T, ten steps of three m x m products, and the product with X.
+    "swan": lambda m, n, r, b: Work(4 * m * m * n + 60 * m**3, 3 * b * m * n),
+    # G G^T, U^T G, U^T m1 and U times the quotient; Q both ways and U.
+    "eigen_adam": lambda m, n, r, b: Work(8 * m * m * n, b * (7 * m * n + 3 * m * m)),
+    # Two sides: G into the bases, the quotient out of them, and the two averages.
+    "soap": lambda m, n, r, b: Work(6 * (m * m * n + m * n * n), b * (7 * m * n + 3 * (m * m + n * n))),
+    "shampoo": lambda m, n, r, b: Work(4 * (m * m * n + m * n * n), b * (3 * m * n + 3 * (m * m + n * n))),
+    # The norms of the step and of W come before the update.
+    "lars": lambda m, n, r, b: Work(9 * m * n, 7 * b * m * n),
+    "lamb": lambda m, n, r, b: Work(17 * m * n, 10 * b * m * n),
+}

@@ -1,0 +1,115 @@
+"""Writing of a prepared store: any source's text, tokenised once (see data/prepared.py)."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from data.data_errors import DataError
+from data.prepared import FORMAT, OFFSET, PreparedSource, tokenizer_fingerprint
+from data.sources import TextSource, evaluation_source, training_source
+from data.tokenizer import Encoder
+
+if TYPE_CHECKING:
+    from data.data_settings import Data
+
+
+class ArrayFile:
+    """A file that grows by arrays of one dtype, and its SHA-256."""
+
+    def __init__(self, path: Path, dtype: "np.dtype[Any]"):
+        self.path, self.dtype = path, dtype
+        self.file, self.sha256, self.bytes = path.open("wb"), hashlib.sha256(), 0
+
+    def append(self, values: Sequence[int]) -> None:
+        """Write the values at the end."""
+        data = np.asarray(values, dtype=self.dtype).tobytes()
+        self.file.write(data)
+        self.sha256.update(data)
+        self.bytes += len(data)
+
+    def close(self) -> dict[str, dict[str, Any]]:
+        """Put the file on the disk; returns its size and checksum by its name."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        return {self.path.name: {"bytes": self.bytes, "sha256": self.sha256.hexdigest()}}
+
+
+def prepare(store: Path, section: "Data", tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write the training and evaluation text of a `data` section to `store`.
+
+    The store appears whole or not at all: it is written under another name, synced and renamed.
+
+    Raises:
+        DataError: the folder exists, or the text is at fault.
+        SourceUnavailable: the network gave up.
+    """
+    if store.exists():
+        raise DataError(f"{store} exists; remove it, or prepare the data somewhere else")
+    sources = {"train": training_source(section), "validation": evaluation_source(section)}
+    partial = store.with_name(store.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    dtype = np.dtype("<u2" if len(tokenizer) <= 1 << 16 else "<u4")
+    splits: dict[str, Any] = {}
+    checksums: dict[str, Any] = {}
+    for split, source in sources.items():
+        splits[split], written = _write_split(partial, split, source, tokenizer, dtype)
+        checksums |= written
+    manifest = {
+        "format": FORMAT,
+        "dtype": dtype.str,
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "settings": {key: getattr(section, key) for key in ("source", "path", "eval_path", "tokenizer")},
+        "splits": splits,
+        "checksums": checksums,
+    }
+    tokenizer.save_pretrained(partial / "tokenizer")
+    with (partial / "manifest.json").open("w") as file:
+        json.dump(manifest, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(store)
+
+
+def _write_split(
+    folder: Path,
+    split: str,
+    source: TextSource | PreparedSource,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: "np.dtype[Any]",
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write a split; returns its entry in the manifest, and its files' checksums."""
+    encoder = Encoder(tokenizer, len(tokenizer))  # ids a model has no row for are mapped when rows are made
+    ids = ArrayFile(folder / f"{split}.ids", dtype)
+    ends = ArrayFile(folder / f"{split}.ends", OFFSET)
+    positions = ArrayFile(folder / f"{split}.positions", OFFSET)
+    files, tokens = [], 0
+    for number, name in enumerate(source.files):
+        after: list[int] = []
+
+        for document in encoder(_texts(source, number, after)):
+            tokens += len(document)
+            ids.append(document)
+            ends.append([tokens])
+        positions.append(after)
+        files.append({"name": Path(name).name, "documents": len(after)})
+        logging.info("%s: %s, file %d of %d, %d tokens so far", split, name, number + 1, len(source.files), tokens)
+    entry = {"files": files, "tokens": tokens, "fingerprint": source.fingerprint}
+    return entry, ids.close() | ends.close() | positions.close()
+
+
+def _texts(source: TextSource | PreparedSource, number: int, after: list[int]) -> Iterator[str]:
+    """The documents of a file; the position behind each goes into `after`."""
+    for position, text in source.read(number, 0):
+        assert isinstance(text, str)  # a store of a store is refused before
+        after.append(position)
+        yield text

@@ -1,0 +1,171 @@
+"""A queue of commands, several at a time: finished ones are skipped, an interrupt reaches and waits for all."""
+
+import argparse
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from analysis.paths import ROOT
+from configs.reading import argument
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command for a process of its own, which runs in the project's folder.
+
+    proof: a file that exists when the job is done; again: run it all the same; log: the file of its output. Paths are
+    relative to the project's folder.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    proof: Path
+    log: Path
+    again: bool = False
+
+
+def training(
+    name: str, arguments: Sequence[str], out: Path, launcher: Sequence[str] | None = None, *, again: bool = False
+) -> Job:
+    """A run of train.py with these arguments in the folder out/name.
+
+    launcher: the words before train.py (default: this Python); again: run it although it is finished.
+    """
+    command = (*(launcher or [sys.executable]), "train.py", *arguments, argument("run.dir", str(out / name)))
+    return Job(name, command, proof=out / name / "summary.json", log=out / f"{name}.log", again=again)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return int(text)
+
+
+def run_all(jobs: Sequence[Job], *, at_once: int = 1, devices: Sequence[str] = (), dry: bool = False) -> int:
+    """Run the jobs that are not done, `at_once` at a time, in order; a job that fails does not stop the others.
+
+    Returns an exit code: 0, 1 if any failed, 128 + the signal after SIGINT, SIGTERM or SIGHUP, when all have saved and
+    ended.
+
+    With `devices` a job gets the CUDA device that the fewest others are on. `dry` prints the commands instead.
+    """
+    waiting = [job for job in jobs if job.again or not (ROOT / job.proof).exists()]
+    if dry:
+        for number, job in enumerate(waiting):
+            device = f"CUDA_VISIBLE_DEVICES={devices[number % len(devices)]} " if devices else ""
+            print(device + shlex.join(job.command))
+        return 0
+    if len(waiting) < len(jobs):
+        print(f"{len(jobs) - len(waiting)} of {len(jobs)} are finished", flush=True)
+    return _Queue(waiting, at_once, devices).run()
+
+
+class _Queue:
+    """Jobs that wait and jobs that run."""
+
+    def __init__(self, waiting: list[Job], at_once: int, devices: Sequence[str]):
+        self.waiting, self.at_once, self.devices = waiting, at_once, devices
+        self.running: dict[subprocess.Popen[bytes], tuple[Job, str | None]] = {}
+        self.failed = False
+
+    def run(self) -> int:
+        """Run all; returns the exit code of `run_all`."""
+        with _caught_signals() as caught:
+            passed_on = 0
+            while self.running or (self.waiting and not caught):
+                while self.waiting and not caught and len(self.running) < self.at_once:
+                    self._start_next()
+                time.sleep(0.2)
+                if len(caught) > passed_on:
+                    passed_on = len(caught)
+                    print(f"interrupted; waiting for {len(self.running)} to save and end", flush=True)
+                    for process in self.running:
+                        _interrupt(process.pid)
+                self._collect_ended(interrupted=bool(caught))
+        return 128 + caught[0] if caught else int(self.failed)
+
+    def _start_next(self) -> None:
+        job = self.waiting.pop(0)
+        used = [device for _, device in self.running.values()]
+        device = min(self.devices, key=used.count) if self.devices else None
+        try:
+            self.running[_start(job, device)] = job, device
+            print(f"{job.name}: started, log in {job.log}", flush=True)
+        except OSError as error:
+            self.failed = True
+            print(f"{job.name}: FAILED to start: {error}", flush=True)
+
+    def _collect_ended(self, *, interrupted: bool) -> None:
+        """Say how each job ended that has; after an interrupt an exit code is no failure."""
+        for process in [process for process in self.running if process.poll() is not None]:
+            job, _ = self.running.pop(process)
+            verdict = ""
+            if process.returncode != 0 and not interrupted:
+                self.failed = True
+                verdict = f"FAILED with exit code {process.returncode}, see {job.log}: "
+            print(f"{job.name}: {verdict}{_last_line(ROOT / job.log)}", flush=True)
+
+
+@contextlib.contextmanager
+def _caught_signals() -> Iterator[list[int]]:
+    """Inside, the signals that ask for an end go into the list this gives and have no other effect."""
+    caught: list[int] = []
+    before: dict[int, Any] = {}
+    for signum in map(int, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup
+            before[signum] = signal.signal(signum, lambda received, _: caught.append(received))
+    try:
+        yield caught
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _start(job: Job, device: str | None) -> subprocess.Popen[bytes]:
+    log = ROOT / job.log
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | ({"CUDA_VISIBLE_DEVICES": device} if device is not None else {})
+    with log.open("ab") as output:
+        # A session of its own: a terminal's ctrl-C comes here, and from here once to each of them.
+        return subprocess.Popen(
+            job.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, cwd=ROOT,
+            start_new_session=True,
+        )  # fmt: skip
+
+
+def _interrupt(pid: int) -> None:
+    """SIGTERM to the Python scripts that the process `pid` is or has started, or else to itself.
+
+    A launcher gets none: accelerate's leaves a single process alone, and kills several that need more than 30 seconds.
+    """
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for script in _scripts(process) or [process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                script.terminate()
+
+
+def _scripts(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        program = next((argument for argument in process.cmdline()[1:] if not argument.startswith("-")), "")
+        if program.endswith(".py"):
+            return [process]
+        return [script for child in process.children() for script in _scripts(child)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()
+    return lines[-1] if lines else ""

@@ -1,0 +1,51 @@
+"""From run folders to records."""
+
+import json
+
+from analysis import records
+
+
+def write_run(folder, steps=1000, finished=True):
+    folder.mkdir(parents=True)
+    rows = []
+    for step in range(1, steps + 1):
+        shared = {"step": step, "tokens": 10 * step, "loss": 1 / step, "train_seconds": step / 3}
+        rows.append({"kind": "train", **shared, "grad_norm": 1.0, "tokens_per_second": 30.123456789,
+                     "optimizer_seconds": 0.1, "data_seconds": 0.0})  # fmt: skip
+        if step % 100 == 0:
+            rows.append({"kind": "eval", **shared, "perplexity": 1.0, "galore_perplexity": None, "eval_tokens": 5})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "config.yaml").write_text("run: {dir: somewhere, seed: 0}\noptimizer: {name: adam}\n")
+    cosines = [
+        {"kind": "basis", "step": 50, "parameter": name, "cosines": [value] * 8}
+        for name, value in (("a", 0.1), ("b", 0.9), ("c", 0.5))
+    ]
+    (folder / "basis_cosines.jsonl").write_text("".join(json.dumps(row) + "\n" for row in cosines))
+    (folder / "evaluations.json").write_text('{"books": {"perplexity": 7.0}}')
+    if finished:
+        (folder / "summary.json").write_text('{"name": "run", "seed": 0}')
+
+
+def test_a_record_keeps_evaluations_and_two_hundred_rows_of_training(tmp_path):
+    write_run(tmp_path / "runs" / "group" / "one")
+    write_run(tmp_path / "runs" / "cut", finished=False)
+    assert records.gather(tmp_path / "runs", tmp_path / "records", name=lambda folder, _: folder.name) == 1
+    (name,) = kept_records = records.read(tmp_path / "records")
+    one = kept_records[name]
+    assert name == "one"
+    assert [row["step"] for row in one["evaluations"]] == list(range(100, 1001, 100))
+    assert one["training"]["step"] == list(range(5, 1001, 5))
+    assert one["training"]["tokens_per_second"][0] == 30.1235
+    assert one["settings"]["run"] == {"dir": None, "seed": 0}
+    assert one["held_out"]["books"]["perplexity"] == 7.0
+    assert one["basis_cosines"] == [{"step": 50, "1": 0.5, "2": 0.5, "4": 0.5, "8": 0.5}]
+
+
+def test_records_of_runs_that_differ_keep_apart(tmp_path):
+    for folder, config_hash, seed in (("60m/adam", "aa", 0), ("130m/adam", "bb", 0), ("130m/adam_1", "bb", 1)):
+        write_run(tmp_path / folder)
+        summary = {"name": "adam", "seed": seed, "config_hash": config_hash}
+        (tmp_path / folder / "summary.json").write_text(json.dumps(summary))
+    for runs in ("60m", "130m", "130m"):
+        records.gather(tmp_path / runs, tmp_path / "records")
+    assert sorted(records.read(tmp_path / "records")) == ["adam_s0_aa", "adam_s0_bb", "adam_s1_bb"]

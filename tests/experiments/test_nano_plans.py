@@ -1,0 +1,133 @@
+"""The two plans over configs/experiment/nano: the stages of the study, and the comparison on the builtin text."""
+
+import pytest
+
+from analysis import records
+from analysis.paths import ROOT
+from configs.identity import to_dict
+from configs.schema import load
+from experiments import nano_stages
+from experiments.nano_files import STUDY, ablation_files, comparison_runs, file_of, study_settings
+from optimizers import registry
+
+
+@pytest.mark.slow
+def test_every_method_is_tuned_on_as_many_rates_and_trained_with_the_best(tmp_path, monkeypatch):
+    monkeypatch.setattr(nano_stages, "RESULTS", tmp_path)
+    methods = ["adam", "alice", "galore_last_layer_adam", "racs"]
+    assert set(methods) < set(STUDY)
+    first = nano_stages.lr_jobs(methods)
+    assert len(first) == len(methods) * len(nano_stages.FACTORS)
+    for job in first:  # the second rate is the best, and then the smallest of Adam's
+        method, _, rate = job.name.partition("_lr=")
+        lr = float(rate.partition("_")[0])
+        place = [nano_stages.tuning_name(method, f * nano_stages._file_lr(method), 0.003) for f in nano_stages.FACTORS]
+        loss = abs(place.index(job.name) - 1) + 1.0
+        records.write(
+            {"summary": {"final_loss": loss, "lr": lr, "adam_lr": 0.003}}, tmp_path / "tuning" / f"{job.name}.json"
+        )
+    second = nano_stages.adam_lr_jobs(methods)
+    assert len(second) == len(methods) * (len(nano_stages.ADAM_LRS) - 1)
+    for job in second:
+        adam_lr = float(job.name.rpartition("=")[2])
+        lr = float(job.name.partition("_lr=")[2].partition("_")[0])
+        written = {"summary": {"final_loss": 0.5 + adam_lr, "lr": lr, "adam_lr": adam_lr}}
+        records.write(written, tmp_path / "tuning" / f"{job.name}.json")
+    third = [job.name for job in nano_stages.lr_again_jobs(methods)]  # 0.01 of adam_lr and the second rate were best
+    assert len(third) == 2 * len(methods)
+    assert {"alice_lr=0.0025_adam_lr=0.01", "alice_lr=0.01_adam_lr=0.01"} <= set(third)
+
+    # For 2M tokens the rate is doubled while that is better: never for the others, once for Adam.
+    losses = {"adam_lr=0.00025": 3.0, "adam_lr=0.0005": 2.0, "adam_lr=0.001": 2.5}
+    started = []
+
+    def run_all(jobs, at_once):
+        for job in jobs:
+            if not job.proof.exists():
+                started.append(job.name)
+                loss = losses.get(job.name.partition("_adam_lr")[0], 3.0)
+                records.write({"summary": {"final_loss": loss}}, job.proof)
+        return 0
+
+    monkeypatch.setattr(nano_stages, "run_all", run_all)
+    monkeypatch.setattr(nano_stages, "RUNS", tmp_path / "unused")
+    assert nano_stages.run_stage(nano_stages.doubled_jobs, methods, 2) == 0
+    assert len(started) == len(set(started)) == 2 * len(methods) + 1
+    assert {f"{rate}_adam_lr=0.01_s0" for rate in (*losses, "alice_lr=0.005", "alice_lr=0.01")} <= set(started)
+    finals = {job.name: job for job in nano_stages.final_jobs(methods)}
+    assert len(finals) == 3 * (len(methods) + 10)
+    alice = finals["alice_lr=0.005_adam_lr=0.01_s2"].command
+    assert {"optimizer.lr=0.005", "optimizer.adam_lr=0.01", "run.seed=2"} <= set(alice)
+    assert {"optimizer.lr=0.005", "run.seed=0"} <= set(finals["ablation_gaussian_lr=0.005_adam_lr=0.01_s0"].command)
+    assert "adam_lr=0.0005_adam_lr=0.01_s1" in finals
+    # A study that is cut has whole tables of fewer seeds.
+    assert [name.rpartition("_s")[2] for name in finals] == sorted(name.rpartition("_s")[2] for name in finals)
+
+
+def test_the_nano_files_are_those_of_the_plans():
+    files = {path.stem for path in (ROOT / "configs/experiment/nano").glob("*.yaml")}
+    assert files == {*STUDY, *comparison_runs()}
+    assert set(comparison_runs()) == files & set(registry.names())
+    nested = {path.relative_to(ROOT) for path in (ROOT / "configs/experiment/nano").rglob("*/*.yaml")}
+    assert nested == set(ablation_files()) and len(nested) == 10
+
+
+# Learning rate of the method, and options that are not those of configs/optimizer at this size.
+LOW_RANK = {"rank": 32, "update_interval": 50}
+SUBSPACE = {**LOW_RANK, "scale": 0.3}
+ALICE = {**LOW_RANK, "leading": 10}
+ROWS = {
+    "adam": (0.001, {}),
+    "adam_8bit": (0.001, {}),
+    "alice": (0.02, ALICE),
+    "alice_0": (0.02, ALICE),
+    "alice_two_sided": (0.02, {**ALICE, "compensation": "two_sided"}),
+    "apollo": (0.01, LOW_RANK),
+    "apollo_mini": (0.01, {"scale": 32.0, "update_interval": 50}),
+    "apollo_svd": (0.01, LOW_RANK),
+    "eigen_adam": (0.002, {}),
+    "fira": (0.02, SUBSPACE),
+    "galore": (0.02, SUBSPACE),
+    "galore_8bit": (0.02, SUBSPACE),
+    "lamb": (0.01, {}),
+    "lars": (0.02, {}),
+    "muon": (0.002, {}),
+    "natural_galore": (0.02, SUBSPACE),
+    "racs": (0.02, {}),
+    "shampoo": (0.1, {}),
+    "soap": (0.003, {}),
+    "swan": (0.0015, {}),
+}
+ROWS |= {f"{name}_last_layer_adam": (*ROWS[name], "adam") for name in ("alice", "alice_0", "fira", "galore")}
+TEXT = [
+    *("data=files", "data.path=runs/nano/corpus", "data.eval_path=runs/nano/text/c4"),
+    *("data.tokenizer=runs/nano/tokenizer", "data.eval_tokens=50000"),
+]
+TRAIN = [f"train.{setting}" for setting in ("steps=1000", "batch_size=8", "eval_every=50", "log_every=5", "threads=1")]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_nano_file_is_what_its_row_says(row, tmp_path):
+    """Everything but the optimizer is shared; the optimizer is that of configs/optimizer with the row's changes."""
+    lr, options, *last_layer = ROWS[row]
+    name = row.removesuffix("_last_layer_adam").removesuffix("_two_sided")
+    (tmp_path / "model.yaml").write_text("model: llama_nano")  # without a file the quick start's would be read
+    expected = [str(tmp_path / "model.yaml"), *TEXT, *TRAIN, f"optimizer={name}", f"optimizer.lr={lr}"]
+    expected += [f"optimizer.{key}={value}" for key, value in options.items()]
+    expected += [f"optimizer.last_layer={who}" for who in last_layer]
+    run = f"run.name=llama_nano_{row}_s0"
+    assert to_dict(load([str(ROOT / file_of(row))]).config) == to_dict(load([*expected, run]).config)
+
+
+def test_every_row_is_in_a_plan_and_every_plan_has_rows():
+    assert set(ROWS) == {*STUDY, *comparison_runs()}
+
+
+@pytest.mark.parametrize("row", comparison_runs())
+def test_the_comparison_is_of_short_runs_on_the_builtin_text(row):
+    config, study = (load(arguments).config for arguments in (comparison_runs()[row], study_settings(file_of(row))))
+    assert (config.data.source, config.data.sequence_length, config.data.tokenizer) == ("builtin", 128, None)
+    assert (config.train.steps, config.train.batch_size, config.train.compile) == (300, 8, "auto")
+    assert study.train.compile is True and study.data.source == "files"
+    own = {"adam_lr": 0.006} | ({"update_interval": 15} if hasattr(study.optimizer, "rank") else {})
+    assert vars(config.optimizer) == vars(study.optimizer) | own
