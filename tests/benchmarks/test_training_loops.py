@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from analysis.plans import plan_of
 from benchmarks.plain_loop import LoopRun, train_plainly
 from benchmarks.training import Loop, evaluate, write_documents
 from configs.schema import load
+from training.plan import plan_run
 
 SMALL = ["model.hidden_size=32", "model.intermediate_size=48", "model.num_hidden_layers=1", "data.sequence_length=16"]
 SETTINGS = [*SMALL, "optimizer=adam", "optimizer.lr=0.001", "train.batch_size=8", "train.steps=4", "train.threads=1"]
@@ -32,7 +32,7 @@ def test_ratios_are_of_the_rounds_and_without_the_first_steps():
     assert (ours.ratio, ours.tokens_ratio, ours.peak_ratio) == (2, 4, 2)
     assert ours.positions_per_second == pytest.approx((positions / 1 + positions / 2) / 2)
     assert (ours.first_seconds, ours.data_percent) == (9.0, pytest.approx(12.5))
-    products = plan_of(config)["flops_per_position"] - 6 * 1 * 32 * 16  # attention has none of the matrices
+    products = plan_run(config)["flops_per_position"] - 6 * 1 * 32 * 16  # attention has none of the matrices
     assert ours.of_bound == pytest.approx(products * ours.tokens_per_second / 1e9)
 
 

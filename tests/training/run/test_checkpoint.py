@@ -204,6 +204,7 @@ def killed_at(moment: int, work) -> bool:
     return status == signal.SIGKILL
 
 
+@pytest.mark.faults
 def test_kill_at_every_moment_of_a_save(tmp_path):
     """In the way: a torn save of the same step and an abandoned temporary folder, left by earlier kills."""
     before = tmp_path / "before"
