@@ -43,7 +43,9 @@ def refresh_in_shares(
 
 def evenly_spaced(places: list[int]) -> list[slice]:
     """`places`, ascending, as one slice if they are evenly spaced, else one by one: a slice of a stack is a view."""
+    if not places:
+        return []
     gaps = {later - earlier for earlier, later in itertools.pairwise(places)}
     if len(gaps) > 1:
         return [slice(place, place + 1) for place in places]
-    return [slice(places[0], places[-1] + 1, gaps.pop() if gaps else 1)] if places else []
+    return [slice(places[0], places[-1] + 1, gaps.pop() if gaps else 1)]

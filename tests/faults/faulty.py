@@ -12,7 +12,6 @@ import importlib
 import os
 import signal
 import sys
-from pathlib import Path
 
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}
 
@@ -65,5 +64,4 @@ def main(faults: list[str], argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[2]))
     sys.exit(main([sys.argv[1]], sys.argv[2:]))

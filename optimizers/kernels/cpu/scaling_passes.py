@@ -34,11 +34,11 @@ def racs_scales(
 def subtract_scaled(weight: Tensor, matrix: Tensor, rows: Tensor, columns: Tensor, step: float) -> None:
     """In one pass, where the weight and the matrix have one memory order."""
     transposed, by_rows = _by_rows(matrix)
-    weights = weight.mT if transposed else weight
-    subtract = compiled.function("scaling.cpp", "subtract_scaled", "ppppdll", weights.detach(), by_rows, rows, columns)
+    weights = weight.mT.detach() if transposed else weight.detach()
+    subtract = compiled.function("scaling.cpp", "subtract_scaled", "ppppdll", weights, by_rows, rows, columns)
     if subtract is None:
         return NotImplemented
-    subtract(weights.detach(), by_rows, *((columns, rows) if transposed else (rows, columns)), step, *by_rows.shape)
+    subtract(weights, by_rows, *((columns, rows) if transposed else (rows, columns)), step, *by_rows.shape)
     torch.autograd.graph.increment_version([weight])
     return None
 
