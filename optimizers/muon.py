@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .engine import Direction, MatrixOptimizer, Option, Traits, register
 from .engine.options import LearningRate, Momentum, NewtonSchulzSteps, Params, WeightDecay
-from .functional.newton_schulz import newton_schulz
+from .functional.newton_schulz import iteration_dtype, newton_schulz
 from .functional.numerics import average
 
 Coefficients = Annotated[tuple[float, float, float], Option("a, b, c of the iteration")]
@@ -67,7 +67,7 @@ class Muon(MatrixOptimizer):
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], t: int) -> Direction:
         mean = average(state["exp_avg"], gradient, group["momentum"])
         ahead = torch.lerp(gradient, mean, group["momentum"]) if group["nesterov"] else mean
-        ahead = ahead.to(_iteration_dtype(ahead, group["ns_dtype"]))
+        ahead = ahead.to(iteration_dtype(ahead, group["ns_dtype"]))
         unit = ahead / ahead.norm(dim=(-2, -1), keepdim=True).clamp(min=group["eps"])
         return Direction(dense=newton_schulz(unit, group["ns_coefficients"], group["ns_steps"]).to(gradient.dtype))
 
@@ -86,10 +86,3 @@ class Muon(MatrixOptimizer):
             X = a * X + (b * A + c * A @ A) @ X
         original = adjust_lr_fn == "original"
         return (max(1, rows / columns) ** 0.5 if original else 0.2 * max(rows, columns) ** 0.5) * X
-
-
-def _iteration_dtype(matrix: Tensor, ns_dtype: str) -> torch.dtype:
-    if matrix.dtype == torch.float64:
-        return torch.float64
-    bfloat16 = ns_dtype == "bfloat16" or (ns_dtype == "auto" and matrix.device.type == "cuda")
-    return torch.bfloat16 if bfloat16 else torch.float32

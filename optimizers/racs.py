@@ -20,10 +20,9 @@ from torch import Tensor
 
 from .engine import Direction, MatrixOptimizer, Option, Traits, register
 from .engine.options import Alpha, Gamma, LearningRate, Params, WeightDecay
-from .functional.limiter import limit_growth, reference_limit
+from .functional.limiter import reference_limit
 from .functional.numerics import reciprocal, working_dtype
-from .functional.scaling import fixed_point, reference_fixed_point, scaled_norm
-from .kernels import replaceable
+from .functional.scaling import racs_scales, reference_fixed_point
 
 
 @register("racs")
@@ -82,31 +81,3 @@ class RACS(MatrixOptimizer):
         X = reciprocal(q).sqrt()[:, None] * G * reciprocal(s).sqrt()
         eta, state["phi"] = reference_limit(X.norm().item(), state.get("phi", 0.0), gamma)
         return alpha * eta * X
-
-
-@replaceable
-def racs_scales(
-    gradient: Tensor,
-    column_scale: Tensor | None,
-    row_scale: Tensor | None,
-    phi: Tensor,
-    *,
-    beta: float,
-    gamma: float,
-    iterations: int,
-) -> tuple[Tensor, Tensor]:
-    """rows [B, m], columns [B, n] with eta X = diag(rows) G diag(columns), G = `gradient` [B, m, n].
-
-    The averages Q = `row_scale` [B, m] and S = `column_scale` [B, n] (None: no averaging) and phi [B] are advanced. A
-    zero gradient leaves them as they are.
-    """
-    squares = gradient.square()
-    columns, rows = fixed_point(squares, iterations)
-    live = columns.amax(-1, keepdim=True) > 0
-    if column_scale is not None and row_scale is not None:
-        weight = (1 - beta) * live.to(columns.dtype)
-        columns, rows = column_scale.lerp_(columns, weight), row_scale.lerp_(rows, weight)
-    columns, rows = reciprocal(columns), reciprocal(rows)
-    eta, limited = limit_growth(scaled_norm(squares, rows, columns), phi, gamma)
-    phi.copy_(torch.where(live.squeeze(-1), limited, phi))
-    return eta.unsqueeze(-1) * rows.sqrt(), columns.sqrt()

@@ -16,3 +16,14 @@ def newton_schulz(matrix: Tensor, coefficients: tuple[float, float, float], step
         inner = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) if c else b * gram
         matrix = torch.baddbmm(matrix, inner, matrix, beta=a)
     return matrix
+
+
+def iteration_dtype(matrix: Tensor, chosen: str) -> torch.dtype:
+    """The precision of the iteration: "float32", "bfloat16", or "auto" for bfloat16 on CUDA and float32 elsewhere.
+
+    CPUs without bfloat16 arithmetic emulate it many times slower than float32. A float64 matrix keeps float64.
+    """
+    if matrix.dtype == torch.float64:
+        return torch.float64
+    bfloat16 = chosen == "bfloat16" or (chosen == "auto" and matrix.is_cuda)
+    return torch.bfloat16 if bfloat16 else torch.float32

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 
 from ..kernels import replaceable
+from .limiter import limit_growth
+from .numerics import reciprocal
 
 
 def fixed_point(squares: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
@@ -47,6 +49,34 @@ def rowwise_products(matrices: Tensor, vectors: Tensor) -> Tensor:
 def scaled_norm(squares: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """[B]: ||diag(rows)^(1/2) X diag(columns)^(1/2)|| from `squares` = X^2 [B, m, n], rows [B, m], columns [B, n]."""
     return torch.linalg.vecdot(rows, rowwise_products(squares, columns)).sqrt()
+
+
+@replaceable
+def racs_scales(
+    gradient: Tensor,
+    column_scale: Tensor | None,
+    row_scale: Tensor | None,
+    phi: Tensor,
+    *,
+    beta: float,
+    gamma: float,
+    iterations: int,
+) -> tuple[Tensor, Tensor]:
+    """rows [B, m], columns [B, n] with eta X = diag(rows) G diag(columns), G = `gradient` [B, m, n].
+
+    The averages Q = `row_scale` [B, m] and S = `column_scale` [B, n] (None: no averaging) and phi [B] are advanced. A
+    zero gradient leaves them as they are.
+    """
+    squares = gradient.square()
+    columns, rows = fixed_point(squares, iterations)
+    live = columns.amax(-1, keepdim=True) > 0
+    if column_scale is not None and row_scale is not None:
+        weight = (1 - beta) * live.to(columns.dtype)
+        columns, rows = column_scale.lerp_(columns, weight), row_scale.lerp_(rows, weight)
+    columns, rows = reciprocal(columns), reciprocal(rows)
+    eta, limited = limit_growth(scaled_norm(squares, rows, columns), phi, gamma)
+    phi.copy_(torch.where(live.squeeze(-1), limited, phi))
+    return eta.unsqueeze(-1) * rows.sqrt(), columns.sqrt()
 
 
 @replaceable

@@ -16,7 +16,7 @@ from .test_partition import llama
 FOLDER = Path(optimizers.__file__).parent
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.py")), ids=lambda path: str(path.relative_to(FOLDER)))
 def test_imports_torch_and_the_standard_library_alone(path):
     """At module level; bitsandbytes is imported when an 8-bit optimizer is made."""
     names = set()
