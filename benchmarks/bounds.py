@@ -32,6 +32,8 @@ BOUNDS: dict[str, Bound] = {
     # Five iterations of two products with G^2 and one for the norm; a second look at G, for the update, where the
     # matrix stays in a cache meanwhile.
     "racs": lambda m, n, r, b: Work(35 * m * n, 4 * b * m * n),
+    # G^2, its row sums and nine products with it, the update; a second look at G as RACS's.
+    "sinkgd": lambda m, n, r, b: Work(25 * m * n, 4 * b * m * n),
     # sigma = U^T G and W - U N. The update is one pass over W.
     "galore": _subspace(lambda m, n, r: 4 * m * n * r + 12 * r * n, lambda m, n, r: 3 * m * n + 8 * r * n + 2 * m * r),
     "galore_8bit": lambda m, n, r, b: Work(4 * m * n * r + 12 * r * n, b * (3 * m * n + 2 * m * r) + 4 * r * n),

@@ -1,5 +1,7 @@
 """Name: one sentence on what it does (arXiv number, algorithm). W is oriented m x n with m <= n.
 
+The engine transposes a tall W. Without that (rows are outputs): Traits(oriented=False), and "W is out x in".
+
     M <- momentum M + (1 - momentum) G                       # the equations, in the paper's letters
     W <- W - lr M_i / rms(M_i)  for each row i               # 0 where a row is 0
 

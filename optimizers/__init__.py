@@ -21,6 +21,7 @@ from .muon import Muon
 from .natural_galore import NaturalGaLore
 from .racs import RACS
 from .shampoo import Shampoo
+from .sinkgd import SinkGD
 from .soap import SOAP
 from .swan import SWAN
 
@@ -42,6 +43,7 @@ __all__ = [
     "Muon",
     "NaturalGaLore",
     "Shampoo",
+    "SinkGD",
     "build",
     "partition",
     "registry",

@@ -23,7 +23,7 @@ from .stack import Stack
 
 
 class MatrixOptimizer(BaseOptimizer):
-    """Steps stacks of matrices of one shape, oriented so that m <= n.
+    """Steps stacks of matrices of one shape, oriented so that m <= n unless `traits.oriented` is False.
 
     A subclass defines the state it holds (`state_shapes`), what it subtracts (`update`) and, if it keeps bases that are
     renewed at intervals, when (`refresh_due`) and how (`refresh`).
@@ -70,6 +70,11 @@ class MatrixOptimizer(BaseOptimizer):
         """The factor of the learning rate of a rows x columns matrix (shape of the parameter, not oriented)."""
         return 1.0
 
+    @staticmethod
+    def decay_factor(group: dict[str, Any]) -> float:
+        """The factor of weight decay: W <- W - lr decay_factor weight_decay W."""
+        return 1.0
+
     # ---- the loop
 
     def check_parameter(self, parameter: Tensor, group: dict[str, Any]) -> None:
@@ -80,7 +85,8 @@ class MatrixOptimizer(BaseOptimizer):
             )
 
     def allocate(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        m, n = sorted(parameter.shape)
+        rows, columns = parameter.shape
+        m, n = (columns, rows) if self.traits.transposes(rows, columns) else (rows, columns)
         state: dict[str, Any] = {"step": 0} if self.traits.counts_steps else {}
         for key, (shape, dtype) in self.state_shapes(m, n, parameter.dtype, group).items():
             state[key] = torch.zeros(shape, dtype=dtype, device=parameter.device)
@@ -200,9 +206,10 @@ class MatrixOptimizer(BaseOptimizer):
         fields: dict[str, Any] = {
             "parameters": parameters,
             "owned": owned,
-            "transposed": rows > columns or (self.traits.transposes_squares and rows == columns),
+            "transposed": self.traits.transposes(rows, columns),
             "indices": [position[parameter] for parameter in owned],
             "lr_factor": self.lr_factor(rows, columns, group),
+            "decay_factor": self.decay_factor(group),
             "group_elements": elements,
             "states": [self.state[parameter] for parameter in owned],
         }

@@ -13,7 +13,7 @@ from .direction import Direction
 
 @dataclass(eq=False)
 class Stack:
-    """Matrices of one shape, learning rate, dtype and age, oriented so that m <= n.
+    """Matrices of one shape, learning rate, dtype and age, oriented as the method wants them (`Traits.oriented`).
 
     `state[key]` is [B, ...]. The i-th matrix's own state, `states[i][key]`, is a view of its i-th slice. B counts the
     matrices that this process owns: all of them, unless parameters are sharded.
@@ -24,6 +24,7 @@ class Stack:
     transposed: bool
     indices: list[int]  # positions among all parameters of the optimizer, for private random sources
     lr_factor: float
+    decay_factor: float
     group_elements: int  # trainable elements of the group that the stack is a part of
     states: list[dict[str, Any]]  # of the owned parameters, as the optimizer holds them
     state: dict[str, Tensor] = field(init=False)
@@ -82,7 +83,7 @@ class Stack:
             direction,
             gradient,
             step=group["lr"] * self.lr_factor * direction.scale,
-            decay=group["lr"] * group["weight_decay"],
+            decay=group["lr"] * self.decay_factor * group["weight_decay"],
             decays_first=decays_first,
             noise=noise,
         )

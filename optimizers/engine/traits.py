@@ -17,6 +17,8 @@ class Traits:
     # own "rows".
     sharding: Literal["owner", "rows"] = "owner"
     rounds_stochastically: bool = True
+    # Whether the method gets a tall matrix as its transpose, so that m <= n; without, m is out and n is in.
+    oriented: bool = True
     # Whether a square matrix is transposed too: GaLore's packages put its basis on the right.
     transposes_squares: bool = False
     # Whether the update or the refresh depends on the step t.
@@ -27,3 +29,7 @@ class Traits:
     refreshed: tuple[str, ...] = ("basis",)
     # How far the fast form may be from the plain one in float64; more than rounding where state is quantised.
     reference_tolerance: float = 1e-6
+
+    def transposes(self, rows: int, columns: int) -> bool:
+        """Whether the method gets a rows x columns parameter as its transpose."""
+        return self.oriented and (rows > columns or (self.transposes_squares and rows == columns))

@@ -43,6 +43,6 @@ class ShardedStack(Stack):
             rows,
             self.exchange.scatter(changes, working_dtype(rows[0].dtype)),
             step=1.0,
-            decay=group["lr"] * group["weight_decay"],
+            decay=group["lr"] * self.decay_factor * group["weight_decay"],
             decays_first=decays_first,
         )

@@ -65,9 +65,8 @@ def reference_step(
     weight, gradient: one parameter in float64, not oriented; `state` is {} before t = 1. Returns the new weight.
     """
     matrix = issubclass(cls, MatrixOptimizer)
-    tall = matrix and weight.shape[0] > weight.shape[1]
-    square = matrix and weight.shape[0] == weight.shape[1]
-    transposed = tall or (square and cls.traits.transposes_squares)
+    transposed = matrix and cls.traits.transposes(*weight.shape)
+    decay = lr * weight_decay * (cls.decay_factor(options) if matrix else 1.0)
     direction = cls.reference_update(
         gradient.T if transposed else gradient,
         state,
@@ -80,8 +79,8 @@ def reference_step(
     )
     update = lr * (direction.T if transposed else direction)
     if cls.traits.decays_first:
-        return weight - lr * weight_decay * weight - update
-    return (weight - update) * (1 - lr * weight_decay)
+        return weight - decay * weight - update
+    return (weight - update) * (1 - decay)
 
 
 def reference(cls, weights: list[Tensor], options: dict, steps: range, lr: float, scale: float = 1.0) -> list[Tensor]:

@@ -97,6 +97,8 @@ def test_deterministic_and_leaves_gradients_and_global_randomness_alone(name):
 
 @every_optimizer
 def test_wide_and_tall_are_transposes_of_each_other(name):
+    if not registry.get(name)[0].traits.oriented:
+        pytest.skip("rows and columns are not alike to this method")
     wide = parameters([(8, 20)])[0]
     tall = torch.nn.Parameter(wide.detach().T.contiguous())
     a, b = make(name, [wide]), make(name, [tall])
