@@ -41,4 +41,4 @@ class Template(MatrixOptimizer):
     def reference_update(G: Tensor, state: dict[str, Any], t: int, *, momentum: float, **_: Any) -> Tensor:
         """D of W <- W - lr D, in plain float64, for one matrix."""
         M = state["M"] = momentum * state.get("M", 0) + (1 - momentum) * G
-        return torch.nan_to_num(M / (M**2).mean(1, keepdim=True).sqrt())
+        return M * reciprocal((M**2).mean(1, keepdim=True).sqrt())
