@@ -11,7 +11,7 @@ A checkpoint is a folder `checkpoints/step_XXXXXXXX/`:
 
 It is written to the folder `step_XXXXXXXX.tmp`. Every file and the folder are flushed to the disk, the folder is
 renamed, and the marker is written last. So whatever interrupts a save leaves either no marker or a whole checkpoint,
-and later damage (truncation, a flipped bit) shows in the checksums. Why SHA-256: docs/architecture.md.
+and later damage (truncation, a flipped bit) shows in the checksums. Why SHA-256: docs/distributed.md.
 
 Nothing here unpickles code (`weights_only=True`, safetensors, JSON). Nothing here knows of processes: the caller
 gathers the state, one process saves and prunes, and all may read.
