@@ -1,8 +1,9 @@
-"""The one door to what runs faster than torch's own calls.
+"""The one door to code that is faster than torch's own calls.
 
-A function of `functional/` is plain tensor code. Marked `@replaceable`, it may be computed by another function of the
-same name and arguments: on a CPU by C++ where there is a compiler, or by calls that suit a CPU better (kernels/cpu).
-Methods and the step loop do not know which. Traced by a compiler, and on every other device, the plain code runs.
+A function of `functional/` or of a method is plain tensor code. Marked `@replaceable`, it may be computed by another
+function of the same name and arguments: on a CPU by C++ where there is a compiler, or by calls that suit a CPU better
+(kernels/cpu). Methods and the step loop do not know which. While torch traces, and on every other device, the plain
+code runs.
 """
 
 import contextlib
@@ -28,8 +29,8 @@ _enabled = True
 
 
 def replaceable(plain: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Decorator: on a CPU `plain`, whose first argument is a tensor, may be computed by kernels/cpu's function of its
-    name. The two agree but for rounding."""
+    """Decorator: on a CPU the function of the same name in kernels/cpu may compute `plain`, to the same result but for
+    rounding. The first argument of `plain` is a tensor."""
 
     @functools.wraps(plain)
     def chosen(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
@@ -44,14 +45,14 @@ def replaceable(plain: Callable[_Arguments, _Result]) -> Callable[_Arguments, _R
 
 @functools.cache
 def _cpu_replacements() -> dict[str, Callable]:
-    from . import cpu  # when it is first needed: it builds on `functional`, which builds on this module
+    from . import cpu  # not above: it imports `functional`, which imports this module
 
     return cpu.REPLACEMENTS
 
 
 @contextlib.contextmanager
 def disabled() -> Iterator[None]:
-    """While it is entered, every function is computed by its plain tensor code."""
+    """Inside, every function is computed by its plain tensor code."""
     global _enabled
     before, _enabled = _enabled, False
     try:
@@ -61,14 +62,14 @@ def disabled() -> Iterator[None]:
 
 
 def stackable(parameter: Tensor, device_type: str) -> int:
-    """How many matrices like `parameter` are stacked at the most on such a device."""
+    """The largest number of matrices like `parameter` that are stacked on such a device."""
     size = max(1, parameter.numel() * parameter.element_size())
     return max(1, STACK_BYTES // size) if size <= STACK_UP_TO.get(device_type, 0) else 1
 
 
 def for_each_stack(step: Callable[["Stack"], None], stacks: list["Stack"]) -> None:
-    """step(stack) for each of `stacks`: one after the other, but on a CPU with several threads those that are small
-    enough are stepped at the same time, a thread each."""
+    """step(stack) for each of `stacks`, one after the other; on a CPU with several threads small stacks are stepped at
+    the same time, a thread each."""
     if stacks and stacks[0].parameters[0].is_cpu:
         from .cpu import threads
 

@@ -19,10 +19,10 @@ compile_anew = compiled.compile_or_warn
 def test_without_a_compiler_or_with_one_that_fails_torch_does_it(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
-    assert compile_anew("scaling.cpp") is None
+    assert compile_anew("racs_scales.cpp") is None
     monkeypatch.setattr(compiled.shutil, "which", lambda name: "/bin/false")
-    with pytest.warns(UserWarning, match="scaling.cpp was not compiled"):
-        assert compile_anew("scaling.cpp") is None
+    with pytest.warns(UserWarning, match="racs_scales.cpp was not compiled"):
+        assert compile_anew("racs_scales.cpp") is None
     assert not list(tmp_path.rglob("*.so"))
 
 
@@ -37,7 +37,7 @@ def test_without_a_home_or_the_source_torch_does_it(monkeypatch, tmp_path):
 
     monkeypatch.setattr(compiled.Path, "home", homeless)
     with pytest.warns(UserWarning, match="home directory"):
-        assert compile_anew("scaling.cpp") is None
+        assert compile_anew("racs_scales.cpp") is None
 
 
 def test_threads_that_ask_at_once_wait_for_one_compilation(monkeypatch, set_threads):
@@ -49,8 +49,8 @@ def test_threads_that_ask_at_once_wait_for_one_compilation(monkeypatch, set_thre
 
     monkeypatch.setattr(compiled, "_kept", functools.cache(compile_slowly))
     set_threads(3)
-    threads.for_each(compiled.library, [("scaling.cpp",)] * 6)
-    assert calls == ["scaling.cpp"]
+    threads.for_each(compiled.library, [("racs_scales.cpp",)] * 6)
+    assert calls == ["racs_scales.cpp"]
 
 
 def test_only_plain_dense_matrices_by_rows_are_handed_over(monkeypatch):
@@ -58,11 +58,11 @@ def test_only_plain_dense_matrices_by_rows_are_handed_over(monkeypatch):
     monkeypatch.setattr(compiled, "_declared", lambda loaded, symbol, signature: getattr(loaded, symbol))
     monkeypatch.setattr(compiled, "library", lambda source: file)  # whether there is a compiler or not
     matrix = torch.ones(4, 6)
-    assert compiled.function("moments.cpp", "sums_down", "ppppllll", matrix)
-    assert compiled.function("moments.cpp", "sums_down", "ppppllll", matrix.double())
+    assert compiled.function("adam_moments.cpp", "sums_down", "ppppllll", matrix)
+    assert compiled.function("adam_moments.cpp", "sums_down", "ppppllll", matrix.double())
     for other in (matrix.mT, matrix[:, ::2], matrix.bfloat16(), matrix.to("meta")):
-        assert compiled.function("moments.cpp", "sums_down", "ppppllll", other) is None
-    assert compiled.function("moments.cpp", "sums_down", "ppppllll", matrix, matrix.double()) is None
+        assert compiled.function("adam_moments.cpp", "sums_down", "ppppllll", other) is None
+    assert compiled.function("adam_moments.cpp", "sums_down", "ppppllll", matrix, matrix.double()) is None
 
 
 @pytest.mark.parametrize(("count", "used"), [(3, 1), (3, 2), (1, 2), (1, 5)])
