@@ -43,9 +43,10 @@ class Stack:
         self._views = [{key: state[key] for key in keys} for state in self.states]
 
     def _ordered(self, held: Tensor) -> Tensor:
-        """State [r, n] of one transposed matrix, in the memory order of its gradient, which goes by columns.
+        """State [r, n] of one transposed matrix, in the memory order of its gradient, which is stored by columns.
 
-        Products and sums of tensors of one order are faster (docs/performance.md).
+        Products and sums of tensors of one order are faster (docs/performance.md). bitsandbytes needs its
+        bytes by rows.
         """
         wide = held.ndim == 2 and held.shape[-1] == max(self.parameters[0].shape) and held.is_floating_point()
         return held.mT.contiguous().mT if wide else held
@@ -63,8 +64,8 @@ class Stack:
         )
 
     def gradient(self) -> Tensor | None:
-        """The gradients [B, m, n] of the owned matrices in the working precision; None where none is owned. A single
-        matrix's is a view."""
+        """The gradients [B, m, n] of the owned matrices in the working precision (a single one is a view); None where
+        this process owns none."""
         return self._stacked([parameter.grad for parameter in self.parameters if parameter.grad is not None])
 
     def subtract(

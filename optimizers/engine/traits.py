@@ -1,4 +1,4 @@
-"""What the engine and `optimizers.build` must know of a method beyond its mathematics."""
+"""The properties of a method, apart from its mathematics, that the engine and `optimizers.build` need."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,16 +8,17 @@ from typing import Literal
 class Traits:
     """The defaults are those of a method for matrices."""
 
-    # Who steps lm_head when nobody says, and why the method cannot (None: it can).
+    # Who steps lm_head by default, and the reason why the method cannot step it (None: it can).
     last_layer: Literal["method", "adam"] = "adam"
     last_layer_refusal: str | None = None
-    # Whether embeddings and norms are the method's too.
+    # Whether the method steps embeddings and norms too.
     steps_everything: bool = False
-    # Who steps a parameter whose rows are sharded over processes: the "owner" of the whole matrix, or each process its
-    # own "rows".
+    # How a parameter whose rows are sharded over processes is stepped: its "owner" steps it as a whole, or each process
+    # steps its own "rows".
     sharding: Literal["owner", "rows"] = "owner"
+    # Whether the method can round its weights stochastically.
     rounds_stochastically: bool = True
-    # Whether a square matrix is transposed too: GaLore's packages put its basis on the right.
+    # Whether a square matrix is transposed as a tall one is: GaLore's packages put its basis on the right.
     transposes_squares: bool = False
     # Whether the update or the refresh depends on the step t.
     counts_steps: bool = True
@@ -25,5 +26,5 @@ class Traits:
     decays_first: bool = False
     # The state that `refresh` writes.
     refreshed: tuple[str, ...] = ("basis",)
-    # How far the fast form may be from the plain one in float64; more than rounding where state is quantised.
+    # The distance from the plain form in float64 that tests allow: rounding, and more where state is quantised.
     reference_tolerance: float = 1e-6

@@ -17,11 +17,11 @@ def refresh_in_shares(
     refreshed: tuple[str, ...],
     processes: dist.ProcessGroup,
 ) -> None:
-    """Refresh what is due, the matrices at some places of some stacks, dealt in turn to `processes`.
+    """Refresh the matrices that are due, dealt in turn to `processes`, and send each result to all others.
 
     Args:
-        due: pairs of a stack and the places in it, the same on every process.
-        refresh: refreshes the matrices at places of a stack.
+        due: pairs of a stack and the indices of its matrices that are due, the same on every process.
+        refresh: refreshes the matrices of a stack with these indices.
         refreshed: names of the state that `refresh` writes.
     """
     me, count = processes.rank(), processes.size()
@@ -42,7 +42,7 @@ def refresh_in_shares(
 
 
 def evenly_spaced(places: list[int]) -> list[slice]:
-    """`places`, ascending, as one slice if they are evenly spaced, else one by one: a slice of a stack is a view."""
+    """Slices of a stack, which are views, for ascending `places`: one if they are evenly spaced, else one for each."""
     gaps = {later - earlier for earlier, later in itertools.pairwise(places)}
     if len(gaps) > 1:
         return [slice(place, place + 1) for place in places]
