@@ -8,9 +8,9 @@ from analysis.comparison import crossed
 from analysis.paper import published
 from analysis.records import Record
 from analysis.rows import published_row, style
-from analysis.tables.ablations import ABLATION_ROWS
 from analysis.tables.cells import mean_of_reached
 from analysis.tables.table import Table
+from analysis.tables.table_5 import ABLATION_ROWS
 
 Runs = dict[str, list[Record]]  # by row
 

@@ -117,8 +117,8 @@ def test_slow_averages_keep_their_digits(form):
     assert ((state["exp_avg_sq"] - expected) / expected).abs().max() < 1e-6
 
 
-def test_nothing_of_an_average_without_memory_stays(form):
-    """mean + 1 (value - mean) is 0 where value is less than rounding of mean."""
+def test_an_average_with_decay_zero_is_the_new_value(form):
+    """mean + 1 (value - mean), in this order, would be 0 where value is less than the rounding of mean."""
     moments = {key: torch.ones(1, 2, 9) for key in ("exp_avg", "exp_avg_sq")}
     adam_moments(torch.full((1, 2, 9), 1e-5), *moments.values(), (0.0, 0.0), 1e-8)
     assert torch.allclose(moments["exp_avg"], torch.tensor(1e-5), rtol=1e-6, atol=0)
@@ -129,8 +129,8 @@ def test_nothing_of_an_average_without_memory_stays(form):
 
 
 @pytest.mark.parametrize("integers", [(0, 0.999), (0.9, 0)])
-def test_whole_numbers_are_numbers(form, integers):
-    """C takes a whole number and a fraction in different registers."""
+def test_options_may_be_whole_numbers(form, integers):
+    """C passes integers and fractions in different registers, so an int must be converted on the way."""
     sigma = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0))
     results = []
     for betas in (integers, tuple(map(float, integers))):
@@ -193,7 +193,7 @@ def test_columns_of_a_residual_are_scaled_as_a_matrix_is(form, averaged, share, 
 
 
 @pytest.mark.parametrize("place", range(3))
-def test_what_is_not_a_number_is_not_scaled_away(form, place):
+def test_nan_is_not_scaled_away(form, place):
     sums = [torch.ones(1, 3) for _ in range(3)]
     sums[place][0, 1] = float("nan")
     phi = torch.ones(1)

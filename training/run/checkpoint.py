@@ -65,7 +65,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class State:
-    """What `save` was given, value for value."""
+    """The state that `save` was given, value for value."""
 
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
@@ -115,7 +115,7 @@ def save(
         free = free_bytes(folder)
         room += f", {in_words(free)} free"
         if free < needed:
-            # Refused before the last byte is taken: the metrics and the logs still need some.
+            # Refuse while there is a little room left: the metrics and the logs still need it.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         temporary.mkdir()
         save_file(model_state, temporary / MODEL, metadata={"format": "pt"})
