@@ -50,19 +50,19 @@ def test_trajectory_does_not_depend_on_the_gradients_scale(scale, ema):
 
 
 def test_fixed_point_is_the_leading_singular_pair_of_the_squares():
-    power = gradient((12, 30), 1, 0).square()
-    s, q = fixed_point(power[None], iterations=200)
-    u, sigma, vh = torch.linalg.svd(power)
+    squares = gradient((12, 30), 1, 0).square()
+    s, q = fixed_point(squares[None], iterations=200)
+    u, sigma, vh = torch.linalg.svd(squares)
     assert torch.allclose(torch.outer(q[0], s[0]), sigma[0] * torch.outer(u[:, 0], vh[0]), rtol=1e-9)
 
 
 def test_iterations_start_with_s():
     """One iteration tells the order of s and q: they differ by tens of per cent."""
-    power = gradient((12, 30), 1, 0).square()
-    s, q = fixed_point(power[None], iterations=1)
-    expected_s = power.T @ torch.ones(12, dtype=torch.float64) / 12
+    squares = gradient((12, 30), 1, 0).square()
+    s, q = fixed_point(squares[None], iterations=1)
+    expected_s = squares.T @ torch.ones(12, dtype=torch.float64) / 12
     assert torch.allclose(s[0], expected_s)
-    assert torch.allclose(q[0], power @ expected_s / (expected_s @ expected_s))
+    assert torch.allclose(q[0], squares @ expected_s / (expected_s @ expected_s))
 
 
 def test_first_update_is_ten_times_larger_and_growth_is_limited():
