@@ -42,7 +42,7 @@ def refresh_in_shares(
 
 
 def evenly_spaced(places: list[int]) -> list[slice]:
-    """Slices of a stack, which are views, for ascending `places`: one if they are evenly spaced, else one for each."""
+    """`places`, ascending, as one slice if they are evenly spaced, else one by one: a slice of a stack is a view."""
     gaps = {later - earlier for earlier, later in itertools.pairwise(places)}
     if len(gaps) > 1:
         return [slice(place, place + 1) for place in places]

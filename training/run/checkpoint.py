@@ -5,7 +5,7 @@ A checkpoint is a folder `checkpoints/step_XXXXXXXX/`:
     model.safetensors   weights
     optimizer.pt        `optimizer.state_dict()`: tensors and plain values
     random.pt           random states: tensors and plain values
-    streams.json.gz     the position of every data stream in its files, blocks and documents
+    streams.json.gz     the cursor of every data stream: its files, blocks and documents
     state.json          step, counters (tokens, seconds, ...), the resolved config, format version
     complete.json       the marker: size and SHA-256 of each file above
 

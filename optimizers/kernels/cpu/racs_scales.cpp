@@ -95,7 +95,7 @@ template <typename T> void average_and_invert(T *now, T *mean_of, long count, Av
     }
 }
 
-// racs.racs_scales for one matrix: a [R], b [C] <- the factors of rows and columns, eta in a; averages and phi
+// scaling.racs_scales for one matrix: a [R], b [C] <- the factors of rows and columns, eta in a; averages and phi
 // advanced.
 template <typename T>
 void racs_scales(const T *g, T *a, T *b, T *a_scale, T *b_scale, T *phi, std::vector<T> &sums, long R, long C,
