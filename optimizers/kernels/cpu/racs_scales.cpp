@@ -95,8 +95,7 @@ template <typename T> void average_and_invert(T *now, T *mean_of, long count, Av
     }
 }
 
-// scaling.racs_scales for one matrix: a [R], b [C] <- the factors of rows and columns, eta in a; averages and phi
-// advanced.
+// scaling.racs_scales for one matrix: a [R], b [C] <- the factors of rows and columns, eta in a; averages and phi advanced.
 template <typename T>
 void racs_scales(const T *g, T *a, T *b, T *a_scale, T *b_scale, T *phi, std::vector<T> &sums, long R, long C,
                  bool rows_are_q, long iterations, double beta, T gamma) {
