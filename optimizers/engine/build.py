@@ -17,7 +17,7 @@ def build(
     last_layer: Literal["method", "adam"] | None = None,
     **options: Any,
 ) -> BaseOptimizer:
-    """The optimizer `name` for a transformers causal LM, whose parameters are grouped by `partition.RULES`.
+    """The optimizer `name` for a transformers causal LM, its parameters parted by `partition.RULES`.
 
     Args:
         lr: learning rate of the method.

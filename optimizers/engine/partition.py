@@ -1,4 +1,4 @@
-"""Which parameters the method steps and which Adam: rules on names. The first match decides; each name has a rule."""
+"""Which parameter goes where: rules on names, the first match decides, and every parameter is covered."""
 
 import re
 

@@ -64,8 +64,8 @@ class Stack:
         )
 
     def gradient(self) -> Tensor | None:
-        """The gradients [B, m, n] of the owned matrices in the working precision (a single one is a view); None where
-        this process owns none."""
+        """The gradients [B, m, n] of the owned matrices in the working precision; None where none is owned. A single
+        matrix's is a view."""
         return self._stacked([parameter.grad for parameter in self.parameters if parameter.grad is not None])
 
     def subtract(

@@ -8,17 +8,17 @@ from typing import Literal
 class Traits:
     """The defaults are those of a method for matrices."""
 
-    # Who steps lm_head by default, and the reason why the method cannot step it (None: it can).
+    # Who steps lm_head when nobody says, and why the method cannot (None: it can).
     last_layer: Literal["method", "adam"] = "adam"
     last_layer_refusal: str | None = None
-    # Whether the method steps embeddings and norms too.
+    # Whether embeddings and norms are the method's too.
     steps_everything: bool = False
     # How a parameter whose rows are sharded over processes is stepped: its "owner" steps it as a whole, or each process
     # steps its own "rows".
     sharding: Literal["owner", "rows"] = "owner"
     # Whether the method can round its weights stochastically.
     rounds_stochastically: bool = True
-    # Whether a square matrix is transposed as a tall one is: GaLore's packages put its basis on the right.
+    # Whether a square matrix is transposed too: GaLore's packages put its basis on the right.
     transposes_squares: bool = False
     # Whether the update or the refresh depends on the step t.
     counts_steps: bool = True

@@ -1,9 +1,8 @@
 """The one door to code that is faster than torch's own calls.
 
-A function of `functional/` or of a method is plain tensor code. Marked `@replaceable`, it may be computed by another
-function of the same name and arguments: on a CPU by C++ where there is a compiler, or by calls that suit a CPU better
-(kernels/cpu). Methods and the step loop do not know which. While torch traces, and on every other device, the plain
-code runs.
+A function of `functional/` is plain tensor code. Marked `@replaceable`, it may be computed by another function of the
+same name and arguments: on a CPU by C++ where there is a compiler, or by calls that suit a CPU better (kernels/cpu).
+Methods and the step loop do not know which. Traced by a compiler, and on every other device, the plain code runs.
 """
 
 import contextlib
@@ -29,8 +28,8 @@ _enabled = True
 
 
 def replaceable(plain: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Decorator: on a CPU the function of the same name in kernels/cpu may compute `plain`, to the same result but for
-    rounding. The first argument of `plain` is a tensor."""
+    """Decorator: on a CPU `plain`, whose first argument is a tensor, may be computed by kernels/cpu's function of its
+    name. The two agree but for rounding."""
 
     @functools.wraps(plain)
     def chosen(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
