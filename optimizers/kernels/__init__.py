@@ -44,7 +44,7 @@ def replaceable(plain: Callable[_Arguments, _Result]) -> Callable[_Arguments, _R
 
 @functools.cache
 def _cpu_replacements() -> dict[str, Callable]:
-    from . import cpu  # not above: it imports `functional`, which imports this module
+    from . import cpu  # when it is first needed: it builds on `functional`, which builds on this module
 
     return cpu.REPLACEMENTS
 
