@@ -107,7 +107,7 @@ def run(config: Config, world: World) -> int:
         signum = trainer.train(data, held_out)
         if signum:
             world.close()
-            log.info("interrupted; step %d is saved and the same command goes on from it", trainer.counters.step)
+            log.info("interrupted; step %d is saved and the same command resumes from it", trainer.counters.step)
             return 128 + signum
         weights = layout.weights()
         summary = summarize(config, world, layout, optimizer, trainer.counters)

@@ -26,7 +26,7 @@ def refresh_in_shares(
     """
     me, count = processes.rank(), processes.size()
     results: list[list[Tensor]] = [[] for _ in range(count)]
-    dealt = 0  # matrices so far: the turns go on across stacks
+    dealt = 0  # matrices so far: stacks are dealt one after the other, without a new beginning
     for stack, places in due:
         shares = [places[(process - dealt) % count :: count] for process in range(count)]
         refresh(stack, shares[me])

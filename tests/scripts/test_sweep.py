@@ -1,4 +1,4 @@
-"""scripts/sweep.sh: names, refusals, and real runs that are cut and gone on with; the scripts of the tables on top."""
+"""scripts/sweep.sh: names, refusals, real runs that are interrupted and resumed; and the scripts of the tables."""
 
 import os
 import shlex
