@@ -82,7 +82,7 @@ def test_micro_batches_give_the_same_run(whole_run, text, tmp_path):
         assert ours == pytest.approx(theirs, rel=1e-4)
 
 
-def test_a_longer_run_goes_on_only_when_told(text, tmp_path, capsys):
+def test_a_longer_run_resumes_only_when_told(text, tmp_path, capsys):
     argv = tiny.command(text, tmp_path / "run", "train.steps=3", "optimizer=adam")
     assert train.main(argv) == 0
     assert train.main([*argv, "train.steps=5"]) == 2
