@@ -87,7 +87,7 @@ def run(config: Config, world: World) -> int:
             optimizer = build_optimizer(model, config.optimizer)
             if config.train.stochastic_rounding:
                 optimizer.round_stochastically(config.run.seed)
-            held_out = world.from_main(  # one set for all: a download or a tokenisation for each would be waste
+            held_out = world.from_main(  # one set for all processes: no need to download and tokenise it for each
                 lambda: EvaluationData(config.data, tokenizer, vocab_size=config.model.vocab_size)
             )
             recorder = opened.enter_context(open_recorder(world, folder, config, start.checkpoint, optimizer))
@@ -107,7 +107,7 @@ def run(config: Config, world: World) -> int:
         signum = trainer.train(data, held_out)
         if signum:
             world.close()
-            log.info("interrupted; step %d is saved and the same command goes on from it", trainer.counters.step)
+            log.info("interrupted; step %d is saved and the same command resumes from it", trainer.counters.step)
             return 128 + signum
         weights = layout.weights()
         summary = summarize(config, world, layout, optimizer, trainer.counters)

@@ -59,7 +59,7 @@ def crossed(run: Record, loss: float, key: Clock = "step") -> float | None:
 
 
 def speed_ups(runs: Sequence[Record], references: Sequence[Record], when: When) -> list[float]:
-    """How many times fewer steps each run takes to the final loss of the reference run of its seed, by `when`.
+    """For each run, how many times sooner than the reference run of its seed it reaches that run's final loss.
 
     0 for a run that never gets there; runs whose seed has no reference are left out.
     """

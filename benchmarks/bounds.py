@@ -1,4 +1,4 @@
-"""Lower bounds of the benchmark: the work and the memory traffic that a step of each optimizer cannot do without.
+"""Lower bounds for the benchmark: the least work and memory traffic of a step of each optimizer.
 
 For an m x n matrix, m <= n, rank r, b bytes an element. FLOPs: the algorithm's products, and the element-wise work of
 the vector methods. Bytes: the traffic that remains when everything is fused: G and W are read and W is written
@@ -26,11 +26,11 @@ def _subspace(flops: Count, elements: Count) -> Bound:
 
 
 BOUNDS: dict[str, Bound] = {
-    # G, and W and both moments both ways.
+    # G is read; W and both moments are read and written.
     "adam": lambda m, n, r, b: Work(13 * m * n, 7 * b * m * n),
     "adam_8bit": lambda m, n, r, b: Work(13 * m * n, (3 * b + 4) * m * n),
-    # Five iterations of two products with G^2 and one for the norm; a second look at G, for the update, where the
-    # matrix stays in a cache meanwhile.
+    # Five iterations of two products with G^2 and one for the norm. G is read from memory twice: for the iterations,
+    # during which it stays in a cache, and for the update.
     "racs": lambda m, n, r, b: Work(35 * m * n, 4 * b * m * n),
     # G^2, its row sums and nine products with it, the update; a second look at G as RACS's.
     "sinkgd": lambda m, n, r, b: Work(25 * m * n, 4 * b * m * n),
@@ -42,10 +42,10 @@ BOUNDS: dict[str, Bound] = {
         lambda m, n, r: 4 * m * n * r + (4 * 20 + 12) * r * n,
         lambda m, n, r: 3 * m * n + (8 + 2 * 20 + 1) * r * n + 2 * m * r,
     ),
-    # The residual's columns are scaled: G once more.
+    # The residual's columns are scaled, so G is read once more.
     "fira": _subspace(lambda m, n, r: 4 * m * n * r + 6 * m * n, lambda m, n, r: 4 * m * n + 8 * r * n + 2 * m * r),
     "alice_0": _subspace(lambda m, n, r: 4 * m * n * r + 6 * m * n, lambda m, n, r: 4 * m * n + 9 * r * n + 2 * m * r),
-    # And sigma sigma^T for the tracking.
+    # As Alice-0, and sigma sigma^T for the tracking.
     "alice": _subspace(
         lambda m, n, r: 4 * m * n * r + 2 * r * r * n + 6 * m * n, lambda m, n, r: 4 * m * n + 9 * r * n + 2 * m * r
     ),
@@ -57,7 +57,7 @@ BOUNDS: dict[str, Bound] = {
     "muon": lambda m, n, r, b: Work(20 * m * m * n + 10 * m**3, 5 * b * m * n),
     # X X^T, ten steps of three m x m products, and the product with X.
     "swan": lambda m, n, r, b: Work(4 * m * m * n + 60 * m**3, 3 * b * m * n),
-    # G G^T, U^T G, U^T m1 and U times the quotient; Q both ways and U.
+    # G G^T, U^T G, U^T m and U times the quotient. Q is read and written, U is read.
     "eigen_adam": lambda m, n, r, b: Work(8 * m * m * n, b * (7 * m * n + 3 * m * m)),
     # Two sides: G into the bases, the quotient out of them, and the two averages.
     "soap": lambda m, n, r, b: Work(6 * (m * m * n + m * n * n), b * (7 * m * n + 3 * (m * m + n * n))),

@@ -140,14 +140,14 @@ def measure(candidates: list[Candidate], model: Parts, machine: Machine, rounds:
             candidate.refresh_seconds.append(_step(candidate, model))
             set_interval(candidate.optimizer, NEVER)
     for candidate in candidates:
-        _step(candidate, model)  # leaves gradients of its own in place
+        _step(candidate, model)  # sets fresh gradients
         candidate.peak_bytes = peak_bytes(candidate.optimizer.step, parameters[0].device)
 
 
 def _step(candidate: Candidate, model: Parts) -> float:
     """Seconds of a step on fresh copies of the gradients.
 
-    Some packages change gradients, and every candidate shall find them in the same state of the caches.
+    Some packages change gradients, and every candidate should find them in the same state of the caches.
     """
     for parameter, gradient in zip(model.matrices + model.rest, model.gradients, strict=True):
         parameter.grad = gradient.clone() if parameter.grad is None else parameter.grad.copy_(gradient)
@@ -162,7 +162,7 @@ def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
         call()
         return torch.cuda.max_memory_allocated() - before
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the profiler sees one thread alone
+    torch.set_num_threads(1)  # the profiler sees only one thread
     with torch.profiler.profile(profile_memory=True) as profile:
         call()
     torch.set_num_threads(threads)

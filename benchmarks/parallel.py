@@ -1,7 +1,7 @@
 """Two processes against one: the same steps of an optimizer on a small LLaMA alone, under DDP and under FSDP2.
 
-Sizes are odd, so that shards are uneven. Two processes add up in another order than one, so that losses differ by
-rounding; float64 shows which differences are only that, amplified by a method.
+Sizes are odd, so that shards are uneven. Two processes add up in another order than one, so losses differ by rounding.
+Runs in float64 show which differences are only rounding that a method amplifies.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ MODEL = Model(
     max_position_embeddings=32,
 )
 ROWS, LENGTH = 8, 32  # of a step, all processes
-# Small enough for refreshes within the steps.
+# Intervals short enough that bases are refreshed within the steps.
 OPTIONS = {"rank": 8, "leading": 3, "update_interval": 5, "history": 3}
 
 

@@ -37,7 +37,7 @@ def peers() -> dict[str, Peer]:
             found |= add()
         except ImportError:
             continue
-    if not torch.cuda.is_available():  # others' Muon multiplies in bfloat16, minutes a step without its hardware
+    if not torch.cuda.is_available():  # others' Muon multiplies in bfloat16: minutes a step on a CPU without it
         found = {name: peer for name, peer in found.items() if peer.algorithm != "muon"}
     return found
 
@@ -110,7 +110,7 @@ def interval(optimizer: torch.optim.Optimizer) -> int | None:
 
 
 def set_interval(optimizer: torch.optim.Optimizer, steps: int) -> None:
-    """Make it refresh every so many steps. Some packages hold the number in their state, or in projectors there."""
+    """Make it refresh every `steps` steps. Some packages hold the number in their state, or in projectors there."""
     for group in optimizer.param_groups:
         for key in INTERVALS:
             if key in group:

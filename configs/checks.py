@@ -1,4 +1,4 @@
-"""What must hold for the values of a `Config`: bounds, settings that exclude each other, batches that divide evenly."""
+"""Rules for the values of a `Config`: bounds, settings that exclude each other, batches that divide evenly."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ def check(config: Config, settings: Settings) -> None:
     """Refuse values out of range and settings that exclude each other; `settings` knows where each was written.
 
     Raises:
-        SettingsError: names the place, the key and what is wrong with its value.
+        SettingsError: names the place, the key and the mistake in its value.
     """
     _check_bounds(config, settings)
     _check_optimizer(config, settings)
@@ -79,12 +79,12 @@ def _check_relations(config: Config, settings: Settings) -> None:
     settings.require(
         train.dtype == "bfloat16" or not train.stochastic_rounding,
         "train.stochastic_rounding",
-        f"is for train.dtype=bfloat16, got train.dtype={train.dtype}",
+        f"needs train.dtype=bfloat16, got train.dtype={train.dtype}",
     )
     settings.require(
         not run.record_basis_cosines or (train.parallel == "ddp" and not train.layerwise),
         "run.record_basis_cosines",
-        "needs train.parallel=ddp and train.layerwise=false, where the main process sees every basis turn",
+        "needs train.parallel=ddp and train.layerwise=false: otherwise the main process does not see every refresh",
     )
 
 

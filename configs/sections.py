@@ -1,4 +1,5 @@
-"""The sections of a `Config`: those that the rooms declare beside their use, and the optimizer's, made of its class."""
+"""The sections of a `Config`: those that the rooms declare, and the optimizer's, made from the signature of its
+class."""
 
 import dataclasses
 import inspect

@@ -19,7 +19,7 @@ class Data:
     packing: bool = setting(MISSING, "true: documents joined and cut; false: one document a row, truncated or padded")
     sequence_length: int = setting(256, "positions a row", least=2)
     streams: int = setting(8, "sub-streams of the source; the number of processes must divide it", least=1)
-    seed: int = setting(42, "of the order of the documents", least=0)
+    seed: int = setting(42, "seed of the order of the documents", least=0)
     shuffle_buffer: int = setting(1000, "documents that a stream shuffles among themselves", least=1)
     eval_tokens: int = setting(MISSING, "targets of one evaluation", least=1)
     repeat: bool = setting(True, "start over when the text ends; false: its end is an error")

@@ -50,7 +50,7 @@ def prepare(store: Path, section: "Data", tokenizer: PreTrainedTokenizerBase) ->
 
     Raises:
         DataError: the folder exists, or the text is at fault.
-        SourceUnavailable: the network gave up.
+        SourceUnavailable: a file cannot be fetched.
     """
     if store.exists():
         raise DataError(f"{store} exists; remove it, or prepare the data somewhere else")
@@ -88,7 +88,7 @@ def _write_split(
     dtype: "np.dtype[Any]",
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Write a split; returns its entry in the manifest, and its files' checksums."""
-    encoder = Encoder(tokenizer, len(tokenizer))  # ids a model has no row for are mapped when rows are made
+    encoder = Encoder(tokenizer, len(tokenizer))  # ids that a model has no row for are replaced when rows are made
     ids = ArrayFile(folder / f"{split}.ids", dtype)
     ends = ArrayFile(folder / f"{split}.ends", OFFSET)
     positions = ArrayFile(folder / f"{split}.positions", OFFSET)
@@ -108,8 +108,8 @@ def _write_split(
 
 
 def _texts(source: TextSource | PreparedSource, number: int, after: list[int]) -> Iterator[str]:
-    """The documents of a file; the position behind each goes into `after`."""
+    """The documents of a file; the position after each is appended to `after`."""
     for position, text in source.read(number, 0):
-        assert isinstance(text, str)  # a store of a store is refused before
+        assert isinstance(text, str)  # a prepared store as the source has been refused
         after.append(position)
         yield text

@@ -51,7 +51,7 @@ def _load(name: str | Path) -> PreTrainedTokenizerBase:
 
 def _default_tokenizer(section: Data) -> Path | str:
     if section.source == "c4":
-        return "t5-base"  # the paper's protocol
+        return "t5-base"  # as in the paper
     if section.source == "prepared":
         read_manifest(section.path)  # refuses a store that is missing or incomplete with the reason
         return store_folder(section.path) / "tokenizer"

@@ -59,7 +59,7 @@ def _lines(text: str) -> Iterator[str]:
 
 
 def as_transformers(model: bytes) -> PreTrainedTokenizerFast:
-    """The same tokenizer for `transformers`, whose own converter drops the split into words, and with it the speed."""
+    """The same tokenizer for `transformers`. Its own converter drops the split into words, without which it is slow."""
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
     scored = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(pieces.vocab_size())]
     tokenizer = Tokenizer(models.Unigram(scored, unk_id=pieces.unk_id(), byte_fallback=True))

@@ -62,7 +62,7 @@ def _file_names(files: list[str]) -> list[str]:
 
 
 def check(name: str, arguments: list[str], out: Path) -> tuple[Config, bool]:
-    """The settings of a run, and whether a run in its folder shall go on with these in place of other settings.
+    """The settings of a run, and whether it is to resume a run with other settings that its folder holds.
 
     Raises:
         SettingsError: train.py would refuse the settings, or the folder holds a run with others, which would be skipped

@@ -53,7 +53,7 @@ def positive(text: str) -> int:
 
 
 def run_all(jobs: Sequence[Job], *, at_once: int = 1, devices: Sequence[str] = (), dry: bool = False) -> int:
-    """Run the jobs that are not done, `at_once` at a time, in order; a job that fails does not stop the others.
+    """Run the jobs that are not done in order, `at_once` at a time. A job that fails does not stop the others.
 
     Returns an exit code: 0, 1 if any failed, 128 + the signal after SIGINT, SIGTERM or SIGHUP, when all have saved and
     ended.
@@ -107,7 +107,7 @@ class _Queue:
             print(f"{job.name}: FAILED to start: {error}", flush=True)
 
     def _collect_ended(self, *, interrupted: bool) -> None:
-        """Say how each job ended that has; after an interrupt an exit code is no failure."""
+        """Print the result of each job that has ended. After an interrupt an exit code other than 0 is no failure."""
         for process in [process for process in self.running if process.poll() is not None]:
             job, _ = self.running.pop(process)
             verdict = ""
@@ -119,11 +119,11 @@ class _Queue:
 
 @contextlib.contextmanager
 def _caught_signals() -> Iterator[list[int]]:
-    """Inside, the signals that ask for an end go into the list this gives and have no other effect."""
+    """Inside, signals that ask for an end are only appended to the list that `with` gives."""
     caught: list[int] = []
     before: dict[int, Any] = {}
     for signum in map(int, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
-        if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             before[signum] = signal.signal(signum, lambda received, _: caught.append(received))
     try:
         yield caught
@@ -137,7 +137,7 @@ def _start(job: Job, device: str | None) -> subprocess.Popen[bytes]:
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = os.environ | ({"CUDA_VISIBLE_DEVICES": device} if device is not None else {})
     with log.open("ab") as output:
-        # A session of its own: a terminal's ctrl-C comes here, and from here once to each of them.
+        # In a session of its own, a job does not get a terminal's ctrl-C itself, but once from here.
         return subprocess.Popen(
             job.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, cwd=ROOT,
             start_new_session=True,

@@ -14,7 +14,7 @@ STUDY = (
     *("apollo_mini", "apollo_svd", "eigen_adam", "fira", "fira_last_layer_adam", "galore"),
     *("galore_last_layer_adam", "muon", "natural_galore", "racs", "soap"),
 )
-# 1.1 times the steps a second; slow for the first of the runs alone, which share the compiled code.
+# Compiled: 1.1 times the steps a second. Only the first run is slow, because the runs share the compiled code.
 STUDY_SETTINGS = ("train.compile=true",)
 
 COMPARISON_STEPS = 300
@@ -40,7 +40,7 @@ def study_settings(file: Path) -> list[str]:
 
 
 def shortened(file: Path, steps: int) -> list[str]:
-    """Settings of a run of so many steps: the life of a basis stays a twentieth of the run."""
+    """Settings of a run of `steps` steps, in which a basis still lasts for a twentieth of the run."""
     low_rank = hasattr(load([str(ROOT / file)]).config.optimizer, "rank")
     return [f"train.steps={steps}", *([f"optimizer.update_interval={steps // 20}"] if low_rank else [])]
 

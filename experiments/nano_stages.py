@@ -32,14 +32,14 @@ def lr_jobs(methods: list[str]) -> list[Job]:
 
 
 def adam_lr_jobs(methods: list[str]) -> list[Job]:
-    """The best of `lr_jobs` at the other rates of the parameters that Adam steps."""
+    """Every method at the best rate of `lr_jobs`, with the other ADAM_LRS for the parameters that Adam steps."""
     tried = records.read(RESULTS / "tuning")
     best = ((method, _best(tried, method, _first_rates(method))) for method in methods)
     return [_tuning_job(method, lr, adam_lr) for method, (lr, _) in best for adam_lr in ADAM_LRS[1:]]
 
 
 def lr_again_jobs(methods: list[str]) -> list[Job]:
-    """Half and twice the best rate, at the best of `adam_lr_jobs`."""
+    """Every method at half and at twice its best rate, with the best of `adam_lr_jobs`."""
     tried, jobs = records.read(RESULTS / "tuning"), []
     for method in methods:
         lr, _ = _best(tried, method, _first_rates(method))
@@ -53,12 +53,12 @@ def _first_rates(method: str) -> list[Rates]:
 
 
 def _best(tried: Tried, method: str, rates: list[Rates]) -> Rates:
-    """The rates of the best of a method's tuning runs at these."""
+    """The best of `rates`, by the final losses of a method's tuning runs."""
     return min(rates, key=lambda pair: _loss(tried[tuning_name(method, *pair)]))
 
 
 def doubled_jobs(methods: list[str]) -> list[Job]:
-    """The long runs of the first seed that are needed so far: each that ends at a better loss calls for one more."""
+    """The long runs of the first seed that are known to be needed: each one with a better loss calls for one more."""
     tried, runs = records.read(RESULTS / "tuning"), records.read(RESULTS / "runs")
     wanted = ((method, rates) for method in methods for rates in _long_rates(method, tried, runs))
     return [_final_job(method, file_of(method), rates, SEEDS[0]) for method, rates in wanted]
@@ -92,7 +92,7 @@ def final_jobs(methods: list[str]) -> list[Job]:
 
 
 def _best_long(method: str, tried: Tried, runs: Tried) -> Rates:
-    """The rates of the best of a method's long runs on the first seed."""
+    """The rates of a method's best long run on the first seed."""
     rates = _long_rates(method, tried, runs)
     return min(rates, key=lambda pair: _loss(runs[_final_name(method, pair[0], pair[1], SEEDS[0])]))
 
@@ -161,7 +161,7 @@ def _script(name: str, script: str, *arguments: str, proof: Path) -> Job:
 
 
 def run_stage(jobs: Callable[[list[str]], list[Job]], methods: list[str], at_once: int) -> int:
-    """Run the jobs that `jobs` names, and again those it names then, until it names no more; returns an exit code."""
+    """Run the jobs that `jobs` returns, and call it again until it returns no new ones; returns an exit code."""
     named, before, code = jobs(methods), 0, 0
     while not code and len(named) > before:
         code = run_all(named, at_once=at_once) or run_all(evaluation_jobs(), at_once=at_once)

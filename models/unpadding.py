@@ -12,8 +12,8 @@ from torch import Tensor
 def unpadded_indices(labels: Tensor) -> Tensor | None:
     """The positions that a micro-batch's loss needs: in each row, those up to the one that predicts its last target.
 
-    Every row keeps at least two positions: attention takes no empty row, and for a list of one position a compiler
-    would specialise.
+    Every row keeps at least two positions: attention takes no empty row, and a compiler would make a graph of its own
+    for a list of one position.
 
     Args:
         labels: int64 [rows, length] on the CPU, not shifted, -100 is no target.

@@ -19,7 +19,8 @@ from .parallel.exchange import exchanges
 class Adam8bit(Adam):
     """`Adam` with 8-bit moments: the same options. Raises ImportError without bitsandbytes."""
 
-    # Table 4's memory counts 8-bit moments for every parameter. Owners: a block may span the rows of two processes.
+    # Table 4's memory counts 8-bit moments for every parameter, embeddings and norms too. Sharded parameters have
+    # owners, because a block of elements may span the rows of two processes.
     traits = Traits(
         steps_everything=True,
         rounds_stochastically=False,
@@ -59,7 +60,10 @@ class Adam8bit(Adam):
             weights.subtract_changes(rows, changes, step=-1.0, decay=decay, decays_first=True)
 
     def _change(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
-        """What the step adds, without weight decay. bitsandbytes knows neither float64 nor strides: it steps a zero."""
+        """The change of the weight, without weight decay.
+
+        bitsandbytes takes neither float64 nor strides, so it steps a contiguous zero in place of the weight.
+        """
         change = torch.zeros(parameter.shape, dtype=torch.float32, device=parameter.device)
         state = self.state[parameter]
         eight_bit.step(change, gradient.to(change).contiguous(), state, **_options(state, group))

@@ -55,15 +55,16 @@ Tracking = Annotated[
 Switching = Annotated[
     Literal["complement", "none", "gaussian", "gaussian_mix", "full_basis"],
     Option(
-        "where drawn columns come from: the complement of the r leading eigenvectors; nowhere (all r are kept); unit "
-        "Gaussians for all r columns, or for the drawn ones (both with compensation=none); all but the kept columns"
+        "source of the drawn columns: the complement of the r leading eigenvectors; none (all r are kept); unit "
+        "Gaussians for all r columns, or for the drawn ones (both with compensation=none); the complement of the kept "
+        "columns"
     ),
 ]
 Compensation = Annotated[
     Literal["optimal", "none", "fira", "fira_plus", "two_sided"],
     Option(
-        "of the residual: Theorem 5.1; none; Fira's; Fira's at the norm of U omega, times alpha_c; its rows and "
-        "columns scaled as RACS scales a gradient (not in the paper)"
+        "the term made of the residual: by Theorem 5.1; none; Fira's; Fira's at the norm of U omega, times alpha_c; "
+        "the residual with its rows and columns scaled as RACS scales a gradient (not in the paper)"
     ),
 ]
 BasisDtype = Annotated[
@@ -113,8 +114,8 @@ class Alice(MatrixOptimizer):
             raise ValueError(f"leading must not exceed rank {options['rank']}, got {options['leading']}")
         if options["switching"].startswith("gaussian") and options["compensation"] != "none":
             raise ValueError(
-                f"switching={options['switching']} gives a basis that is not orthonormal: it goes with "
-                f"compensation=none, got {options['compensation']!r}"
+                f"switching={options['switching']} gives a basis that is not orthonormal and needs compensation=none, "
+                f"got {options['compensation']!r}"
             )
 
     def state_shapes(self, m: int, n: int, dtype: torch.dtype, group: dict[str, Any]) -> dict:

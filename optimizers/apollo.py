@@ -2,7 +2,7 @@
 (arXiv 2412.05270; where the paper is silent, the behaviour of its authors' package). W is oriented m x n, m <= n.
 
     t = 1, K + 1, 2 K + 1, ...:   P = Gaussian / sqrt(r), drawn anew, or U, the r leading left singular vectors of G
-    R = P^T G;   m1 <- ema(R, b1);   v <- ema(R^2, b2);   N = m1 / (sqrt(v) + eps);   step as GaLore
+    R = P^T G;   m <- ema(R, b1);   v <- ema(R^2, b2);   N = m / (sqrt(v) + eps);   step as GaLore
     c_j = ||N_j|| / (||R_j|| + 1e-8) for each column ("channel"), or one ||N|| / (||R|| + 1e-8) ("tensor")
     X = sqrt(scale) G diag(c);   L = max(||X|| / (f + 1e-8), gamma) / gamma (1 while f = 0);   X <- X / L;   f <- ||X||
     W <- W - step X

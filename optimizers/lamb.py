@@ -20,8 +20,8 @@ from .engine.options import Betas, EpsAboveZero, LearningRate, Params, WeightDec
 
 @register("lamb")
 class LAMB(NormScaled):
-    """Adam's direction at unit norm, times the norm of the weight. lr is the share of the weight's norm that an update
-    has."""
+    """Adam's direction at unit norm, times the norm of the weight. lr is the ratio of the update's norm to the
+    weight's."""
 
     averages = ("exp_avg", "exp_avg_sq")
 

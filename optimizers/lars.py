@@ -20,7 +20,7 @@ from .engine.options import LearningRate, Momentum, Params, WeightDecay
 
 @register("lars")
 class LARS(NormScaled):
-    """Momentum of unit norm, times the norm of the weight. lr is the share of the weight's norm that an update has."""
+    """Momentum of unit norm, times the norm of the weight. lr is the ratio of the update's norm to the weight's."""
 
     averages = ("exp_avg",)
 

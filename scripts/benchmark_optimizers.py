@@ -6,9 +6,9 @@
 
 The settings are those of train.py; model=llama_60m in float32 if there are none. Every optimizer of the registry, and
 every peer that is installed, steps the attention and MLP matrices of that model, with the paper's rank for it, on the
-same gradients. With --whole they step the rest as well, embeddings, norms and lm_head: methods for matrices by the Adam
-of their package, and peers whose package has none for it are left out. They take turns, each round measures memory and
-a matrix product too, and medians of rounds are shown:
+same gradients. With --whole they step embeddings, norms and lm_head as well: methods for matrices by the Adam of their
+package, and peers whose package has no Adam are left out. All take turns, each round also measures memory and a matrix
+product, and the table has medians of rounds:
 
     step      ms, no refresh       x adam     step time over that of torch's fused AdamW in the same round
     refresh   ms more in a step that renews the bases       mean   ms, step + refresh / update_interval

@@ -4,8 +4,8 @@
 
 A step is forward and backward of one batch, the same for all rows and compiled if the study says so, and the
 optimizer's part, which is the mean of an update_interval of steps with its refresh. All rows take turns on one thread;
-medians of rounds. The study itself runs several at a time, so its own seconds say little: its speed-ups in seconds are
-made from these.
+medians of rounds. The study runs several rows at a time, so its own seconds are not comparable: its speed-ups in
+seconds come from this table.
 """
 
 import argparse

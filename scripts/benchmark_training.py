@@ -17,7 +17,7 @@ the rounds:
     tokens/s      without padding                    ratio   likewise
     of bound      the time that 6 FLOPs for each token and each element of the matrices and lm_head take at the rate of
                   a matrix product, measured in each round, over the time of a step
-    data          share of the time that waits for data, %
+    data          share of the time spent waiting for data, %
     first         seconds of the first step, compilation included        peak    memory of the process, MiB
 
 Writes training_<model>_<device>_<dtype>.csv into the results' folder.

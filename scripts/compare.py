@@ -2,7 +2,7 @@
 
     python scripts/compare.py [-j JOBS]
 
-Runs go to runs/builtin; finished ones are skipped, interrupted ones go on.
+Runs go to runs/builtin. Finished ones are skipped, interrupted ones resume.
 """
 
 import argparse

@@ -48,8 +48,8 @@ def parse(arguments: list[str]) -> tuple[str, list[str], str | None]:
         if at + 1 == len(arguments):
             raise SettingsError("--save needs a name for the result")
         name, arguments = arguments[at + 1], [*arguments[:at], *arguments[at + 2 :]]
-    if not arguments or ("=" in arguments[0] and not Path(arguments[0]).is_dir()):
-        raise SettingsError("name a run folder: scripts/evaluate.py RUN [key=value ...]")
+    if not arguments or arguments[0].startswith("-") or ("=" in arguments[0] and not Path(arguments[0]).is_dir()):
+        raise SettingsError("name a run folder: scripts/evaluate.py RUN [key=value ...] [--save NAME]")
     run, *changes = arguments
     return run, changes, name
 

@@ -8,15 +8,15 @@ the books' too. The stages, each of which needs the ones before:
 
     text         the mixed corpus and the tokenizer, in runs/nano
     lr           every method (experiments/nano_files.py) at its file's rate times 1/8, 1/4, 1/2, 1, 2; 0.5M tokens
-    adam_lr      at the best of these, three other rates of the parameters that Adam steps
-    lr_again     at the best of those, the method's rate times 1/2 and 2: the first stage's best depends on adam_lr
-    doubled      with the best of all, 2M tokens, seed 0; then at twice the method's rate, again and again while that
-                 is better: longer runs want larger rates, and not all methods alike
-    final        with the best of these, and configs/experiment/nano/ablations at the rates of the method they change;
-                 seeds 0, 1 and 2, each for all of them before the next
+    adam_lr      at the best of these rates, three other rates for the parameters that Adam steps
+    lr_again     at the best of those, the method's rate times 1/2 and 2: the best of the first stage depends on adam_lr
+    doubled      at the best rates so far, 2M tokens, seed 0; then at twice the method's rate, again and again while
+                 that is better: longer runs need larger rates, and how much larger depends on the method
+    final        at the best of these rates every method, and the ablations (configs/experiment/nano/ablations) at the
+                 rates of the method they change; all with seed 0, then with 1, then with 2
 
-Records of finished runs go to results/nano/tuning and results/nano/runs. A run that has one counts as finished, on any
-machine; interrupted runs go on when the same command is given again.
+Records of finished runs go to results/nano/tuning and results/nano/runs. A run with a record counts as finished, on any
+machine; the same command again resumes interrupted runs.
 """
 
 import argparse

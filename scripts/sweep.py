@@ -1,4 +1,4 @@
-"""Train every combination of lists of settings, several at a time; finished runs are skipped, cut ones go on.
+"""Train every combination of lists of settings, several at a time. Finished runs are skipped, interrupted ones resume.
 
     scripts/sweep.sh OUT FILE.yaml[,FILE.yaml...] [key=value[,value...] ...]
         [-j JOBS] [-g DEVICES] [-l LAUNCHER] [-n] [--only NAME | --job-index K | --wandb]

@@ -1,4 +1,4 @@
-"""The project as a package: what the wheel holds, what it needs, and that all lists of requirements agree."""
+"""The project as a package: contents and requirements of the wheel, and lists of requirements that agree."""
 
 import importlib.metadata
 import subprocess

@@ -59,7 +59,7 @@ def test_the_files_and_headings_it_links_to_exist(page):
 
 @every_page
 def test_the_files_it_names_exist(page):
-    """Whatever stands in backticks, has a slash, and ends as a source file does; `*` and <name> match anything."""
+    """Every name in backticks with a slash and a source file's suffix; `*` and <name> match anything."""
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
     named = re.findall(r"`([\w./*<>-]+/[\w.*<>-]+\.(?:py|sh|sbatch|yaml|yml|md|cpp|toml|csv|svg|png|html))`", text)
     patterns = {name: re.sub(r"<\w+>", "*", name) for name in named if not ELSEWHERE.search(name)}

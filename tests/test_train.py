@@ -82,7 +82,7 @@ def test_micro_batches_give_the_same_run(whole_run, text, tmp_path):
         assert ours == pytest.approx(theirs, rel=1e-4)
 
 
-def test_a_longer_run_goes_on_only_when_told(text, tmp_path, capsys):
+def test_a_longer_run_resumes_only_when_told(text, tmp_path, capsys):
     argv = tiny.command(text, tmp_path / "run", "train.steps=3", "optimizer=adam")
     assert train.main(argv) == 0
     assert train.main([*argv, "train.steps=5"]) == 2
@@ -135,7 +135,7 @@ def test_a_continuation_that_does_not_fit_changes_nothing(change, text, tmp_path
     assert "is finished" in capsys.readouterr().out
 
 
-def test_an_evaluation_that_is_not_finite_ends_the_run_and_is_not_kept(whole_run, text, tmp_path, monkeypatch, capsys):
+def test_a_non_finite_evaluation_ends_the_run_unsaved(whole_run, text, tmp_path, monkeypatch, capsys):
     argv = tiny.command(text, tmp_path / "run")
     sound = loop.evaluate
     monkeypatch.setattr(loop, "evaluate", lambda *args, **kw: replace(sound(*args, **kw), loss=math.nan))

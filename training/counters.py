@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Counters:
-    """A checkpoint holds them, and a resumed run goes on from them."""
+    """A checkpoint holds them, and a resumed run continues from them."""
 
     step: int = 0  # updates made
     tokens: int = 0  # targets that entered the loss, all processes

@@ -152,7 +152,8 @@ def _work(config: Config, model: nn.Module) -> Work:
 
 
 def _layerwise_gradient_bytes(model: nn.Module, optimizer: BaseOptimizer) -> int:
-    """The most bytes of gradients at once when backward, from the last parameter to the first, frees what it can."""
+    """The most bytes of gradients at once, when backward goes from the last parameter to the first and each gradient is
+    freed as soon as its stack is stepped."""
     lists = optimizer.stepped_together("cuda" if torch.cuda.is_available() else "cpu")
     together = {parameter: members for members in lists for parameter in members}
     arrived, held, most = set(), 0, 0

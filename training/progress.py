@@ -1,4 +1,4 @@
-"""The progress of a run for the person who watches it: a bar on a terminal, a line now and then elsewhere."""
+"""The progress of a run for the person who watches it: a bar on a terminal, elsewhere a line every 15 seconds."""
 
 import contextlib
 import logging

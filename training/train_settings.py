@@ -12,7 +12,7 @@ from configs.setting import setting
 class Run:
     name: str | None = setting(None, "name of the run; null: <model>_<optimizer>_s<seed>")
     dir: str | None = setting(None, "run folder; null: runs/<name>")
-    seed: int = setting(0, "of the initial weights", least=0, most=2**63 - 1)
+    seed: int = setting(0, "seed of the initial weights", least=0, most=2**63 - 1)
     reference: str | None = setting(None, "run folder or summary.json that effective throughput is measured against")
     allow_config_change: bool = setting(False, "resume although settings that change the result differ")
     record_basis_cosines: bool = setting(False, "write how far each basis column turns at a refresh (Fig. 6); slow")
@@ -37,7 +37,7 @@ class Train:
     galore_batch_size: int = setting(256, "rows of a batch in galore_perplexity", least=1)
     clip_grad_norm: float | None = setting(None, "largest global gradient norm; null: no clipping", above=0)
     threads: int | None = setting(None, "CPU threads of torch; null: torch's choice", least=1)
-    dtype: Literal["float32", "bfloat16"] = setting("float32", "of weights and matrix states")
+    dtype: Literal["float32", "bfloat16"] = setting("float32", "dtype of weights and matrix states")
     stochastic_rounding: bool = setting(False, "round bfloat16 weights up or down at random, without bias")
     compile: Literal["auto", True, False] = setting("auto", "compile the layers; auto: when the run is long enough")
     parallel: Literal["ddp", "fsdp2"] = setting("ddp", "ddp: every process holds the whole model; fsdp2: its rows")

@@ -27,7 +27,7 @@ class Bar:
 
 
 def draw_bars(axes: "Axes", rows: dict[str, list[Bar]], slots: int, text: Callable[[float], str]) -> None:
-    """Draw the bars of each row, the first on top of `slots` groups; `text` writes the number of a bar."""
+    """Draw the bars of each row, the first row on top of `slots` rows; `text` writes the number of a bar."""
     thickness = 0.82 / max(map(len, rows.values()), default=1)
     for place, (row, bars) in enumerate(rows.items()):
         drawn = [bar for bar in bars if bar.values]

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-CROP = 1.9  # a panel of ours alone ends at so many times its lowest perplexity: the paper's do at 1.6 to 1.8
+CROP = 1.9  # the upper end of a panel of ours alone, over its lowest perplexity; the paper's panels have 1.6 to 1.8
 BROKEN = (4.0, 2.0)  # the dash of the paper's solid lines behind ours
-INSIDE = 8  # so many entries of a legend fit into a panel
+INSIDE = 8  # the most entries of a legend that fit into a panel
 
 
 def curve_figure(panels: list[tuple[str, list[Curve]]], columns: int, widths: tuple[float, ...] = ()) -> "Figure":

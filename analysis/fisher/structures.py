@@ -44,7 +44,7 @@ class Fisher:
             raise ValueError(f"gradients must be [samples, m, n] with m <= n, got {list(gradients.shape)}")
         self.gradients = gradients
         self.m, self.n = gradients.shape[1:]
-        self._powers: dict[Basis, Tensor] = {}
+        self._diagonals: dict[Basis, Tensor] = {}
 
     @cached_property
     def square_norm(self) -> float:
@@ -85,13 +85,13 @@ class Fisher:
         """The eigenvectors of E[G G^T] on the left, of E[G^T G] on the right, by descending eigenvalue."""
         return Basis(self.left_eigenvectors, leading_eigenvectors(self.right_moment, self.n))
 
-    def power(self, basis: Basis) -> Tensor:
+    def diagonal_in(self, basis: Basis) -> Tensor:
         """E[(V_L^T G V_R)^2], [m, n]: the diagonal of F in `basis`."""
-        if basis not in self._powers:
+        if basis not in self._diagonals:
             rotated = self.gradients if basis.left is None else basis.left.T @ self.gradients
             rotated = rotated if basis.right is None else rotated @ basis.right
-            self._powers[basis] = rotated.square().mean(0)
-        return self._powers[basis]
+            self._diagonals[basis] = rotated.square().mean(0)
+        return self._diagonals[basis]
 
     def error(self, structure: "Structure") -> float:
         """||F - A|| / ||F||, Frobenius. A may come from this Fisher or from another of the same shape."""
@@ -133,7 +133,7 @@ class Diagonal:
         return self.diagonal.square().sum().item()
 
     def inner(self, fisher: Fisher) -> float:
-        return (fisher.power(self.basis) * self.diagonal).sum().item()
+        return (fisher.diagonal_in(self.basis) * self.diagonal).sum().item()
 
     def dense(self) -> Tensor:
         m, n = self.diagonal.shape
@@ -163,31 +163,31 @@ class Blocks:
 
 def adam(fisher: Fisher) -> Diagonal:
     """Diagonal (Proposition 1)."""
-    return Diagonal(PLAIN, fisher.power(PLAIN), fisher.m * fisher.n)
+    return Diagonal(PLAIN, fisher.diagonal_in(PLAIN), fisher.m * fisher.n)
 
 
 def normalization(fisher: Fisher) -> Diagonal:
     """S (x) I, S diagonal (Proposition 2): one number a column."""
-    power = fisher.power(PLAIN)
-    return Diagonal(PLAIN, power.mean(0).expand_as(power), fisher.n)
+    squares = fisher.diagonal_in(PLAIN)
+    return Diagonal(PLAIN, squares.mean(0).expand_as(squares), fisher.n)
 
 
 def whitening(fisher: Fisher) -> Diagonal:
     """I (x) M (Proposition 2): M = E[G G^T] / n."""
-    power = fisher.power(fisher.left_eigenbasis)
-    return Diagonal(fisher.left_eigenbasis, power.mean(1, keepdim=True).expand_as(power), fisher.m**2)
+    squares = fisher.diagonal_in(fisher.left_eigenbasis)
+    return Diagonal(fisher.left_eigenbasis, squares.mean(1, keepdim=True).expand_as(squares), fisher.m**2)
 
 
 def racs(fisher: Fisher, iterations: int = 5) -> Diagonal:
     """S (x) Q, both diagonal (Proposition 3): the fixed-point iteration of RACS, on E[G^2]."""
-    return Diagonal(PLAIN, _two_scalings(fisher.power(PLAIN), iterations), fisher.m + fisher.n)
+    return Diagonal(PLAIN, _two_scalings(fisher.diagonal_in(PLAIN), iterations), fisher.m + fisher.n)
 
 
 def shampoo(fisher: Fisher) -> Diagonal:
     """R^(1/2) (x) L^(1/2) with R = E[G^T G] / m, L = E[G G^T] / n (Theorem 3.1: it minimises an upper bound)."""
     m, n = fisher.m, fisher.n
-    power = fisher.power(fisher.eigenbasis)
-    roots = (power.sum(1) / n).sqrt(), (power.sum(0) / m).sqrt()
+    squares = fisher.diagonal_in(fisher.eigenbasis)
+    roots = (squares.sum(1) / n).sqrt(), (squares.sum(0) / m).sqrt()
     return Diagonal(fisher.eigenbasis, torch.outer(*roots), 2 * m**2 + 2 * n**2)
 
 
@@ -197,20 +197,20 @@ def kronecker(fisher: Fisher) -> Diagonal:
     No optimizer of the paper: it tells how much of SOAP's lead over Shampoo is the fit, and how much the free diagonal.
     """
     m, n = fisher.m, fisher.n
-    diagonal = _two_scalings(fisher.power(fisher.eigenbasis), iterations=5)
+    diagonal = _two_scalings(fisher.diagonal_in(fisher.eigenbasis), iterations=5)
     return Diagonal(fisher.eigenbasis, diagonal, m + n + 2 * m**2 + 2 * n**2)
 
 
 def eigen_adam(fisher: Fisher) -> Diagonal:
     """Blocks U D_i U^T, one a column, with a common U (Theorem 3.2: one refinement step)."""
     basis = fisher.left_eigenbasis
-    return Diagonal(basis, fisher.power(basis), fisher.m * fisher.n + 2 * fisher.m**2)
+    return Diagonal(basis, fisher.diagonal_in(basis), fisher.m * fisher.n + 2 * fisher.m**2)
 
 
 def soap(fisher: Fisher) -> Diagonal:
     """(U_R (x) U_L) D (U_R (x) U_L)^T (Theorem 3.3: one refinement step)."""
     m, n = fisher.m, fisher.n
-    return Diagonal(fisher.eigenbasis, fisher.power(fisher.eigenbasis), m * n + 2 * m**2 + 2 * n**2)
+    return Diagonal(fisher.eigenbasis, fisher.diagonal_in(fisher.eigenbasis), m * n + 2 * m**2 + 2 * n**2)
 
 
 def full_blocks(fisher: Fisher) -> Blocks:
@@ -228,7 +228,7 @@ WITHOUT_RANK: dict[str, Callable[[Fisher], Structure]] = {
 def galore(fisher: Fisher, rank: int) -> Diagonal:
     """Eigen-Adam's blocks on the `rank` leading eigenvectors, nothing on the others (Section 5.4)."""
     basis = fisher.left_eigenbasis
-    diagonal = fisher.power(basis).clone()
+    diagonal = fisher.diagonal_in(basis).clone()
     diagonal[rank:] = 0
     return Diagonal(basis, diagonal, rank * (fisher.m + fisher.n))
 
@@ -259,12 +259,12 @@ def alice_switched(fisher: Fisher, rank: int, leading: int, source: torch.Genera
 def _compensated(fisher: Fisher, basis: Basis, rank: int) -> Diagonal:
     """Free in the first `rank` rows of the diagonal, one number a column shared by the others."""
     m, n = fisher.m, fisher.n
-    diagonal = fisher.power(basis).clone()
+    diagonal = fisher.diagonal_in(basis).clone()
     diagonal[rank:] = diagonal[rank:].mean(0)
     return Diagonal(basis, diagonal, rank * n + m * rank + n + rank**2)
 
 
-def _two_scalings(power: Tensor, iterations: int) -> Tensor:
-    """q s^T near `power` [m, n], by Eq. (16)."""
-    columns, rows = fixed_point(power[None], iterations)
+def _two_scalings(squares: Tensor, iterations: int) -> Tensor:
+    """q s^T near `squares` [m, n], by Eq. (16)."""
+    columns, rows = fixed_point(squares[None], iterations)
     return torch.outer(rows[0], columns[0])

@@ -3,11 +3,11 @@
 from analysis import records
 from analysis.paths import FULL
 from analysis.rows import by_row
-from analysis.tables.ablations import table_5
 from analysis.tables.cost import cost
 from analysis.tables.full_size import table_2, table_3, table_4
 from analysis.tables.nano_size import nano_tables
 from analysis.tables.table import Table
+from analysis.tables.table_5 import table_5
 
 
 def all_tables() -> list[Table]:

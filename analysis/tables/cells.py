@@ -21,7 +21,7 @@ def whole(value: float | None) -> str:
 
 
 def mean_of_reached(values: Sequence[float], digits: int = 2) -> str:
-    """The mean of the values above 0. Where others are 0, of runs that never got there, their number follows."""
+    """The mean of the values above 0. If some are 0, because a run never gets there, the number averaged follows."""
     above = [value for value in values if value > 0]
     if len(above) in (0, len(values)):
         return text(comparison.mean(values), digits)

@@ -8,13 +8,13 @@ from analysis.comparison import crossed
 from analysis.paper import published
 from analysis.records import Record
 from analysis.rows import published_row, style
-from analysis.tables.ablations import ABLATION_ROWS
 from analysis.tables.cells import mean_of_reached
 from analysis.tables.table import Table
+from analysis.tables.table_5 import ABLATION_ROWS
 
 Runs = dict[str, list[Record]]  # by row
 
-# (better, worse, where the paper says so)
+# (better, worse, the place in the paper that says so)
 CLAIMS = (
     ("racs", "adam", "Table 2"),
     ("alice", "adam", "Table 2"),
@@ -59,7 +59,7 @@ def claims(runs: Runs, pace: dict[str, float]) -> Table:
     """The paper's claims, and these runs' answers. `pace`: seconds of a training step by row."""
     return Table(
         "claims",
-        "What of the paper shows at nano size",
+        "The paper's claims at nano size",
         "Mean ± standard deviation over the seeds there are. A difference within twice the spread of both, or of "
         "single seeds, is marked.",
         ["claim", "paper", "nano", "holds"],
@@ -83,7 +83,7 @@ def _orders(found: dict[str, float]) -> Iterator[list[str]]:
 
 
 def _better(runs: Runs) -> Iterator[list[str]]:
-    """CLAIMS, as far as both rows were run."""
+    """The CLAIMS whose two rows have runs."""
     for better, worse, where in CLAIMS:
         if better in runs and worse in runs:
             a, b = comparison.perplexities(runs[better]), comparison.perplexities(runs[worse])

@@ -8,10 +8,10 @@ from analysis.paper import read_csv
 from analysis.paths import NANO
 from analysis.records import Record
 from analysis.rows import ABLATIONS, by_row, style
-from analysis.tables.ablations import table_5
 from analysis.tables.cells import PROVENANCE, mean_of_reached, provenance, text, whole
 from analysis.tables.claims import Runs, claims, means, paper_60m
 from analysis.tables.table import Table
+from analysis.tables.table_5 import table_5
 
 MODEL = "llama_nano"
 

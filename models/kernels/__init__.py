@@ -1,1 +1,1 @@
-"""Attention by the fastest means of each device. The rest of the project uses `models.kernels.attention` alone."""
+"""Attention in the fastest form for each device. The rest of the project uses `models.kernels.attention` alone."""

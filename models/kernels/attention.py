@@ -1,7 +1,7 @@
 """Causal attention for transformers' layers: one entry for every device, with and without padding.
 
 Padded rows go to torch's scaled dot product attention. A list of positions (models/unpadding.py) first becomes rows
-again: padded rows in general, or on a CPU, where many small calls cost little, each row alone (row_attention.py).
+again: padded rows in general, but each row alone on a CPU, where many small calls cost little (row_attention.py).
 """
 
 from typing import Any

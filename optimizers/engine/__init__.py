@@ -1,4 +1,5 @@
-"""The engine under the methods: base classes, the step loop, options, names, and how parameters are parted."""
+"""The engine under the methods: base classes, step loop, options, registry, and the partition of a model's
+parameters."""
 
 from .base import BaseOptimizer
 from .direction import Direction

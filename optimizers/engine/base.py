@@ -60,7 +60,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         raise AssertionError(f"{type(self).__name__} must define allocate")
 
     def step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
-        """One step of `parameters`, all with a gradient and allocated state, of a group of the method's."""
+        """One step of `parameters`, all with a gradient and allocated state, of a method's group."""
         raise AssertionError(f"{type(self).__name__} must define step_group")
 
     # ---- groups
@@ -99,7 +99,7 @@ class BaseOptimizer(torch.optim.Optimizer):
             raise
 
     def _deal(self, group: dict[str, Any]) -> None:
-        """Give each sharded parameter of a group of the method's an owner, if the method needs whole matrices."""
+        """Give each sharded parameter of a method's group an owner, if the method needs whole matrices."""
         if self.traits.sharding == "owner" and group["algorithm"] != "adam":
             self._owners |= shards.owners(group["params"], first=len(self._owners))
 
@@ -211,7 +211,8 @@ class BaseOptimizer(torch.optim.Optimizer):
             p.grad = None
 
     def stepped_together(self, device_type: str) -> list[list[Tensor]]:
-        """The trainable parameters, in the lists that `step_parameter` steps in one call on such a device."""
+        """The trainable parameters, in the lists that `step_parameter` would step in one call on a device of this
+        type."""
         return [[parameter] for group in self.param_groups for parameter in self._trainable(group)]
 
     def _stepped_with(self, parameter: Tensor, group: dict[str, Any]) -> list[Tensor]:

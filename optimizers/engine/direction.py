@@ -1,4 +1,4 @@
-"""What a method subtracts from a stack of matrices, in the parts that need not be multiplied out."""
+"""The direction in which a step moves a stack of matrices, in parts that need not be multiplied out."""
 
 from typing import NamedTuple
 

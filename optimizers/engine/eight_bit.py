@@ -16,8 +16,8 @@ from torch import Tensor
 BLOCK = 256  # elements that share a maximum: fixed in bitsandbytes' kernels
 SMALLEST = 4096  # elements from which on moments are held in 8 bits
 
-# The difference between float32 moments of small tensors and the plain float64 form. 8-bit moments are off by some per
-# cent of an update.
+# The distance from the plain float64 form that tests allow for small tensors, whose moments are float32. With 8-bit
+# moments an update is off by some per cent.
 REFERENCE_TOLERANCE = 1e-5
 
 
@@ -89,6 +89,6 @@ def step(
 
 @functools.cache
 def _maps(device: torch.device) -> tuple[Tensor, Tensor]:
-    """The values of the bytes of first and second moments: 256 in [-1, 1] and 256 in [0, 1]."""
+    """The values that a byte may have: 256 in [-1, 1] for first moments, and 256 in [0, 1] for second moments."""
     create = library().create_dynamic_map
     return create(signed=True).to(device), create(signed=False).to(device)

@@ -1,7 +1,7 @@
 """The step loop of all methods for matrices: orientation, stacks of matrices of one shape, the refresh of bases.
 
-A method is three functions on stacks, without a host synchronisation: `state_shapes`, `update` and, for those that keep
-bases, `refresh`.
+A method is two functions on stacks, `state_shapes` and `update`, and, if it keeps bases, a third, `refresh`. None of
+them waits for the device.
 """
 
 from typing import Any
@@ -115,19 +115,22 @@ class MatrixOptimizer(BaseOptimizer):
     # ---- refreshes
 
     def _due(self, stack: Stack, group: dict[str, Any], t: int) -> list[int]:
-        """The places in the stack of the matrices that get new bases at step t."""
+        """The indices within the stack of the matrices that get new bases at step t."""
         clocks = [refresh_clock(t, index, group.get("stagger", False)) for index in stack.indices]
         return [place for place, clock in enumerate(clocks) if self.refresh_due(clock, group)]
 
     def _refresh_places(self, stack: Stack, gradient: Tensor, group: dict[str, Any], t: int, places: list[int]) -> None:
-        """Refresh the matrices at `places` of the stack."""
+        """Refresh the matrices with the indices `places` in the stack."""
         for part in evenly_spaced(places):
             sources = [generator(group.get("seed", 0), t, index) for index in stack.indices[part]]
             state = {key: tensor[part] for key, tensor in stack.state.items()}
             self.refresh(gradient[part], state, group, t, sources)
 
     def _refresh_shared(self, stacks: list[Stack], group: dict[str, Any]) -> list[Stack]:
-        """Among processes that share refreshes: refresh what is due in shares; returns the stacks that had any."""
+        """If processes share refreshes: refresh this one's share of the bases that are due, and receive the others'.
+
+        Returns the stacks that had such bases.
+        """
         if self._sharers is None:
             return []
         due = []
@@ -150,7 +153,8 @@ class MatrixOptimizer(BaseOptimizer):
         return self.state[parameter].get("step", 0)
 
     def _stacks(self, group: dict[str, Any], parameters: list[Tensor]) -> list[Stack]:
-        """The stacks of `parameters`, kept from step to step while these, their state and their ages stay."""
+        """The stacks of `parameters`. Those of the last step are used again if they hold the same parameters, with the
+        same state and of one age."""
         wanted = set(parameters)
         stacks = [stack for stack in self._plans.get(id(group), []) if not wanted.isdisjoint(stack.parameters)]
         if {p for stack in stacks for p in stack.parameters} != wanted or not all(map(self._is_intact, stacks)):
@@ -181,7 +185,7 @@ class MatrixOptimizer(BaseOptimizer):
         return lists
 
     def _alike(self, group: dict[str, Any], parameters: list[Tensor], device_type: str) -> list[list[Tensor]]:
-        """`parameters`, in order, in lists to be stacked on such a device."""
+        """`parameters`, in order, in lists that make a stack each on a device of this type."""
         alike: dict[tuple, list[Tensor]] = {}
         for p in parameters:
             factor = self.lr_factor(p.shape[0], p.shape[1], group)
@@ -220,9 +224,9 @@ class MatrixOptimizer(BaseOptimizer):
 
 
 def refresh_clock(t: int, index: int, stagger: bool) -> int:
-    """The step at which the matrix at position `index` looks whether a refresh is due, when the step is t (from 1).
+    """The step that the matrix at position `index` counts at step t (from 1), to know whether its refresh is due.
 
-    Staggered, clocks run ahead by the index once all bases are in use (SOAP's are from step 2 on). Of P matrices with
-    an interval of K steps at most ceil(P / K) are then due at once.
+    With `stagger` matrices count ahead by their index, once all bases are in use (SOAP uses its own from step 2 on). So
+    of P matrices with an interval of K steps at most ceil(P / K) are due in one step.
     """
     return t + index if stagger and t > 2 else t

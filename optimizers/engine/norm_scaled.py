@@ -16,12 +16,12 @@ from .base import BaseOptimizer
 from .traits import Traits
 
 LARGEST_NORM = 10.0
-# Parameters that are stepped in one list hold up to this many bytes of copies in the working precision.
+# The most bytes of copies in the working precision for parameters that are stepped as one list.
 LIST_BYTES = {"cpu": 0, "cuda": 1 << 28}
 
 
 class NormScaled(BaseOptimizer):
-    """Parameters of any shape; each moves lr phi(||W||) along the direction that a subclass gives it."""
+    """Steps parameters of any shape: each moves by lr phi(||W||) along the direction that a subclass gives it."""
 
     traits = Traits(sharding="rows", rounds_stochastically=False)
     averages: ClassVar[tuple[str, ...]]  # names of the state's tensors
@@ -30,7 +30,8 @@ class NormScaled(BaseOptimizer):
         return {key: torch.zeros_like(parameter) for key in self.averages}
 
     def directions(self, gradients: list[Tensor], states: list[dict[str, Any]], group: dict[str, Any]) -> list[Tensor]:
-        """Advance `states` by gradients in the working precision; return d, of any length, which is not written to."""
+        """Advance `states` by gradients in the working precision; return d, of any norm, which the caller only
+        reads."""
         raise AssertionError(f"{type(self).__name__} must define directions")
 
     def step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
@@ -42,7 +43,7 @@ class NormScaled(BaseOptimizer):
         gradients = [shards.local(p.grad).to(working_dtype(p.dtype)) for p in parameters if p.grad is not None]
         directions = self.directions(gradients, [self.state[parameter] for parameter in parameters], group)
         sizes = whole_norms(rows, parameters).clamp(max=LARGEST_NORM)
-        # phi / ||d|| may be too large for float32 where d is tiny: the two factors of its root are not. 0 / 0 is 0.
+        # phi / ||d|| may overflow float32 where d is tiny, so d is multiplied by 1 / sqrt(||d||) twice. 0 / 0 is 0.
         lengths = whole_norms(directions, parameters)
         roots = torch.where(lengths > 0, lengths.rsqrt(), 0.0)
         updates = list(torch._foreach_mul(directions, list(roots.unbind())))
@@ -62,8 +63,10 @@ def foreach_average(means: list[Tensor], news: list[Tensor], decay: float) -> li
 
 
 def _lists(parameters: list[Tensor]) -> list[list[Tensor]]:
-    """`parameters`, in order, in lists that are stepped together: few launches on a GPU, one message where they are
-    sharded. A CPU gains nothing by more than one."""
+    """`parameters`, in order, in lists that are stepped together.
+
+    On a GPU that saves launches, and where parameters are sharded it saves messages. A CPU gains nothing by it.
+    """
     if shards.processes(parameters[0]) > 1:
         return [parameters]
     most = LIST_BYTES.get(parameters[0].device.type, 0)

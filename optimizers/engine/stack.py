@@ -44,9 +44,10 @@ class Stack:
         self._views = [{key: state[key] for key in keys} for state in self.states]
 
     def _ordered(self, held: Tensor) -> Tensor:
-        """State [r, n] of one transposed matrix, in the memory order of its gradient, which goes by columns.
+        """State [r, n] of one transposed matrix, in the memory order of its gradient, which is stored by columns.
 
-        Products and sums of tensors of one order are faster (docs/performance.md).
+        Products and sums of tensors of one order are faster (docs/performance.md). bitsandbytes needs its
+        bytes by rows.
         """
         wide = held.ndim == 2 and held.shape[-1] == max(self.parameters[0].shape) and held.is_floating_point()
         return held.mT.contiguous().mT if wide else held

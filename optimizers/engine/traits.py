@@ -1,4 +1,4 @@
-"""What the engine and `optimizers.build` must know of a method beyond its mathematics."""
+"""The properties of a method, apart from its mathematics, that the engine and `optimizers.build` need."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,9 +13,10 @@ class Traits:
     last_layer_refusal: str | None = None
     # Whether embeddings and norms are the method's too.
     steps_everything: bool = False
-    # Who steps a parameter whose rows are sharded over processes: the "owner" of the whole matrix, or each process its
-    # own "rows".
+    # How a parameter whose rows are sharded over processes is stepped: its "owner" steps it as a whole, or each process
+    # steps its own "rows".
     sharding: Literal["owner", "rows"] = "owner"
+    # Whether the method can round its weights stochastically.
     rounds_stochastically: bool = True
     # Whether the method gets a tall matrix as its transpose, so that m <= n; without, m is out and n is in.
     oriented: bool = True
@@ -27,7 +28,7 @@ class Traits:
     decays_first: bool = False
     # The state that `refresh` writes.
     refreshed: tuple[str, ...] = ("basis",)
-    # How far the fast form may be from the plain one in float64; more than rounding where state is quantised.
+    # The distance from the plain form in float64 that tests allow: rounding, and more where state is quantised.
     reference_tolerance: float = 1e-6
 
     def transposes(self, rows: int, columns: int) -> bool:

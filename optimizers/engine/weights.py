@@ -1,6 +1,6 @@
 """The one place where weights are written, sharded or not, rounded or not.
 
-Two kernels of libraries compute and write in one call: torch's fused AdamW (engine/adamw.py) and bitsandbytes' 8-bit
+Two exceptions compute and write in one call of a library: torch's fused AdamW (engine/adamw.py) and bitsandbytes' 8-bit
 step (engine/eight_bit.py).
 """
 
@@ -28,7 +28,8 @@ def subtract_direction(
     Args:
         weights: B matrices [m, n].
         direction: D, for the stack `gradient` [B, m, n] in the working precision.
-        noise: with it each weight is computed in the working precision and rounded stochastically.
+        noise: a random source for each weight, which is then computed in the working precision and rounded
+            stochastically; None: rounded to nearest.
     """
     dtype = working_dtype(weights[0].dtype)
     exact = weights if noise is None else [weight.to(dtype) for weight in weights]

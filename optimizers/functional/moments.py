@@ -10,7 +10,7 @@ from .numerics import average
 
 
 class Moments(NamedTuple):
-    """normalized [B, r, n], and the sums of squares [B, n] of the columns of sigma and of `normalized`."""
+    """The ratio of the moments [B, r, n], and the sums of squares [B, n] of the columns of sigma and of that ratio."""
 
     normalized: Tensor
     sigma_sumsq: Tensor
@@ -32,7 +32,7 @@ def adam_moments(sigma: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, betas: tupl
 def adam_moments_with_sumsq(
     sigma: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, betas: tuple[float, float], eps: float
 ) -> Moments:
-    """`adam_moments`, with the sums of squares of its argument's and its result's columns."""
+    """`adam_moments`, with the sums of squares of the columns of sigma and of the result."""
     normalized = adam_moments(sigma, exp_avg, exp_avg_sq, betas, eps)
     return Moments(normalized, sigma.square().sum(-2), normalized.square().sum(-2))
 
@@ -41,7 +41,7 @@ def adam_moments_with_sumsq(
 def adam_sumsq(
     sigma: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, betas: tuple[float, float], eps: float
 ) -> tuple[Tensor, Tensor]:
-    """The two sums of squares alone, for APOLLO, which does not use the moments themselves."""
+    """`adam_moments_with_sumsq` without the ratio, which APOLLO does not use: the sums of sigma, and of the ratio."""
     moments = adam_moments_with_sumsq(sigma, exp_avg, exp_avg_sq, betas, eps)
     return moments.sigma_sumsq, moments.normalized_sumsq
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-# The rounding error of a difference of two sums, in units of the sums' own rounding.
+# A difference of two sums below this many units of their rounding counts as rounding.
 ROUNDING = 8
 
 

@@ -25,7 +25,7 @@ def corrected(
     """(total, inside, share) for `residual_scales`, where U may have been rounded to fewer digits than sigma has.
 
     |g - k U s|^2 = |g|^2 - s^T (2 k I - k^2 U^T U) s. The rounding in U^T U of a bfloat16 basis is larger than many a
-    residual, so U^T U is computed then, and what is returned is the residual's sum of squares with a share of 0.
+    residual. So U^T U is computed then, and the result is the residual's sums of squares, as `total` with a share of 0.
     """
     if basis.dtype == sigma.dtype:
         return total, inside, share
@@ -54,11 +54,10 @@ def residual_scales(
     size: float = 1.0,
     strength: float = 1.0,
 ) -> Tensor:
-    """[B, n]: strength eta f, where f scales the columns of R = G - share U sigma and eta limits the growth of
-    size ||R diag(f)||.
+    """The scales strength eta f [B, n] of the columns of R = G - share U sigma.
 
-    f_j = ||N_j|| / (||sigma_j|| + eps), or 1 / sqrt(p_j) for the `average` p [B, n] of ||R_j||^2, which is advanced
-    first. 0 / 0 is 0, and f_j is 0 where R_j is rounding.
+    eta limits the growth of the norm size ||R diag(f)||. f_j = ||N_j|| / (||sigma_j|| + eps), or 1 / sqrt(p_j) for the
+    `average` p [B, n] of ||R_j||^2, which is advanced by `decay` first. 0 / 0 is 0, and f_j is 0 where R_j is rounding.
 
     Args:
         total, inside, normalized_sumsq: sums of squares of the columns of G, sigma and N, [B, n]; N's is not needed

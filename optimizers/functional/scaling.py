@@ -11,9 +11,9 @@ from .numerics import reciprocal
 def fixed_point(squares: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """Eq. 16: P = `squares` [B, m, n] -> (s [B, n], q [B, m]) with P ~ q s^T; both 0 where P is 0.
 
-    s = P^T q / |q|^2 and q = P s / |s|^2 are iterated at unit sum, s = x a and q = y b, so that nothing underflows or
-    overflows at any scale of P. With P^T b = alpha a' and P a' = beta b', the length y becomes
-    y (beta / alpha) (|b|^2 / |a'|^2), and in the end x = beta / (y |a|^2).
+    s = P^T q / |q|^2 and q = P s / |s|^2 are iterated as s = x a and q = y b with a and b of unit sum, so that nothing
+    underflows or overflows at any scale of P. With P^T b = alpha a' and P a' = beta b', the length y becomes
+    y (beta / alpha) (|b|^2 / |a'|^2), and x = beta / (y |a'|^2) (docs/numerics.md).
     """
     m = squares.shape[-2]
     b, y = squares.new_full(squares.shape[:-1], 1 / m), squares.new_full((len(squares), 1), m)

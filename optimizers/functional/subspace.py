@@ -17,8 +17,8 @@ def leading_eigenvectors(symmetric: Tensor, rank: int) -> Tensor:
 def leading_left_singular_vectors(matrix: Tensor, rank: int) -> Tensor:
     """[B, m, n] -> [B, m, rank], m <= n: left singular vectors of the largest singular values, descending.
 
-    A = L Q with orthonormal rows in Q has the left singular vectors of L (m x m): the right ones, which
-    nobody asked for and which cost most of a wide matrix's SVD, are never formed.
+    A = L Q with orthonormal rows in Q has the left singular vectors of L (m x m). The right ones, which cost most of a
+    wide matrix's SVD, are not needed and never formed.
     """
     lower = torch.linalg.qr(matrix.mT, mode="r").R.mT
     return torch.linalg.svd(lower).U[..., :rank]
@@ -59,8 +59,8 @@ class Reflectors(NamedTuple):
     def complement(self, drawn: Tensor) -> Tensor:
         """Columns `drawn` [B, k] of an orthonormal basis of the span's complement -> [B, m, k].
 
-        They are columns r..m-1 of the m x m factor, and `drawn` counts from 0 among them. Applying the reflectors to
-        unit vectors gives just those: no m x m matrix.
+        They are columns r..m-1 of the m x m factor, and `drawn` counts from 0 among them. The reflectors are
+        applied to unit vectors, so that no m x m matrix is formed.
         """
         r = self.tau.shape[-1]
         units = self.vectors.new_zeros(*self.vectors.shape[:-1], drawn.shape[-1])
@@ -71,8 +71,8 @@ class Reflectors(NamedTuple):
 def keep_signs(new: Tensor, old: Tensor) -> Tensor:
     """Negate each column of `new` [B, m, r] that points against the same column of `old`.
 
-    The sign of an eigenvector is the library's whim, and moments are not rotated when a basis is renewed;
-    without this rule a run would depend on the linear-algebra library it was linked with.
+    The sign of an eigenvector is the library's choice, and moments are not rotated when a basis is renewed. Without
+    this rule a run would depend on the linear-algebra library.
     """
     against = (new * old).sum(-2, keepdim=True) < 0
     return new * torch.where(against, -1.0, 1.0)

@@ -1,4 +1,4 @@
-"""The one door to what runs faster than torch's own calls.
+"""The one door to code that is faster than torch's own calls.
 
 A function of `functional/` is plain tensor code. Marked `@replaceable`, it may be computed by another function of the
 same name and arguments: on a CPU by C++ where there is a compiler, or by calls that suit a CPU better (kernels/cpu).
@@ -51,7 +51,7 @@ def _cpu_replacements() -> dict[str, Callable]:
 
 @contextlib.contextmanager
 def disabled() -> Iterator[None]:
-    """While it is entered, every function is computed by its plain tensor code."""
+    """Inside, every function is computed by its plain tensor code."""
     global _enabled
     before, _enabled = _enabled, False
     try:
@@ -61,14 +61,14 @@ def disabled() -> Iterator[None]:
 
 
 def stackable(parameter: Tensor, device_type: str) -> int:
-    """How many matrices like `parameter` are stacked at the most on such a device."""
+    """The largest number of matrices like `parameter` that are stacked on such a device."""
     size = max(1, parameter.numel() * parameter.element_size())
     return max(1, STACK_BYTES // size) if size <= STACK_UP_TO.get(device_type, 0) else 1
 
 
 def for_each_stack(step: Callable[["Stack"], None], stacks: list["Stack"]) -> None:
-    """step(stack) for each of `stacks`: one after the other, but on a CPU with several threads those that are small
-    enough are stepped at the same time, a thread each."""
+    """step(stack) for each of `stacks`, one after the other; on a CPU with several threads small stacks are stepped at
+    the same time, a thread each."""
     if stacks and stacks[0].parameters[0].is_cpu:
         from .cpu import threads
 

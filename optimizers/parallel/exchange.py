@@ -1,4 +1,4 @@
-"""Messages between the processes that hold the shards of parameters and those that own them."""
+"""Messages between the processes that hold the shards of parameters and the parameters' owners."""
 
 from collections.abc import Callable, Iterator
 
@@ -22,19 +22,19 @@ class Exchange:
         self._of = [[i for i, owner in enumerate(owners) if owner == process] for process in range(count)]
 
     def gather(self, shards: list[Tensor]) -> list[Tensor]:
-        """This process's rows of every parameter -> the whole ones of those it owns."""
+        """From this process's rows of every parameter to the whole tensors of the parameters that it owns."""
         mine = self._of[self._me]
         sent = torch.cat([shards[i].flatten() for owned in self._of for i in owned])
         given = [self._elements(owned, self._me) for owned in self._of]
         taken = [self._elements(mine, process) for process in range(len(self._of))]
         received = sent.new_empty(sum(map(sum, taken)))
         self._all_to_all(received, sent, taken, given)
-        # By process, and of each process by parameter.
+        # Ordered by process, then by parameter.
         parts = received.split([elements for of_process in taken for elements in of_process])
         return [torch.cat(parts[k :: len(mine)]).view(self._shapes[i]) for k, i in enumerate(mine)]
 
     def scatter(self, wholes: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-        """Whole tensors of the parameters that this process owns, of `dtype` -> its rows of every parameter's."""
+        """From whole tensors (of `dtype`) of the parameters that this process owns to its rows of every parameter."""
         mine = self._of[self._me]
         send = [
             whole[self._rows[i][process]].flatten()
@@ -51,7 +51,7 @@ class Exchange:
         return [shards[i].view(-1, *shape[1:]) for i, shape in enumerate(self._shapes)]
 
     def _elements(self, parameters: list[int], process: int) -> list[int]:
-        """Of each of `parameters`, the elements in the rows of `process`."""
+        """The number of elements in the rows of `process`, for each of `parameters`."""
         spans = (self._rows[i][process] for i in parameters)
         return [
             (span.stop - span.start) * self._shapes[i][1:].numel() for i, span in zip(parameters, spans, strict=True)
@@ -64,7 +64,7 @@ class Exchange:
 def exchanges(
     parameters: list[DTensor], owner: Callable[[Tensor], int | None]
 ) -> Iterator[tuple[Exchange, list[DTensor]]]:
-    """An exchange, and the parameters that it carries, for each W of `parameters`: mostly one for each owner."""
+    """An exchange for every W of `parameters`, together with these: as a rule each process owns one of them."""
     step = processes(parameters[0]) if parameters else 1
     for i in range(0, len(parameters), step):
         members = parameters[i : i + step]
@@ -72,8 +72,10 @@ def exchanges(
 
 
 def whole_norms(local_rows: list[Tensor], parameters: list[Tensor]) -> Tensor:
-    """float64 [len(parameters)]: Frobenius norms of tensors that are sharded as `parameters` are, from this process's
-    rows of them, by one all-reduce. In float64, so that the squares of small float32 numbers do not vanish."""
+    """Frobenius norms of tensors that are sharded as `parameters` are, float64 [len(parameters)], by one all-reduce.
+
+    local_rows: this process's rows of each. In float64 the squares of small float32 numbers do not underflow.
+    """
     norms = torch.stack(torch._foreach_norm(local_rows, 2, torch.float64))
     if not isinstance(parameters[0], DTensor):
         return norms

@@ -29,8 +29,11 @@ def check(parameter: Tensor) -> None:
 
 
 def owners(parameters: list[Tensor], first: int) -> dict[Tensor, int]:
-    """The owner of each sharded one of `parameters`: those of one shape (or its transpose) take turns, and the next
-    shape goes on where the last one ended, from process `first` mod W."""
+    """The owner of each sharded one of `parameters`.
+
+    Parameters of one shape (or its transpose) are dealt to the processes in turn, beginning with process `first` mod W.
+    The next shape continues with the next process.
+    """
     alike: dict[tuple[int, ...], list[Tensor]] = {}
     for parameter in parameters:
         if isinstance(parameter, DTensor):

@@ -17,16 +17,16 @@ def refresh_in_shares(
     refreshed: tuple[str, ...],
     processes: dist.ProcessGroup,
 ) -> None:
-    """Refresh what is due, the matrices at some places of some stacks, dealt in turn to `processes`.
+    """Refresh the matrices that are due, dealt in turn to `processes`, and send each result to all others.
 
     Args:
-        due: pairs of a stack and the places in it, the same on every process.
-        refresh: refreshes the matrices at places of a stack.
+        due: pairs of a stack and the indices of its matrices that are due, the same on every process.
+        refresh: refreshes the matrices of a stack with these indices.
         refreshed: names of the state that `refresh` writes.
     """
     me, count = processes.rank(), processes.size()
     results: list[list[Tensor]] = [[] for _ in range(count)]
-    dealt = 0  # matrices so far: the turns go on across stacks
+    dealt = 0  # matrices so far: stacks are dealt one after the other, without a new beginning
     for stack, places in due:
         shares = [places[(process - dealt) % count :: count] for process in range(count)]
         refresh(stack, shares[me])

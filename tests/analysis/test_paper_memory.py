@@ -6,7 +6,7 @@ from analysis.paper_memory import figure_4, settings
 from analysis.plans import plan
 
 
-def test_the_parts_are_a_little_less_than_what_was_measured():
+def test_planned_parts_are_a_little_less_than_measured_memory():
     found = figure_4(plan(*settings("llama_7b", "racs")))
     for mode, gibibytes in (("plain", 29.2), ("layerwise", 16.8)):
         assert found[mode].measured == round(gibibytes * 2**30)

@@ -26,7 +26,7 @@ def write_run(folder, steps=1000, finished=True):
         (folder / "summary.json").write_text('{"name": "run", "seed": 0}')
 
 
-def test_a_record_keeps_evaluations_and_two_hundred_rows_of_training(tmp_path):
+def test_a_record_keeps_evaluations_and_at_most_200_training_rows(tmp_path):
     write_run(tmp_path / "runs" / "group" / "one")
     write_run(tmp_path / "runs" / "cut", finished=False)
     assert records.gather(tmp_path / "runs", tmp_path / "records", name=lambda folder, _: folder.name) == 1

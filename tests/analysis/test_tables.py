@@ -74,7 +74,7 @@ def test_every_experiment_is_the_row_it_is_named_after(file):
     assert list(by_row([kept(file, 0, 30.0)])) == [file.stem]
 
 
-def test_where_some_seeds_never_get_there_their_number_is_said():
+def test_seeds_that_never_reach_the_loss_are_counted():
     assert mean_of_reached([2.0, 3.0]) == "2.50"
     assert mean_of_reached([2.0, 0.0, 3.0]) == "2.50 (2 of 3)"
     assert mean_of_reached([0.0, 0.0]) == "0.00"

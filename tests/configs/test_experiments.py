@@ -136,7 +136,7 @@ def table_2_cell(size: str, method: str) -> list[str]:
 
 
 @pytest.mark.parametrize("size", COLUMNS)
-def test_table_2_is_exactly_what_size_and_method_say(size, tmp_path):
+def test_a_table_2_file_is_exactly_its_size_and_method(size, tmp_path):
     """Every setting of every cell, not those of the paper alone."""
     (tmp_path / "nothing.yaml").write_text("{}")  # without a file the quick start's would be read
     methods = ("adam", "racs", "apollo_mini", "apollo_svd", "muon", "alice", "alice_0", "galore", "fira")
@@ -193,7 +193,7 @@ def test_table_4(plans):
     assert options(folder / "alice.yaml") == options(EXPERIMENTS / "table2" / "1_3b" / "alice.yaml") | published
 
 
-def test_ablations_change_what_they_say_in_the_130m_runs_and_nothing_else():
+def test_ablations_differ_from_the_130m_runs_only_in_their_parts():
     folder, size = EXPERIMENTS / "ablations", EXPERIMENTS / "table2" / "130m"
     alice = {
         "none": {"tracking": False, "switching": "none", "compensation": "none"},

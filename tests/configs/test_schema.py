@@ -50,7 +50,7 @@ def test_files_merge_left_to_right_and_overrides_last(write):
     assert (got.train.steps, got.train.batch_size, got.train.log_every) == (12, 16, 3)
 
 
-def test_a_group_replaces_its_section_and_applies_before_dotted_overrides():
+def test_a_group_replaces_its_section_before_dotted_overrides():
     got = config("optimizer.alpha=0.5", "optimizer=racs")
     assert got.optimizer.name == "racs" and got.optimizer.alpha == 0.5
     assert not hasattr(got.optimizer, "rank")  # of the quick start's Alice

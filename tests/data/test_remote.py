@@ -109,7 +109,7 @@ def test_retries_lose_and_repeat_nothing(mirror, caplog):
 
 
 @pytest.mark.faults
-def test_a_body_of_unknown_length_is_read_to_the_end(mirror):
+def test_a_file_of_unknown_length_is_read_to_the_end(mirror):
     mirror.faults = {shard(n): [("cut silently", 600), *[("cut silently", None)] * 3] for n in range(4)}
     assert read_all(mirror) == [texts(400)[n::4] for n in range(4)]
 

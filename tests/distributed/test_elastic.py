@@ -1,4 +1,4 @@
-"""A run goes on, exactly, on another number of processes and another layout."""
+"""A run resumes exactly on another number of processes and with another layout."""
 
 import subprocess
 import sys

@@ -69,7 +69,7 @@ def test_bfloat16_shards_are_computed_in_bfloat16(found):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if issubclass(registry.get(name)[0], MatrixOptimizer)])
-def test_a_refresh_writes_what_it_says(name, monkeypatch):
+def test_a_refresh_writes_only_the_state_it_declares(name, monkeypatch):
     """Replicas exchange nothing else after a shared refresh."""
     cls = registry.get(name)[0]
     original, written = cls.refresh, set()

@@ -51,7 +51,7 @@ def wait_for(path: Path) -> None:
         time.sleep(0.05)
 
 
-def test_a_failure_leaves_the_others_running_and_what_is_done_is_skipped(tmp_path, capfd):
+def test_a_failed_job_stops_no_other_and_finished_ones_are_skipped(tmp_path, capfd):
     jobs = [
         shell(tmp_path, "bad", "echo the disk is full; exit 3"),
         Job("missing", ("no-such-program",), tmp_path / "missing", tmp_path / "missing.log"),
@@ -93,7 +93,7 @@ def test_dry_prints_commands_that_can_be_pasted(tmp_path, capfd):
 @pytest.mark.faults
 @pytest.mark.parametrize("launched", [False, True], ids=["alone", "launched"])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda signum: signum.name)
-def test_a_signal_reaches_what_runs_and_is_waited_for(tmp_path, signum, launched):
+def test_a_signal_reaches_running_jobs_and_is_waited_for(tmp_path, signum, launched):
     script, launcher = tmp_path / "script.py", tmp_path / "launcher.sh"
     script.write_text(SCRIPT)
     launcher.write_text(LAUNCHER)

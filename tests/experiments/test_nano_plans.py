@@ -12,7 +12,7 @@ from optimizers import registry
 
 
 @pytest.mark.slow
-def test_every_method_is_tuned_on_as_many_rates_and_trained_with_the_best(tmp_path, monkeypatch):
+def test_every_method_is_tuned_on_equally_many_rates(tmp_path, monkeypatch):
     monkeypatch.setattr(nano_stages, "RESULTS", tmp_path)
     methods = ["adam", "alice", "galore_last_layer_adam", "racs"]
     assert set(methods) < set(STUDY)
@@ -124,7 +124,7 @@ def test_every_row_is_in_a_plan_and_every_plan_has_rows():
 
 
 @pytest.mark.parametrize("row", comparison_runs())
-def test_the_comparison_is_of_short_runs_on_the_builtin_text(row):
+def test_the_comparison_has_short_runs_on_the_builtin_text(row):
     config, study = (load(arguments).config for arguments in (comparison_runs()[row], study_settings(file_of(row))))
     assert (config.data.source, config.data.sequence_length, config.data.tokenizer) == ("builtin", 128, None)
     assert (config.train.steps, config.train.batch_size, config.train.compile) == (300, 8, "auto")

@@ -2,9 +2,9 @@
 
     python tests/faults/faulty.py FAULT:FUNCTION:CALL[:PROCESS] ARGUMENTS...
 
-At the CALL-th call of FUNCTION (dotted, from its module), and in PROCESS only if that is given: `kill` the process
-(SIGKILL) before the call, send it SIGTERM (`term`) or SIGINT (`int`), make the disk `full` for the call, or make the
-loss that it returns `nan`.
+FAULT happens at the CALL-th call of FUNCTION (dotted, from its module), only in PROCESS if that is given: `kill` the
+process (SIGKILL) before the call, send it SIGTERM (`term`) or SIGINT (`int`), make the disk `full` for the call, or
+make the loss that it returns `nan`.
 """
 
 import errno

@@ -57,7 +57,7 @@ def test_a_process_that_dies_is_named(text, tmp_path):
     assert tiny.saved_steps(tmp_path / "run") == [3]
 
 
-def test_nobody_applies_a_step_whose_loss_is_not_finite_somewhere(text, whole_run, tmp_path):
+def test_a_non_finite_loss_on_one_process_stops_the_step_on_all(text, whole_run, tmp_path):
     argv = tiny.command(text, tmp_path / "run", "train.checkpoint_every=1")
     output = launch_faulty("nan:models.llama.LlamaForCausalLM.forward:2:1", argv)
     assert output.count("step 2 was not applied: its loss is nan") == 1

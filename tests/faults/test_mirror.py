@@ -24,7 +24,7 @@ def settings(mirror, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("mirror", [True], indirect=True, ids=["ranges"])
-def test_what_a_retry_cures_does_not_show_in_the_run(mirror, settings, tmp_path):  # noqa: F811
+def test_failures_that_a_retry_cures_change_no_row(mirror, settings, tmp_path):  # noqa: F811
     calm, stormy = tmp_path / "calm", tmp_path / "stormy"
     assert train.main([*settings, f"run.dir={calm}"]) == 0
     mirror.faults = {shard(n): [503, ("reset", 300 + n), ("stall", 900), ("cut", 200)] for n in range(4)}

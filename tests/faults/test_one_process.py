@@ -77,7 +77,7 @@ def test_a_signal_before_the_first_step_saves_nothing(text, tmp_path):
     assert (tmp_path / "log").read_text() == "interrupted; there is nothing to save\n"
 
 
-def test_a_full_disk_during_training_is_survived_and_at_the_end_reported(text, whole_run, tmp_path):
+def test_a_full_disk_ends_a_run_only_at_its_end(text, whole_run, tmp_path):
     argv = tiny.command(text, tmp_path / "run")
     full = "full:training.run.checkpoint.save_file"
     assert run([f"{full}:2"], argv, tmp_path / "log") == 0

@@ -131,7 +131,7 @@ def test_blocks_of_zeros_stay_finite(cls):
 
 
 def test_adam_8bit_takes_float64_and_transposed_parameters():
-    """bitsandbytes knows neither: float64 would be rounded to float32 at each step, strides be ignored."""
+    """bitsandbytes takes neither: it would round float64 to float32 at each step, and ignore strides."""
     plain, wide = parameters(LARGE[:1], torch.float32)[0], parameters(LARGE[:1])[0]
     turned = torch.nn.Parameter(plain.detach().T.contiguous().T)
     assert not turned.is_contiguous()
@@ -152,7 +152,7 @@ def test_missing_bitsandbytes_is_said_when_the_optimizer_is_made(cls, monkeypatc
 
 @pytest.mark.parametrize("cls", [Adam8bit, GaLore8bit])
 def test_weights_do_not_decay_unless_asked_to(cls):
-    """galore-torch's 8-bit class decays by 1e-2 when nobody asked."""
+    """galore-torch's 8-bit class decays weights by 1e-2 by default."""
     weight = parameters([(8, 16)])[0]
     before = weight.detach().clone()
     optimizer = cls([weight])

@@ -1,4 +1,4 @@
-"""Alice: Alg. 2-4 and 10, its switches, and what the public re-implementations get wrong."""
+"""Alice: Alg. 2-4 and 10, its options, and the mistakes of public re-implementations."""
 
 import typing
 
@@ -34,7 +34,7 @@ def test_every_switch_equals_its_plain_form(switching, compensation, tracking):
 
 @pytest.mark.parametrize("switching", SWITCHING)
 @pytest.mark.parametrize("rank", [8, 20])
-def test_a_full_rank_follows_its_plain_form_whatever_is_switched(switching, rank):
+def test_full_rank_equals_the_plain_form_for_every_switch(switching, rank):
     options = options_of("alice", switching=switching, compensation="none", rank=rank, leading=3)
     weights = parameters([(8, 12), (12, 8), (8, 8)])
     expected = reference(Alice, weights, options, range(1, 8), lr=0.02)
@@ -50,7 +50,7 @@ def test_trajectory_does_not_depend_on_the_gradients_scale(scale, compensation):
     assert largest_difference(plain, scaled) < 2e-4
 
 
-def test_basis_is_orthonormal_and_leading_columns_are_eigenvectors_at_the_first_step():
+def test_basis_is_orthonormal_and_begins_with_leading_eigenvectors():
     weight = parameters([(24, 16)])[0]
     optimizer = Alice([weight], rank=6, leading=2)
     train(optimizer, range(1, 2))
@@ -59,7 +59,7 @@ def test_basis_is_orthonormal_and_leading_columns_are_eigenvectors_at_the_first_
     assert torch.allclose(basis.T @ basis, torch.eye(6, dtype=torch.float64), atol=1e-12)
     left = torch.linalg.svd(gradient((24, 16), 1, 0).T).U
     assert torch.allclose((basis[:, :2] * left[:, :2]).sum(0).abs(), torch.ones(2, dtype=torch.float64))
-    # The drawn columns lie in the complement of all six leading vectors, not only of the two that were kept.
+    # The drawn columns are in the complement of all six leading vectors, not only of the two that were kept.
     assert (left[:, :6].T @ basis[:, 2:]).abs().max() < 1e-10
 
 
@@ -130,11 +130,11 @@ def test_seed_draws_other_columns_and_matrices_draw_their_own():
 
 
 @pytest.mark.parametrize("basis_dtype", ["parameter", "float32"])
-def test_bfloat16_keeps_the_average_of_tracking_and_the_residual_whole(basis_dtype):
-    """A bfloat16 basis is not orthonormal to rounding: the residual's power must not be its square sum."""
+def test_bfloat16_keeps_the_digits_of_tracking_and_residual(basis_dtype):
+    """A bfloat16 basis is orthonormal only to its own rounding, which is larger than the residual."""
     weight = parameters([(16, 24)], torch.bfloat16)[0]
     optimizer = Alice([weight], rank=12, leading=12, switching="none", basis_dtype=basis_dtype)
-    # Nearly all of the gradient lies in the basis: a share of about 1e-4.
+    # Nearly all of the gradient is in the basis; the residual has a share of about 1e-4.
     weight.grad = (gradient((16, 24), 1, 0) * torch.tensor([1.0] * 12 + [0.03] * 4)[:, None]).bfloat16()
     optimizer.step()
     state = optimizer.state[weight]
@@ -184,8 +184,8 @@ def test_impossible_combinations_are_refused():
 
 @pytest.mark.parametrize("ratio", [1e-5, 1e-6, 1e-7, 1e-8])
 @pytest.mark.parametrize("compensation", [name for name in COMPENSATION if name != "none"])
-def test_a_column_of_next_to_nothing_is_no_overflow(compensation, ratio):
-    """1 / p is as large as a float32 can be where the residual's power is as small."""
+def test_a_tiny_column_does_not_overflow(compensation, ratio):
+    """1 / p reaches the largest float32 where the residual's sum of squares is near the smallest."""
     weight = torch.nn.Parameter(torch.zeros(400, 500))
     optimizer = Alice([weight], rank=8, leading=4, update_interval=2, compensation=compensation)
     source = torch.Generator().manual_seed(0)

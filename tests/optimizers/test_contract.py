@@ -21,7 +21,8 @@ every_optimizer = pytest.mark.parametrize("name", NAMES)
 
 @pytest.fixture(autouse=True)
 def template_is_registered(monkeypatch):
-    """optimizers/TEMPLATE.py is a method only here: what is copied from it is held to the same contract."""
+    """optimizers/TEMPLATE.py is registered only here: it fulfils the contract of the methods that are copied from
+    it."""
     monkeypatch.setattr(registry, "_METHODS", {**registry._METHODS, "template": (template(), {})})
 
 
@@ -40,7 +41,7 @@ def make(name, weights, lr=LR, **changes):
 
 
 def tolerance(name):
-    """How far the fast form may be from the plain one: rounding, but for methods that quantise their state."""
+    """The allowed distance of the fast form from the plain one: rounding, and more where state is quantised."""
     return registry.get(name)[0].traits.reference_tolerance
 
 
@@ -83,7 +84,7 @@ def test_bfloat16_parameters_stay_close_and_finite(name):
 
 
 @every_optimizer
-def test_deterministic_and_leaves_gradients_and_global_randomness_alone(name):
+def test_deterministic_and_touches_no_gradient_or_global_generator(name):
     first, second = make(name, parameters()), make(name, parameters())
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -248,7 +249,7 @@ def test_bad_options_are_refused_by_name(name):
 
 
 @every_optimizer
-def test_state_of_other_shapes_or_dtypes_is_no_silent_harm(name):
+def test_state_of_another_shape_or_dtype_is_computed_right_or_refused(name):
     weights = parameters([(16, 24)], dtype=torch.float32)
     optimizer = make(name, weights)
     train(optimizer, range(1, 3))

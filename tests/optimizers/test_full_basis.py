@@ -43,7 +43,7 @@ def test_eigen_adam_is_adam_on_the_rotated_rows():
     assert torch.allclose(turned, turn @ straight, rtol=0, atol=1e-9)
 
 
-def test_eigen_adam_basis_is_sorted_and_renewed_with_the_gradient_of_the_step():
+def test_eigen_adam_basis_is_sorted_and_of_the_steps_own_average():
     weight = parameters([(24, 16)])[0]
     optimizer = EigenAdam([weight], update_interval=4)
     changed, previous = [], torch.zeros(16, 16, dtype=torch.float64)
@@ -98,7 +98,7 @@ def test_first_shampoo_update_is_the_gradient_with_singular_values_one(scale):
         assert torch.allclose(torch.linalg.svdvals(-weight), torch.ones(16), atol=0.02)
 
 
-def test_shampoo_roots_are_renewed_at_one_and_at_multiples_of_the_interval():
+def test_shampoo_renews_roots_at_step_one_and_each_interval():
     weight = parameters([(16, 24)])[0]
     optimizer = Shampoo([weight], update_interval=3)
     changed, previous = [], torch.zeros(24, 24, dtype=torch.float64)
@@ -130,7 +130,7 @@ def test_soap_equals_its_plain_form(bases, update_interval, max_precond_dim):
     assert largest_difference(train(SOAP(weights, lr=0.01, **options), range(1, 10)), expected) < 1e-6
 
 
-def test_official_soap_makes_no_update_at_its_first_step_but_builds_its_bases():
+def test_official_soap_only_builds_bases_at_its_first_step():
     weight = parameters([(16, 24)])[0]
     before, g = weight.detach().clone(), gradient((16, 24), 1, 0)
     optimizer = SOAP([weight])

@@ -1,4 +1,4 @@
-"""GaLore and what descends from it, against the official packages and the papers' formulas.
+"""GaLore and its descendants, against the official packages and the papers' formulas.
 
 A package takes its basis from LAPACK, whose signs are arbitrary and matter once a basis is renewed. So each
 package's projector is handed our basis, after it was held to be the package's own up to the columns' signs.
@@ -107,7 +107,7 @@ def test_basis_is_renewed_at_1_and_each_interval_later(name):
 
 
 @pytest.mark.parametrize("name", FROM_SVD)
-def test_basis_holds_leading_singular_vectors_signed_like_the_old_ones(name):
+def test_basis_has_leading_singular_vectors_with_the_old_signs(name):
     weights = parameters(SHAPES)
     optimizer = small(name, weights)
     train(optimizer, range(1, 5))
@@ -122,8 +122,8 @@ def test_basis_holds_leading_singular_vectors_signed_like_the_old_ones(name):
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_no_weight_decay_and_a_step_of_1e_6_in_eps_unless_asked_for(name):
-    """The packages' 8-bit classes decay weights by 1e-2 when nobody asked."""
+def test_defaults_have_no_weight_decay_and_eps_of_1e_6(name):
+    """The packages' 8-bit classes decay weights by 1e-2 by default."""
     defaults = {key: parameter.default for key, parameter in registry.options(name).items()}
     assert defaults["weight_decay"] == 0.0
     assert defaults["eps"] == 1e-6
@@ -162,7 +162,7 @@ def test_fira_is_the_official_package(residual, scale):
 
 
 @pytest.mark.parametrize(("residual", "kept"), [("official", 0.75), ("exact", 0.0)])
-def test_fira_residual_keeps_what_it_says_of_the_gradient_inside_the_subspace(residual, kept):
+def test_fira_residual_keeps_its_share_of_the_projected_gradient(residual, kept):
     optimizer = Fira(parameters([(16, 24)]), lr=1.0, residual=residual, **SHARED)
     inside = GaLore(parameters([(16, 24)]), lr=1.0, **SHARED)
     weight = optimizer.param_groups[0]["params"][0]
@@ -176,7 +176,8 @@ def test_fira_residual_keeps_what_it_says_of_the_gradient_inside_the_subspace(re
 
 
 @pytest.mark.parametrize("name", LIMITED)
-def test_growth_is_limited_from_the_second_step_and_the_limited_norm_is_kept(name):
+def test_growth_is_limited_from_the_second_step_on(name):
+    """The norm that is kept for the next step is the limited one."""
     free, limited = [], []
     for gamma, norms in ((1e9, free), (1.01, limited)):
         weight = parameters([(16, 24)])[0]
@@ -202,7 +203,7 @@ def test_limiter_lets_go_after_a_zero_gradient(name):
 
 
 @pytest.mark.parametrize("projection", ["random", "svd"])
-def test_apollo_is_firas_package_with_nothing_taken_out_of_the_gradient(projection):
+def test_apollo_is_firas_package_with_the_whole_gradient(projection):
     """With alpha -> 0 Fira's residual is the whole gradient, scaled and limited per channel: APOLLO at scale 1."""
     ours = Apollo(parameters(SHAPES, torch.float32), lr=0.01, projection=projection, weight_decay=0.1, **SHARED)
     settings = {"alpha": 1e-12}
@@ -272,7 +273,7 @@ def test_mini_has_one_factor_from_the_norms_of_the_whole_projection():
 
 
 def natural_gradients(scale, dtype=torch.float64, steps=STEPS, grads=None, **options):
-    """(what NaturalGaLore gives Adam, the projected gradient) at each step, both [r, n]."""
+    """(the natural gradient that NaturalGaLore gives to Adam, the projected gradient) at each step, both [r, n]."""
     weight = torch.nn.Parameter(torch.zeros(16, 24, dtype=dtype))
     optimizer = NaturalGaLore([weight], betas=(0.0, 0.999), **{**SHARED, "update_interval": 6, **options})
     pairs = []
@@ -286,8 +287,8 @@ def natural_gradients(scale, dtype=torch.float64, steps=STEPS, grads=None, **opt
 
 @pytest.mark.parametrize("history", [1, 4, 20])
 @pytest.mark.parametrize("scale", [1e-2, 1.0])
-def test_natural_gradient_inverts_the_fisher_matrix_of_its_own_basis_alone(scale, history):
-    """By the dense inverse; a history kept over the refresh at step 7 would hold projections of another basis."""
+def test_natural_gradient_forgets_projections_of_older_bases(scale, history):
+    """It is the dense inverse Fisher of the projections on its own basis, which is renewed at step 7."""
     pairs = natural_gradients(scale, history=history)
     for step, (natural, sigma) in enumerate(pairs, start=1):
         first = 1 if step < 7 else 7
@@ -297,7 +298,7 @@ def test_natural_gradient_inverts_the_fisher_matrix_of_its_own_basis_alone(scale
         assert torch.allclose(natural.flatten(), torch.linalg.solve(fisher, sigma.flatten()), rtol=1e-5, atol=1e-12)
 
 
-def test_natural_gradient_keeps_its_digits_where_the_gradient_dwarfs_the_damping():
+def test_natural_gradient_keeps_its_digits_at_small_damping():
     """g / lambda - (...) in float32 is wrong by more than its own size here."""
     exact, single = natural_gradients(1e2), natural_gradients(1e2, torch.float32)
     for (natural, sigma), (rounded, _) in zip(exact, single, strict=True):
@@ -316,8 +317,8 @@ def test_natural_gradient_survives_nearly_parallel_gradients():
 
 @pytest.mark.parametrize("name", ["galore", "fira", "apollo", "alice"])
 @pytest.mark.parametrize("shape", [(24, 16), (16, 24)])
-def test_state_may_have_been_saved_as_it_lies_elsewhere(name, shape):
-    """Of a tall matrix that is alone moments lie by columns, in a stack and with others who step it by rows."""
+def test_state_loads_from_any_memory_order(name, shape):
+    """Moments of a single tall matrix are stored by columns; in a stack, and in other packages, by rows."""
     runs = []
     for by_rows in (False, True):
         (weight,) = weights = parameters([shape])

@@ -19,10 +19,10 @@ compile_anew = compiled.compile_or_warn
 def test_without_a_compiler_or_with_one_that_fails_torch_does_it(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
-    assert compile_anew("scaling.cpp") is None
+    assert compile_anew("racs_scales.cpp") is None
     monkeypatch.setattr(compiled.shutil, "which", lambda name: "/bin/false")
-    with pytest.warns(UserWarning, match="scaling.cpp was not compiled"):
-        assert compile_anew("scaling.cpp") is None
+    with pytest.warns(UserWarning, match="racs_scales.cpp was not compiled"):
+        assert compile_anew("racs_scales.cpp") is None
     assert not list(tmp_path.rglob("*.so"))
 
 
@@ -37,7 +37,7 @@ def test_without_a_home_or_the_source_torch_does_it(monkeypatch, tmp_path):
 
     monkeypatch.setattr(compiled.Path, "home", homeless)
     with pytest.warns(UserWarning, match="home directory"):
-        assert compile_anew("scaling.cpp") is None
+        assert compile_anew("racs_scales.cpp") is None
 
 
 def test_threads_that_ask_at_once_wait_for_one_compilation(monkeypatch, set_threads):
@@ -49,8 +49,8 @@ def test_threads_that_ask_at_once_wait_for_one_compilation(monkeypatch, set_thre
 
     monkeypatch.setattr(compiled, "_kept", functools.cache(compile_slowly))
     set_threads(3)
-    threads.for_each(compiled.library, [("scaling.cpp",)] * 6)
-    assert calls == ["scaling.cpp"]
+    threads.for_each(compiled.library, [("racs_scales.cpp",)] * 6)
+    assert calls == ["racs_scales.cpp"]
 
 
 def test_only_plain_dense_matrices_by_rows_are_handed_over(monkeypatch):
@@ -58,11 +58,11 @@ def test_only_plain_dense_matrices_by_rows_are_handed_over(monkeypatch):
     monkeypatch.setattr(compiled, "_declared", lambda loaded, symbol, signature: getattr(loaded, symbol))
     monkeypatch.setattr(compiled, "library", lambda source: file)  # whether there is a compiler or not
     matrix = torch.ones(4, 6)
-    assert compiled.function("moments.cpp", "sums_down", "ppppllll", matrix)
-    assert compiled.function("moments.cpp", "sums_down", "ppppllll", matrix.double())
+    assert compiled.function("adam_moments.cpp", "sums_down", "ppppllll", matrix)
+    assert compiled.function("adam_moments.cpp", "sums_down", "ppppllll", matrix.double())
     for other in (matrix.mT, matrix[:, ::2], matrix.bfloat16(), matrix.to("meta")):
-        assert compiled.function("moments.cpp", "sums_down", "ppppllll", other) is None
-    assert compiled.function("moments.cpp", "sums_down", "ppppllll", matrix, matrix.double()) is None
+        assert compiled.function("adam_moments.cpp", "sums_down", "ppppllll", other) is None
+    assert compiled.function("adam_moments.cpp", "sums_down", "ppppllll", matrix, matrix.double()) is None
 
 
 @pytest.mark.parametrize(("count", "used"), [(3, 1), (3, 2), (1, 2), (1, 5)])
@@ -117,8 +117,8 @@ def test_slow_averages_keep_their_digits(form):
     assert ((state["exp_avg_sq"] - expected) / expected).abs().max() < 1e-6
 
 
-def test_nothing_of_an_average_without_memory_stays(form):
-    """mean + 1 (value - mean) is 0 where value is less than rounding of mean."""
+def test_an_average_with_decay_zero_is_the_new_value(form):
+    """mean + 1 (value - mean), in this order, would be 0 where value is less than the rounding of mean."""
     moments = {key: torch.ones(1, 2, 9) for key in ("exp_avg", "exp_avg_sq")}
     adam_moments(torch.full((1, 2, 9), 1e-5), *moments.values(), (0.0, 0.0), 1e-8)
     assert torch.allclose(moments["exp_avg"], torch.tensor(1e-5), rtol=1e-6, atol=0)
@@ -129,8 +129,8 @@ def test_nothing_of_an_average_without_memory_stays(form):
 
 
 @pytest.mark.parametrize("integers", [(0, 0.999), (0.9, 0)])
-def test_whole_numbers_are_numbers(form, integers):
-    """C takes a whole number and a fraction in different registers."""
+def test_options_may_be_whole_numbers(form, integers):
+    """C passes integers and fractions in different registers, so an int must be converted on the way."""
     sigma = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0))
     results = []
     for betas in (integers, tuple(map(float, integers))):
@@ -193,7 +193,7 @@ def test_columns_of_a_residual_are_scaled_as_a_matrix_is(form, averaged, share, 
 
 
 @pytest.mark.parametrize("place", range(3))
-def test_what_is_not_a_number_is_not_scaled_away(form, place):
+def test_nan_is_not_scaled_away(form, place):
     sums = [torch.ones(1, 3) for _ in range(3)]
     sums[place][0, 1] = float("nan")
     phi = torch.ones(1)

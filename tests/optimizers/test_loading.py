@@ -91,7 +91,7 @@ def test_state_under_its_former_names_loads(name, changes):
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
-def test_a_copy_goes_on_as_the_original(duplicate):
+def test_a_copy_continues_as_the_original(duplicate):
     """Stochastic rounding included."""
     weight = torch.nn.Parameter(torch.ones(64, 64, dtype=torch.bfloat16))
     optimizer = Muon([weight], lr=1e-4)

@@ -42,7 +42,7 @@ def test_equals_its_plain_form(changes):
     assert largest_difference(train(Muon(weights, lr=0.02, **options), STEPS), expected) < 1e-9
 
 
-def test_defaults_are_torchs_but_for_weight_decay_and_the_size_of_updates():
+def test_defaults_are_torchs_except_decay_and_update_size():
     ours, theirs = (cls(parameters()).defaults for cls in (Muon, torch.optim.Muon))
     changed = {key for key in theirs if ours[key] != theirs[key]}
     assert changed == {"weight_decay", "adjust_lr_fn"}
@@ -50,7 +50,7 @@ def test_defaults_are_torchs_but_for_weight_decay_and_the_size_of_updates():
     assert ours["adjust_lr_fn"] == "match_rms_adamw"
 
 
-def test_singular_values_are_driven_towards_one_and_updates_are_as_large_as_adams():
+def test_singular_values_near_one_and_updates_as_large_as_adams():
     for shape in SHAPES:
         weight = torch.nn.Parameter(torch.zeros(shape))
         weight.grad = torch.randn(shape, generator=torch.Generator().manual_seed(1))
@@ -60,7 +60,7 @@ def test_singular_values_are_driven_towards_one_and_updates_are_as_large_as_adam
         assert 0.1 < weight.square().mean().sqrt() < 0.25
 
 
-def test_float64_parameters_are_iterated_in_float64_whatever_ns_dtype_says():
+def test_float64_parameters_are_iterated_in_float64_for_any_ns_dtype():
     weights = parameters()
     plain = train(Muon(weights), STEPS)
     assert largest_difference(plain, train(Muon(parameters(), ns_dtype="bfloat16"), STEPS)) == 0

@@ -58,7 +58,7 @@ def test_lamb_goes_where_adam_goes():
         assert torch.allclose(ours / ours.norm(), theirs / theirs.norm(), rtol=0, atol=1e-9)
 
 
-def test_lamb_does_not_depend_on_the_gradients_scale_but_through_eps():
+def test_lamb_depends_on_the_gradients_scale_only_through_eps():
     plain = train(LAMB(parameters(), eps=1e-30), range(1, 5))
     assert largest_difference(plain, train(LAMB(parameters(), eps=1e-30), range(1, 5), scale=1e-6)) < 1e-9
     assert largest_difference(plain, train(LAMB(parameters(), eps=1e-3), range(1, 5), scale=1e-6)) > 1e-3

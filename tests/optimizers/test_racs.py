@@ -23,7 +23,7 @@ def test_equals_its_plain_form(ema, weight_decay):
     assert largest_difference(train(RACS(weights, lr=0.1, **options), range(1, 10)), expected) < 1e-12
 
 
-def test_a_gradient_of_one_element_is_no_overflow():
+def test_a_gradient_of_one_element_does_not_overflow():
     weight = torch.nn.Parameter(torch.zeros(512, 700))
     weight.grad = torch.zeros_like(weight)
     weight.grad[3, 5] = 1e4
@@ -32,7 +32,7 @@ def test_a_gradient_of_one_element_is_no_overflow():
     assert weight.count_nonzero() == 1
 
 
-def test_what_is_not_finite_reaches_the_weights():
+def test_infinity_and_nan_reach_the_weights():
     weight = parameters([(8, 12)], torch.float32)[0]
     weight.grad = torch.ones_like(weight)
     weight.grad[1, 2] = torch.nan
@@ -49,23 +49,24 @@ def test_trajectory_does_not_depend_on_the_gradients_scale(scale, ema):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_fixed_point_is_the_leading_singular_pair_of_the_squared_gradient():
-    power = gradient((12, 30), 1, 0).square()
-    s, q = fixed_point(power[None], iterations=200)
-    u, sigma, vh = torch.linalg.svd(power)
+def test_fixed_point_is_the_leading_singular_pair_of_the_squares():
+    squares = gradient((12, 30), 1, 0).square()
+    s, q = fixed_point(squares[None], iterations=200)
+    u, sigma, vh = torch.linalg.svd(squares)
     assert torch.allclose(torch.outer(q[0], s[0]), sigma[0] * torch.outer(u[:, 0], vh[0]), rtol=1e-9)
 
 
 def test_iterations_start_with_s():
     """One iteration tells the order of s and q: they differ by tens of per cent."""
-    power = gradient((12, 30), 1, 0).square()
-    s, q = fixed_point(power[None], iterations=1)
-    expected_s = power.T @ torch.ones(12, dtype=torch.float64) / 12
+    squares = gradient((12, 30), 1, 0).square()
+    s, q = fixed_point(squares[None], iterations=1)
+    expected_s = squares.T @ torch.ones(12, dtype=torch.float64) / 12
     assert torch.allclose(s[0], expected_s)
-    assert torch.allclose(q[0], power @ expected_s / (expected_s @ expected_s))
+    assert torch.allclose(q[0], squares @ expected_s / (expected_s @ expected_s))
 
 
-def test_first_update_is_ten_times_the_steady_size_and_later_norms_grow_by_gamma_at_most():
+def test_first_update_is_ten_times_larger_and_growth_is_limited():
+    """The averages begin at 0, so the first update is 1 / (1 - beta) times larger than later ones."""
     weight = torch.nn.Parameter(torch.zeros(32, 48, dtype=torch.float64))
     optimizer = RACS([weight], lr=1.0, alpha=1.0)
     sizes = []
@@ -107,7 +108,7 @@ def test_a_zero_gradient_leaves_weights_and_state_as_they_are():
         assert all(torch.equal(optimizer.state[weight][k], v) for k, v in state[weight].items())
 
 
-def test_zero_rows_and_columns_get_zero_updates_even_after_their_scales_have_decayed_away():
+def test_zero_rows_and_columns_stay_when_their_scales_have_decayed():
     weight = parameters([(8, 12)], torch.float32)[0]
     optimizer = RACS([weight])
     train(optimizer, range(1, 3))
@@ -131,8 +132,8 @@ def test_state_is_m_plus_n_plus_one_numbers():
     assert all(value.dtype == torch.float32 for value in state.values())
 
 
-def test_nothing_of_scales_without_memory_stays():
-    """mean + 1 (value - mean) is 0 where value is less than rounding of mean."""
+def test_scales_with_decay_zero_are_the_new_ones():
+    """mean + 1 (value - mean), in this order, would be 0 where value is less than the rounding of mean."""
     weight, anew = parameters([(8, 12)] * 2, torch.float32)
     first, second = RACS([weight], beta=0.0), RACS([anew], beta=0.0)
     train(first, range(1, 2), scale=1.0)
@@ -143,8 +144,8 @@ def test_nothing_of_scales_without_memory_stays():
     assert torch.allclose(*scales, rtol=1e-5, atol=0)
 
 
-def test_whole_numbers_are_numbers():
-    """C takes a whole number and a fraction in different registers."""
+def test_options_may_be_whole_numbers():
+    """C passes integers and fractions in different registers, so an int must be converted on the way."""
     weights = parameters([(6, 9), (9, 6)])
     results = []
     for options in ({"gamma": 1, "beta": 0}, {"gamma": 1.0, "beta": 0.0}):
@@ -155,7 +156,7 @@ def test_whole_numbers_are_numbers():
 
 
 @pytest.mark.parametrize("size", [1e-19, 1e-20, 1e-21, 1e-22, 1e-30])
-def test_a_gradient_whose_squares_underflow_does_no_lasting_harm(size):
+def test_updates_recover_after_squares_underflow(size):
     weight = torch.nn.Parameter(torch.zeros(40, 60))
     source = torch.Generator().manual_seed(0)
     optimizer = RACS([weight])

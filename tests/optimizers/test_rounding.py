@@ -40,7 +40,7 @@ def test_gives_the_two_neighbours_with_the_right_mean(value):
     assert abs(rounded.mean().item() - exact[0].item()) < 5 * 0.5 * gap / 100_000**0.5  # five standard errors
 
 
-def test_leaves_what_bfloat16_holds_and_what_is_not_finite():
+def test_keeps_bfloat16_numbers_infinity_and_nan():
     held = torch.randn(1000).bfloat16()
     assert torch.equal(rounding.stochastic(held.float(), source()), held)
     special = torch.tensor([float("inf"), -float("inf"), 0.0, -0.0])

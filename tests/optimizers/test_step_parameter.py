@@ -60,7 +60,7 @@ def test_a_stack_waits_for_its_last_gradient():
     assert not torch.equal(first, before[0]) and not torch.equal(second, before[1])
 
 
-def test_step_takes_what_is_left():
+def test_step_takes_the_parameters_that_are_left():
     weights = parameters([(8, 12), (8, 12)])
     optimizer = make("galore", weights)
     weights[1].grad = gradient((8, 12), 1, 1)

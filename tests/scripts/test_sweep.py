@@ -1,4 +1,4 @@
-"""scripts/sweep.sh: names, refusals, and real runs that are cut and gone on with; the scripts of the tables on top."""
+"""scripts/sweep.sh: names, refusals, real runs that are interrupted and resumed; and the scripts of the tables."""
 
 import os
 import shlex
@@ -129,7 +129,7 @@ def tiny_sweep(text, tmp_path):
 
 
 @pytest.mark.faults
-def test_a_cut_sweep_goes_on_and_a_finished_one_is_skipped(sweep, tiny_sweep, tmp_path):
+def test_an_interrupted_sweep_resumes_and_a_finished_one_is_skipped(sweep, tiny_sweep, tmp_path):
     first, second = tmp_path / "out" / "tiny_seed=0", tmp_path / "out" / "tiny_seed=1"
     environment = os.environ | {"PYTHON": sys.executable}
     command = ["scripts/sweep.sh", *tiny_sweep]
@@ -154,7 +154,7 @@ def test_a_cut_sweep_goes_on_and_a_finished_one_is_skipped(sweep, tiny_sweep, tm
     assert code == 2 and f"{first} holds a run with other settings (optimizer.lr): choose another OUT\n" in said
 
 
-def test_a_run_of_another_seed_is_not_gone_on_with(sweep, tiny_sweep, tmp_path):
+def test_a_run_of_another_seed_is_not_resumed(sweep, tiny_sweep, tmp_path):
     *others, _ = tiny_sweep
     (tmp_path / "out" / "tiny").mkdir(parents=True)
     before = to_dict(load([*others[1:], "run.seed=0"]).config)
@@ -164,7 +164,7 @@ def test_a_run_of_another_seed_is_not_gone_on_with(sweep, tiny_sweep, tmp_path):
     assert sweep(*others, "run.seed=1", "run.allow_config_change=true", "-n")[0] == 0
 
 
-def test_a_finished_run_goes_on_when_told(sweep, tiny_sweep, tmp_path):
+def test_a_finished_run_resumes_when_told(sweep, tiny_sweep, tmp_path):
     *others, _ = tiny_sweep
     finished = tmp_path / "out" / "tiny"
     finished.mkdir(parents=True)

@@ -59,5 +59,5 @@ def rotation(size: int, source: torch.Generator, angle: float | None = None) -> 
 
 
 def positive(*shape: int, source: torch.Generator, spread: float = 1.0) -> Tensor:
-    """Log-normal numbers: any positive diagonal, for a large spread; a factor near 1, for a small one."""
+    """Log-normal numbers: with a large spread any positive diagonal, with a small one factors near 1."""
     return (spread * torch.randn(*shape, generator=source, dtype=torch.float64)).exp()

@@ -81,10 +81,10 @@ def test_proposition_3_fixed_point_is_the_leading_singular_pair(gradients):
     Eq. (16) is iterated as printed, with S and Q as matrices, from several positive q; RACS's own iteration on E[G^2]
     starts from q = 1. All end in the same S (x) Q, which is sigma_1 v_1 u_1^T.
     """
-    power = gradients.square().mean(0)
-    U, sigma, Vh = torch.linalg.svd(power)
+    squares = gradients.square().mean(0)
+    U, sigma, Vh = torch.linalg.svd(squares)
     pair = sigma[0] * torch.outer(U[:, 0], Vh[0])
-    (s,), (q,) = fixed_point(power[None], iterations=200)
+    (s,), (q,) = fixed_point(squares[None], iterations=200)
     torch.testing.assert_close(torch.outer(q, s), pair, rtol=1e-12, atol=0)
     for seed in range(3):
         q = positive(M, source=torch.Generator().manual_seed(seed), spread=2.0)
@@ -101,7 +101,7 @@ def test_proposition_3_minimises_over_two_scalings(gradients, source):
     F, fisher = dense_fisher(gradients), Fisher(gradients)
     converged = structures.racs(fisher, iterations=200)
     least = square_error(F, converged.dense())
-    (columns,), (rows,) = fixed_point(fisher.power(structures.PLAIN)[None], iterations=200)
+    (columns,), (rows,) = fixed_point(fisher.diagonal_in(structures.PLAIN)[None], iterations=200)
     for size in SIZES * 30:
         other_columns = columns * positive(N, source=source, spread=size)
         other_rows = rows * positive(M, source=source, spread=size)

@@ -42,7 +42,7 @@ def test_proposition_4_decomposition():
     assert (basis.T @ (true - tracked) @ complement).norm() > 0.05 * true.norm()
 
 
-def test_proposition_4_a_basis_from_the_tracked_state_alone_never_moves():
+def test_proposition_4_the_tracked_state_alone_never_moves_the_basis():
     """Section 5.2: where U_c's part of a block has become dominant, the true state's leading eigenvectors are in U_c,
     and the tracked state's are still in U; a switch, which draws from the complement, leaves U."""
     source = torch.Generator().manual_seed(1)

@@ -1,4 +1,4 @@
-"""Compiled layers: when, and that a resumed run repeats them."""
+"""Compiled layers: when they are compiled, and that a resumed run repeats the numbers."""
 
 import shutil
 

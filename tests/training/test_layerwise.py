@@ -47,7 +47,7 @@ def test_never_holds_all_gradients(text, tmp_path, monkeypatch):
     ("fault", "words"),
     [("loss", "step 2 was not applied: its loss is nan"), ("gradient", "step 2 was applied but not kept: its loss is")],
 )
-def test_what_is_not_finite_ends_the_run(text, tmp_path, monkeypatch, capfd, fault, words):
+def test_a_non_finite_loss_or_gradient_ends_the_run(text, tmp_path, monkeypatch, capfd, fault, words):
     calls, weights = [], {}
 
     def faulty(self, input_ids, labels, original=LlamaForCausalLM.forward):

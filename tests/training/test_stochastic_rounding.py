@@ -24,8 +24,8 @@ def test_resumes_and_releases_gradients_to_the_same_bits(text, tmp_path, monkeyp
     assert tiny.weights(runs["nearest"]) != tiny.weights(runs["whole"])
 
 
-def test_refused_for_float32_and_where_weights_are_written_elsewhere(text, tmp_path, capfd):
-    with pytest.raises(SettingsError, match=r"train\.stochastic_rounding is for train\.dtype=bfloat16"):
+def test_refused_for_float32_and_for_methods_that_cannot(text, tmp_path, capfd):
+    with pytest.raises(SettingsError, match=r"train\.stochastic_rounding needs train\.dtype=bfloat16"):
         load(["train.stochastic_rounding=true"])
     assert train.main(tiny.command(text, tmp_path / "run", *SETTINGS, "optimizer=lars")) == 2
     assert "stochastic_rounding is not possible with LARS" in capfd.readouterr().err

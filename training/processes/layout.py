@@ -50,7 +50,8 @@ class Replicas:
         return norm
 
     def total(self, number: int) -> int:
-        """The total over one copy of the model, where this process holds `number` of it. All processes call it."""
+        """The total of a number over one copy of the model; `number` is this process's part of it. All processes call
+        it."""
         return number
 
     def weights(self) -> dict[str, Tensor]:

@@ -124,7 +124,8 @@ class World:
         return self._watchdog.wait_for_failure() if wait else self._watchdog.failure(DEAD)
 
     def raise_agreed(self, error: Exception | None) -> NoReturn:
-        """After a failure that all processes know of: raises `error`, or, where it is None, what another one says."""
+        """After a failure that all processes know of: raises `error`, or, where it is None, the failure of another
+        process."""
         raise error or self.peer_failure() or MachineError("another process failed")
 
     def close(self) -> None:

@@ -5,13 +5,13 @@ A checkpoint is a folder `checkpoints/step_XXXXXXXX/`:
     model.safetensors   weights
     optimizer.pt        `optimizer.state_dict()`: tensors and plain values
     random.pt           random states: tensors and plain values
-    streams.json.gz     the position of every data stream in its files, blocks and documents
+    streams.json.gz     the cursor of every data stream: its files, blocks and documents
     state.json          step, counters (tokens, seconds, ...), the resolved config, format version
     complete.json       the marker: size and SHA-256 of each file above
 
 It is written to the folder `step_XXXXXXXX.tmp`. Every file and the folder are flushed to the disk, the folder is
 renamed, and the marker is written last. So whatever interrupts a save leaves either no marker or a whole checkpoint,
-and later damage (truncation, a flipped bit) shows in the checksums. Why SHA-256: docs/architecture.md.
+and later damage (truncation, a flipped bit) shows in the checksums. Why SHA-256: docs/distributed.md.
 
 Nothing here unpickles code (`weights_only=True`, safetensors, JSON). Nothing here knows of processes: the caller
 gathers the state, one process saves and prunes, and all may read.
@@ -65,7 +65,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class State:
-    """What `save` was given, value for value."""
+    """The state that `save` was given, value for value."""
 
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
@@ -115,7 +115,7 @@ def save(
         free = free_bytes(folder)
         room += f", {in_words(free)} free"
         if free < needed:
-            # Refused before the last byte is taken: the metrics and the logs still need some.
+            # Refuse while there is a little room left: the metrics and the logs still need it.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         temporary.mkdir()
         save_file(model_state, temporary / MODEL, metadata={"format": "pt"})

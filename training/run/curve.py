@@ -111,7 +111,7 @@ def _label_perplexities(axes: "Axes", values: Sequence[float]) -> None:
         ticks = [tick for tick in ticks if low <= tick <= high]
         if len(ticks) >= 4:
             break
-    else:  # a range so narrow is almost linear
+    else:  # so narrow a range is almost linear
         ticks = [tick for tick in MaxNLocator(nbins=7).tick_values(low, high) if low <= tick <= high]
     axes.yaxis.set_major_locator(FixedLocator(ticks[:: math.ceil(len(ticks) / 9)]))
     axes.yaxis.set_minor_locator(NullLocator())

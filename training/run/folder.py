@@ -95,7 +95,7 @@ class RunFolder:
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
     def require_space(self, needed: int) -> None:
-        """Refuse, before any work is done, a disk that cannot take `needed` bytes: those of one checkpoint."""
+        """Refuse a disk without room for one checkpoint of `needed` bytes, before any work is done."""
         with self._refusing():
             free = free_bytes(self.path)
         if free < needed:

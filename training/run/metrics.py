@@ -94,7 +94,7 @@ class MetricsLog:
         try:
             while self._pending:
                 line, end = self._pending[0], self._size
-                while line:  # a disk that fills up takes a part of the line first
+                while line:  # a disk that fills up may take only a part of the line
                     written = os.pwrite(self._file, line, end)
                     line, end = line[written:], end + written
                 self._size = end

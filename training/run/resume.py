@@ -40,7 +40,7 @@ def find_start(folder: RunFolder, config: Config) -> Start:
     if changed and not config.run.allow_config_change:
         raise SettingsError(
             f"run.dir: the run in {folder.path} has other settings ({', '.join(changed)}); choose another run.dir "
-            "or run.name, or go on with the new settings by run.allow_config_change=true"
+            "or run.name, or resume with the new settings by run.allow_config_change=true"
         )
     seed = config.run.seed if before is None else before["run"]["seed"]
     if seed != config.run.seed:

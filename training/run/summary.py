@@ -43,7 +43,7 @@ def summarize(
 
 
 def final_line(summary: dict[str, Any], folder: RunFolder) -> str:
-    """The result of a finished run in one line, and where its files are."""
+    """The result of a finished run and the place of its files, in one line."""
     return (
         f"final perplexity {perplexity(summary['final_loss']):.4g}, {summary['tokens_per_second']:,.0f} tokens/s; "
         f"curve: {folder.curve}; model: {folder.model}"

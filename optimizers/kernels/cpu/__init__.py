@@ -1,10 +1,12 @@
-"""What a CPU computes faster than by torch's own calls. A function here stands in for the function of `functional/` or
-`engine/` that has its name, and returns NotImplemented where it cannot: without a compiler, or for tensors it does not
-know."""
+"""Functions that are faster on a CPU than torch's own calls.
+
+Each replaces the `@replaceable` function of its name, and returns NotImplemented where it cannot: without a compiler,
+or for tensors of another kind.
+"""
 
 from . import products, projected_passes, scaling_passes
 
-# By the name of the function that each stands in for.
+# By the name of the function that each replaces.
 REPLACEMENTS = {
     function.__name__: function
     for function in (

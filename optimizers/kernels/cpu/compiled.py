@@ -1,7 +1,7 @@
 """The C++ files of this folder, each compiled by the machine's own compiler at its first use, which takes seconds.
 
-They hold passes that torch would make in several passes over memory. Nothing needs them: without a compiler `function`
-returns None, with one that fails it also warns, and torch computes the same.
+Each makes one pass over memory where torch would make several. Nothing needs them: without a compiler `function`
+returns None, with a compiler that fails it also warns, and torch computes the same.
 
 A function of such a file takes pointers, longs and doubles. It exists for float and for double, as `name_float` and
 `name_double`.
@@ -23,7 +23,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-# The part of -ffast-math that lets sums be vectorised. Infinity and NaN keep their meaning: they must stay visible.
+# The part of -ffast-math that lets sums be vectorised. Infinity and NaN keep their meaning, because a run must see
+# them.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math",
          "-fno-signed-zeros", "-fassociative-math")  # fmt: skip
 

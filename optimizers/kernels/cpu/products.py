@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def project(basis: Tensor, gradient: Tensor) -> Tensor:
-    """A single matrix is multiplied without the batch dimension, which would take 5 to 15 % longer, and the product
+    """A single matrix is multiplied without the batch dimension, with which it would take 5 to 15 % longer. The product
     has the memory order of the gradient."""
     if len(basis) > 1:
         return basis.mT @ gradient

@@ -1,4 +1,4 @@
-"""Moments, sums of squares and the residual's scales in C++ (moments.cpp, residual.cpp).
+"""Moments, sums of squares and the residual's scales in C++ (adam_moments.cpp, residual_scales.cpp).
 
 torch makes a pass over memory for every square, average, root and sum; here one pass makes them all.
 """
@@ -21,7 +21,7 @@ def adam_moments(sigma: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, betas: tupl
 def adam_moments_with_sumsq(
     sigma: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, betas: tuple[float, float], eps: float
 ) -> Moments:
-    """Likewise."""
+    """In one pass, as `adam_moments`."""
     normalized, sums = torch.empty_like(sigma), sigma.new_empty(2, len(sigma), sigma.shape[-1])
     advanced = _advance(sigma, exp_avg, exp_avg_sq, betas, eps, normalized, sums[0], sums[1])
     return Moments(normalized, sums[0], sums[1]) if advanced else NotImplemented
@@ -30,7 +30,7 @@ def adam_moments_with_sumsq(
 def adam_sumsq(
     sigma: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, betas: tuple[float, float], eps: float
 ) -> tuple[Tensor, Tensor]:
-    """Likewise; the ratio of the moments is not stored."""
+    """In one pass, as `adam_moments`; the ratio of the moments is not stored."""
     sums = sigma.new_empty(2, len(sigma), sigma.shape[-1])
     advanced = _advance(sigma, exp_avg, exp_avg_sq, betas, eps, None, sums[0], sums[1])
     return (sums[0], sums[1]) if advanced else NotImplemented
@@ -65,9 +65,9 @@ def residual_scales(
     size: float = 1.0,
     strength: float = 1.0,
 ) -> Tensor:
-    """In one call: two dozen calls of torch on a row of numbers take longer than the numbers."""
+    """In one call. Two dozen calls of torch on a row of numbers take longer than the numbers."""
     given = (total, inside, phi, *(tensor for tensor in (normalized_sumsq, average) if tensor is not None))
-    one_call = compiled.function("residual.cpp", "column_scales", "ppppppll" + 7 * "d", *given)
+    one_call = compiled.function("residual_scales.cpp", "residual_scales", "ppppppll" + 7 * "d", *given)
     if one_call is None:
         return NotImplemented
     scales = torch.empty_like(total)
@@ -90,7 +90,7 @@ def _advance(
     """Advance the moments and fill the results that are given; returns whether that was possible here."""
     _, r, n = sigma.shape
     way, tensors = _by_rows(sigma, exp_avg, exp_avg_sq)
-    one_pass = compiled.function("moments.cpp", f"moments_{way}", "pppppplldddll", *tensors)
+    one_pass = compiled.function("adam_moments.cpp", f"moments_{way}", "pppppplldddll", *tensors)
     if one_pass is None:
         return False
     results = (normalized, sigma_sumsq, normalized_sumsq)
@@ -104,7 +104,7 @@ def _column_sums(matrices: Tensor, vectors: Tensor | None) -> tuple[Tensor, Tens
     [B, n] and [B, 1, n]; None where it cannot be computed here."""
     way, (by_rows,) = _by_rows(matrices)
     given = (by_rows,) if vectors is None else (by_rows, vectors)
-    one_pass = compiled.function("moments.cpp", f"sums_{way}", "ppppllll", *given)
+    one_pass = compiled.function("adam_moments.cpp", f"sums_{way}", "ppppllll", *given)
     if one_pass is None:
         return None
     batch, n = len(matrices), matrices.shape[-1]
@@ -116,7 +116,8 @@ def _column_sums(matrices: Tensor, vectors: Tensor | None) -> tuple[Tensor, Tens
 
 
 def _by_rows(*matrices: Tensor) -> tuple[str, list[Tensor]]:
-    """The direction of columns in memory, "down" or "along", and the matrices, or then their transposes, by rows."""
+    """How columns run in memory, "down" the rows of `matrices` or "along" those of their transposes, and the form that
+    is stored by rows."""
     if matrices[0].stride(-1) == 1:
         return "down", list(matrices)
     return "along", [matrix.mT for matrix in matrices]

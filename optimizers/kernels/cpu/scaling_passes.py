@@ -1,4 +1,4 @@
-"""RACS's passes over a gradient in C++ (scaling.cpp): its squares are never stored."""
+"""RACS's passes over a gradient in C++ (racs_scales.cpp): its squares are never stored."""
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ def racs_scales(
     """An iteration of the fixed point is one pass over the gradient."""
     averages = [average for average in (column_scale, row_scale) if average is not None]
     transposed, by_rows = _by_rows(gradient)
-    scales = compiled.function("scaling.cpp", "racs_scales", "ppppppllllldd", by_rows, phi, *averages)
+    scales = compiled.function("racs_scales.cpp", "racs_scales", "ppppppllllldd", by_rows, phi, *averages)
     if scales is None:
         return NotImplemented
     batch, height, width = by_rows.shape
@@ -35,7 +35,7 @@ def subtract_scaled(weight: Tensor, matrix: Tensor, rows: Tensor, columns: Tenso
     """In one pass, where the weight and the matrix have one memory order."""
     transposed, by_rows = _by_rows(matrix)
     weights = weight.mT.detach() if transposed else weight.detach()
-    subtract = compiled.function("scaling.cpp", "subtract_scaled", "ppppdll", weights, by_rows, rows, columns)
+    subtract = compiled.function("racs_scales.cpp", "subtract_scaled", "ppppdll", weights, by_rows, rows, columns)
     if subtract is None:
         return NotImplemented
     subtract(weights, by_rows, *((columns, rows) if transposed else (rows, columns)), step, *by_rows.shape)
@@ -44,5 +44,5 @@ def subtract_scaled(weight: Tensor, matrix: Tensor, rows: Tensor, columns: Tenso
 
 
 def _by_rows(matrices: Tensor) -> tuple[bool, Tensor]:
-    """Whether `matrices` go by columns in memory, and the form that goes by rows."""
+    """Whether `matrices` are stored by columns, and the form that is stored by rows."""
     return (False, matrices) if matrices.stride(-1) == 1 else (True, matrices.mT)

@@ -24,10 +24,11 @@ def count() -> int:
 
 
 def for_each_stack(step: Callable[[Stack], None], stacks: list[Stack]) -> None:
-    """step(stack) for each of `stacks`: those up to a thread's share of their group on a thread each, largest first.
+    """step(stack) for each of `stacks`.
 
-    A larger one would keep the other threads waiting, and sharded ones must go in one order on all processes: all
-    threads step these, one after the other.
+    A stack up to a thread's share of its group gets a thread. These start with the largest, so that the threads end at
+    about the same time. All threads together step the others: a larger stack would keep the other threads waiting, and
+    sharded stacks must go in one order on all processes.
     """
     alone: list[Stack] = []
     together: list[Stack] = []
@@ -50,21 +51,21 @@ def for_each(call: Callable[..., None], items: list[tuple]) -> None:
         for item in items:
             call(*item)
         return
-    remaining = iter(items)  # a list's iterator gives each item to one thread
+    remaining = iter(items)  # shared: a list's iterator gives each item to one thread only
 
     def work() -> None:
         try:
             for item in remaining:
                 call(*item)
         except BaseException:
-            list(remaining)  # leaves none for the others
+            list(remaining)  # empties the iterator: no thread begins another item
             raise
 
     pool = _pool(threads)
     futures = [pool.submit(work) for _ in range(min(threads, len(items)))]
     try:
         wait(futures)
-    finally:  # an interrupt too waits for what runs
+    finally:  # after an interrupt too: wait for the items that run
         list(remaining)
         wait(futures)
     for future in futures:
@@ -84,14 +85,14 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
     def alone() -> None:
         _own.count = 1
-        torch.set_grad_enabled(False)  # steps are not differentiated, and each thread has a switch of its own
-        torch.get_num_threads()  # the first call on a thread gives it torch's number, which then can be changed
+        torch.set_grad_enabled(False)  # each thread has its own switch, and steps are not differentiated
+        torch.get_num_threads()  # the first call on a thread sets torch's number there; only then can it be changed
         torch.set_num_threads(1)
-        started.wait(60)  # seconds: if one of them cannot be started, the others must not wait for ever
+        started.wait(60)  # seconds: if a thread cannot be started, the others must not wait for ever
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="optimizers", initializer=alone)
     wait([pool.submit(int) for _ in range(threads)])
-    torch.set_num_threads(threads)  # of this thread, and of all that start from now on
+    torch.set_num_threads(threads)  # for this thread, and for all that start from now on
     return pool
 
 

@@ -39,7 +39,7 @@ def test_a_defect_shows_its_traceback(capsys):
     assert "Traceback" in said and said.endswith("KeyError: 'basis'\n")
 
 
-def test_a_program_that_ends_well_has_the_code_it_gave_itself():
+def test_a_program_without_an_error_keeps_its_exit_code():
     with Ending() as ending:
         pass
     assert ending.code == 0
@@ -49,7 +49,7 @@ def test_a_program_that_ends_well_has_the_code_it_gave_itself():
 
 
 @pytest.mark.parametrize("error", [ValueError("rank is too large"), ImportError("needs a package")])
-def test_errors_of_construction_are_the_settings_fault(error):
+def test_errors_of_construction_become_settings_errors(error):
     with pytest.raises(SettingsError, match=str(error)), settings_errors():
         raise error
 

@@ -45,7 +45,7 @@ def refuse():
     raise SettingsError("train.steps is wrong")
 
 
-def test_alone_a_process_answers_itself():
+def test_a_single_process_needs_no_messages():
     assert world(0, 1).from_main(lambda: 3) == 3
     with pytest.raises(SettingsError, match=r"train\.steps"):
         world(0, 1).from_main(refuse)

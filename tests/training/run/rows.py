@@ -14,7 +14,7 @@ def eval_row(step: int, loss: float = 2.0) -> dict:
 
 @contextmanager
 def files_of_at_most(size: int):
-    """The kernel writes a part of a line, then refuses: what a disk does that fills up."""
+    """The kernel writes a part of a line, then refuses, as a disk does that fills up."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

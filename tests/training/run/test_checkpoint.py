@@ -134,7 +134,7 @@ def test_loading_runs_no_code(tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
-def test_prune_keeps_the_newest_two_and_drops_what_is_past_the_saved_one(tmp_path):
+def test_prune_keeps_two_and_deletes_later_ones(tmp_path):
     paths = {step: save(tmp_path, step) for step in (1, 2, 3, 4, 9)}
     (paths[3] / checkpoint.MARKER).unlink()
     checkpoint.prune(paths[4])
@@ -298,7 +298,7 @@ def test_a_disk_with_room_for_two_keeps_the_newest_whole_one(tmp_path, monkeypat
     assert checkpoint.newest(tmp_path).path == saved
 
 
-def test_nothing_is_given_up_for_a_checkpoint_that_would_still_not_fit(tmp_path, monkeypatch):
+def test_nothing_is_deleted_for_a_checkpoint_that_cannot_fit(tmp_path, monkeypatch):
     for step in (1, 2):
         save(tmp_path, step)
     before = fingerprint(tmp_path)

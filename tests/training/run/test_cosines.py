@@ -44,7 +44,7 @@ def test_columns_are_compared_by_direction():
         ("train.layerwise=true", "needs train.parallel=ddp and train.layerwise=false"),
     ],
 )
-def test_refused_where_there_is_nothing_to_see(text, tmp_path, capsys, change, words):
+def test_refused_where_a_basis_cannot_be_recorded(text, tmp_path, capsys, change, words):
     command = tiny.command(text, tmp_path / "run", "run.record_basis_cosines=true", change)
     assert train.main(command) == 2
     assert words in capsys.readouterr().err

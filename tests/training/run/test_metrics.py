@@ -50,7 +50,7 @@ def test_a_resume_keeps_the_rows_up_to_its_step(tmp_path, torn):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_evaluation_that_the_checkpoint_does_not_know_of_is_dropped(tmp_path):
+def test_an_evaluation_newer_than_the_checkpoint_is_dropped(tmp_path):
     """A signal during the evaluation of a step saves that step without it; the next start evaluates, and may be cut."""
     path = tmp_path / "metrics.jsonl"
     rows = [eval_row(1), train_row(2), eval_row(2)]

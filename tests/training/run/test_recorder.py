@@ -16,7 +16,7 @@ def test_both_recorders_have_the_same_methods():
     assert all(ours[name] == theirs[name] for name in public)
 
 
-def test_the_empty_one_does_nothing():
+def test_the_recorder_of_other_processes_does_nothing():
     with Recorder() as recorder:
         recorder.begin()
         recorder.write({"kind": "train", "step": 1})

@@ -22,7 +22,7 @@ def test_a_reference_is_a_run_folder_or_its_summary(tmp_path):
 @pytest.mark.parametrize(
     "text", [None, "{", "[]", '{"name": "a", "tokens": 3}', '{"name":"a","final_loss":null,"tokens":3}']
 )
-def test_a_reference_that_is_none(tmp_path, text):
+def test_a_folder_that_is_no_reference_is_refused(tmp_path, text):
     if text is not None:
         (tmp_path / "summary.json").write_text(text)
     with pytest.raises(ValueError, match=r"^run\.reference: [^\n]*summary"):

@@ -1,6 +1,6 @@
 // The passes of RACS (Alg. 1 of arXiv 2502.07752) over a gradient G, for a CPU. With q_i = P_i s and s += q_i P_i done
-// row by row, while the row is in the first cache, an iteration of the fixed point is one pass over G where two products
-// would be two, and P = G^2 is never stored.
+// row by row, while the row is in the first cache, an iteration of the fixed point is one pass over G where two
+// products would be two, and P = G^2 is never stored.
 //
 // Matrices are R x C by rows. Where their rows are the m rows of the paper, a = q and b = s; where the matrix is the
 // transpose, a = s and b = q.
@@ -13,7 +13,7 @@
 
 namespace {
 
-// Several sums side by side keep the adders busy; one waits for itself at every addition.
+// So many sums at once keep the adders busy; a single one waits for itself at every addition.
 constexpr long LANES = 64;
 
 // sum_j g_j^2 b_j
@@ -50,11 +50,11 @@ template <typename T> T square_norm(const T *x, long count) {
     return sum;
 }
 
-// 1 / x where x is a positive normal number, else 0: numerics.reciprocal.
+// 1 / x where x is a positive normal number, else 0, as functional/numerics.py has it.
 template <typename T> T reciprocal(T x) { return x >= std::numeric_limits<T>::min() ? 1 / x : 0; }
 
-// a [R], b [C] <- Eq. 16 for P = G^2; returns mean(P). P / mean is iterated on, so that nothing under- or overflows on the
-// way. A mean that is no positive normal number is returned as 0, and nothing is written.
+// a [R], b [C] <- Eq. 16 for P = G^2; returns mean(P). It iterates on P / mean, so that nothing under- or overflows. A
+// mean below the smallest normal number is returned as 0, and nothing is written.
 template <typename T>
 T fixed_point(const T *g, T *a, T *b, std::vector<T> &sums, long R, long C, bool rows_are_q, long iterations) {
     std::fill(sums.begin(), sums.end(), T(0));
@@ -86,7 +86,7 @@ T fixed_point(const T *g, T *a, T *b, std::vector<T> &sums, long R, long C, bool
     return mean;
 }
 
-// now <- 1 / (the average of now over time), with `mean_of` the average so far, null without averaging.
+// now <- 1 / average of now over time. `mean_of` is the average so far; null: no averaging.
 template <typename T> void average_and_invert(T *now, T *mean_of, long count, Average<T> averages) {
     for (long i = 0; i < count; ++i) {
         if (mean_of)

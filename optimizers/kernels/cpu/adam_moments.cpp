@@ -1,8 +1,8 @@
-// Adam's moments of a projected gradient, the sums of squares that Alice, Fira and APOLLO take with them, and a rank-1
-// projection with its sums, each in one pass on a CPU: torch makes a pass over memory of every square, average, root and
-// sum.
+// For a CPU, each in one pass: Adam's moments of a projected gradient with the sums of squares that Alice, Fira and
+// APOLLO need, and a projection of rank 1 with its sums. torch makes a pass over memory for every square, average, root
+// and sum.
 //
-// Squares are summed in double whatever T is: a residual is the difference of two of them (residual.residual_power).
+// Squares are summed in double whatever T is: a residual is the difference of two sums (functional/residual.py).
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -13,8 +13,8 @@ namespace {
 
 constexpr long BLOCK = 512; // columns at a time: their two rows of sums stay in the first cache
 
-// The next columns that one block of sums holds: those from `column` on of a stack's columns, counted through all its
-// matrices of n columns each, that lie in one matrix and before `end`.
+// The next columns for one block of sums. Columns are counted through all matrices of a stack, n for each. A block
+// begins at `column`, and ends with its matrix or before `end`.
 struct Block {
     long matrix, first, count;
     Block(long column, long n, long end)
@@ -26,25 +26,24 @@ template <typename T> void store(const double *sums, long count, T *out) {
         out[j] = T(sums[j]);
 }
 
-// Adam's moments of one number: m1, v <- ema(value, b1), ema(value^2, b2); returns m1 / (sqrt(v) + eps), where v counts
-// as no less than the smallest normal number.
+// Adam's moments of one number: m <- ema(value, b1), v <- ema(value^2, b2). Returns m / (sqrt(v) + eps), where v is
+// raised to the smallest normal number.
 template <typename T> struct Adam {
     const Average<T> first, second;
     const T eps;
     Adam(double b1, double b2, double eps) : first(b1), second(b2), eps(T(eps)) {}
-    T advance(T value, T &m1, T &v) const {
-        m1 = first.of(m1, value);
-        v = second.of(v, value * value);
-        return m1 / (std::sqrt(std::max(v, std::numeric_limits<T>::min())) + eps);
+    T advance(T value, T &exp_avg, T &exp_avg_sq) const {
+        exp_avg = first.of(exp_avg, value);
+        exp_avg_sq = second.of(exp_avg_sq, value * value);
+        return exp_avg / (std::sqrt(std::max(exp_avg_sq, std::numeric_limits<T>::min())) + eps);
     }
 };
 
-// For columns j in [start, end) of a stack of matrices r x n by rows: the moments of sigma, `normalized` what they
-// return, inside[j] and power[j] the sums of sigma^2 and of normalized^2 down column j. The last three where they are
-// wanted.
+// For columns j in [start, end) of a stack of matrices r x n by rows: advances the moments of sigma. `normalized` gets
+// their ratios, sigma_sumsq[j] and normalized_sumsq[j] the sums of squares of column j; each of the three may be null.
 template <typename T>
-void moments_down(const T *sigma, T *m1, T *v, T *normalized, T *inside, T *power, long r, long n, double b1, double b2,
-                  double eps, long start, long end) {
+void moments_down(const T *sigma, T *exp_avg, T *exp_avg_sq, T *normalized, T *sigma_sumsq, T *normalized_sumsq, long r,
+                  long n, double b1, double b2, double eps, long start, long end) {
     const Adam<T> adam(b1, b2, eps);
     while (start < end) {
         const Block block(start, n, end);
@@ -52,41 +51,41 @@ void moments_down(const T *sigma, T *m1, T *v, T *normalized, T *inside, T *powe
         for (long i = 0; i < r; ++i) {
             const long at = (block.matrix * r + i) * n + block.first;
             for (long j = 0; j < block.count; ++j) {
-                const T value = sigma[at + j], x = adam.advance(value, m1[at + j], v[at + j]);
+                const T value = sigma[at + j], x = adam.advance(value, exp_avg[at + j], exp_avg_sq[at + j]);
                 if (normalized)
                     normalized[at + j] = x;
-                if (inside)
+                if (sigma_sumsq)
                     squares[j] += double(value) * value;
-                if (power)
+                if (normalized_sumsq)
                     lengths[j] += double(x) * x;
             }
         }
-        if (inside)
-            store(squares, block.count, inside + start);
-        if (power)
-            store(lengths, block.count, power + start);
+        if (sigma_sumsq)
+            store(squares, block.count, sigma_sumsq + start);
+        if (normalized_sumsq)
+            store(lengths, block.count, normalized_sumsq + start);
         start += block.count;
     }
 }
 
-// The same where the matrices lie by columns, r numbers each.
+// The same for matrices that are stored by columns, r numbers each.
 template <typename T>
-void moments_along(const T *sigma, T *m1, T *v, T *normalized, T *inside, T *power, long r, long, double b1, double b2,
-                   double eps, long start, long end) {
+void moments_along(const T *sigma, T *exp_avg, T *exp_avg_sq, T *normalized, T *sigma_sumsq, T *normalized_sumsq,
+                   long r, long, double b1, double b2, double eps, long start, long end) {
     const Adam<T> adam(b1, b2, eps);
     for (long j = start; j < end; ++j) {
         double square = 0, length = 0;
         for (long at = j * r; at < (j + 1) * r; ++at) {
-            const T value = sigma[at], x = adam.advance(value, m1[at], v[at]);
+            const T value = sigma[at], x = adam.advance(value, exp_avg[at], exp_avg_sq[at]);
             if (normalized)
                 normalized[at] = x;
             square += double(value) * value;
             length += double(x) * x;
         }
-        if (inside)
-            inside[j] = T(square);
-        if (power)
-            power[j] = T(length);
+        if (sigma_sumsq)
+            sigma_sumsq[j] = T(square);
+        if (normalized_sumsq)
+            normalized_sumsq[j] = T(length);
     }
 }
 
@@ -135,13 +134,17 @@ void sums_along(const T *g, const T *u, T *squares, T *products, long m, long n,
 } // namespace
 
 #define FOR_TYPE(T)                                                                                                    \
-    extern "C" void moments_down_##T(const T *sigma, T *m1, T *v, T *normalized, T *inside, T *power, long r, long n,  \
-                                     double b1, double b2, double eps, long start, long end) {                         \
-        moments_down<T>(sigma, m1, v, normalized, inside, power, r, n, b1, b2, eps, start, end);                       \
+    extern "C" void moments_down_##T(const T *sigma, T *exp_avg, T *exp_avg_sq, T *normalized, T *sigma_sumsq,         \
+                                     T *normalized_sumsq, long r, long n, double b1, double b2, double eps,            \
+                                     long start, long end) {                                                           \
+        moments_down<T>(sigma, exp_avg, exp_avg_sq, normalized, sigma_sumsq, normalized_sumsq, r, n, b1, b2, eps,      \
+                        start, end);                                                                                   \
     }                                                                                                                  \
-    extern "C" void moments_along_##T(const T *sigma, T *m1, T *v, T *normalized, T *inside, T *power, long r, long n, \
-                                      double b1, double b2, double eps, long start, long end) {                        \
-        moments_along<T>(sigma, m1, v, normalized, inside, power, r, n, b1, b2, eps, start, end);                      \
+    extern "C" void moments_along_##T(const T *sigma, T *exp_avg, T *exp_avg_sq, T *normalized, T *sigma_sumsq,        \
+                                      T *normalized_sumsq, long r, long n, double b1, double b2, double eps,           \
+                                      long start, long end) {                                                          \
+        moments_along<T>(sigma, exp_avg, exp_avg_sq, normalized, sigma_sumsq, normalized_sumsq, r, n, b1, b2, eps,     \
+                         start, end);                                                                                  \
     }                                                                                                                  \
     extern "C" void sums_down_##T(const T *g, const T *u, T *squares, T *products, long m, long n, long start,         \
                                   long end) {                                                                          \
