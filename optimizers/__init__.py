@@ -17,6 +17,7 @@ from .galore import GaLore
 from .galore_8bit import GaLore8bit
 from .lamb import LAMB
 from .lars import LARS
+from .lion import Lion
 from .muon import Muon
 from .natural_galore import NaturalGaLore
 from .racs import RACS
@@ -39,6 +40,7 @@ __all__ = [
     "Fira",
     "GaLore",
     "GaLore8bit",
+    "Lion",
     "Muon",
     "NaturalGaLore",
     "Shampoo",

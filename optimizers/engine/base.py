@@ -76,6 +76,9 @@ class BaseOptimizer(torch.optim.Optimizer):
         algorithm = param_group.get("algorithm", "method")
         if algorithm not in ("method", "adam"):
             raise ValueError(f"algorithm must be one of method, adam, got {algorithm!r}")
+        roles = ("matrix", *self.traits.roles)
+        if param_group.get("role", "matrix") not in roles:
+            raise ValueError(f"role must be one of {', '.join(roles)}, got {param_group['role']!r}")
         adam = algorithm == "adam"
         if adam:
             param_group = {**adamw.DEFAULTS, **param_group}

@@ -8,19 +8,30 @@ from typing import Literal
 class Traits:
     """The defaults are those of a method for matrices."""
 
-    # Who steps lm_head when nobody says, and why the method cannot (None: it can).
+    # Who steps lm_head and embeddings when nobody says, and why the method cannot (None: it can).
     last_layer: Literal["method", "adam"] = "adam"
+    embeddings: Literal["method", "adam"] = "adam"
     last_layer_refusal: str | None = None
+    # Parts of a model that are the method's beyond these: vectors ("norm", "bias"), to it matrices of one row.
+    also_steps: tuple[str, ...] = ()
+    # Roles of matrices that the method tells apart, each a group of its own with this "role" (partition.ROLES).
+    roles: tuple[str, ...] = ()
     # Whether embeddings and norms are the method's too.
     steps_everything: bool = False
     # Who steps a parameter whose rows are sharded over processes: the "owner" of the whole matrix, or each process its
     # own "rows".
     sharding: Literal["owner", "rows"] = "owner"
     rounds_stochastically: bool = True
+    # Whether tall matrices are turned, so that m <= n. Otherwise m are the rows of the parameter, its output units.
+    oriented: bool = True
     # Whether a square matrix is transposed too: GaLore's packages put its basis on the right.
     transposes_squares: bool = False
     # Whether the update or the refresh depends on the step t.
     counts_steps: bool = True
+    # Whether a matrix's first step waits for a gradient that is not all zero, and nothing happens before.
+    awaits_gradient: bool = False
+    # Whether `update` finds the Frobenius norms [B] of the weights, float64, in state["weight_norm"].
+    reads_norms: bool = False
     # Whether weights decay before the update instead of after it.
     decays_first: bool = False
     # The state that `refresh` writes.

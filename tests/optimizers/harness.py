@@ -64,7 +64,7 @@ def reference_step(
 
     weight, gradient: one parameter in float64, not oriented; `state` is {} before t = 1. Returns the new weight.
     """
-    matrix = issubclass(cls, MatrixOptimizer)
+    matrix = issubclass(cls, MatrixOptimizer) and cls.traits.oriented
     tall = matrix and weight.shape[0] > weight.shape[1]
     square = matrix and weight.shape[0] == weight.shape[1]
     transposed = tall or (square and cls.traits.transposes_squares)
@@ -76,6 +76,7 @@ def reference_step(
         source=generator(seed, t, index),
         weight=weight,
         shape=tuple(weight.shape),
+        lr=lr,
         **options,
     )
     update = lr * (direction.T if transposed else direction)

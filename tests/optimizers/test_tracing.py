@@ -31,7 +31,7 @@ def test_update_is_one_graph(name):
         return optimizer.update(gradient, state, group, 6)
 
     given = torch.stack([gradient((16, 24), 6, index) for index in range(2)])
-    eager_state, traced_state = copy.deepcopy(stack.state), copy.deepcopy(stack.state)
+    eager_state, traced_state = copy.deepcopy(optimizer.inputs(stack)), copy.deepcopy(optimizer.inputs(stack))
     with kernels.disabled(), torch.no_grad():
         eager = update(given, eager_state)
         traced = torch.compile(update, fullgraph=True, backend="eager")(given, traced_state)
