@@ -4,6 +4,7 @@ from optimizers import Alice, build
 optimizer = build(model, "alice", lr=0.02, adam_lr=1e-3, rank=128)
 """
 
+from .adafactor import Adafactor
 from .adam import Adam
 from .adam_8bit import Adam8bit
 from .alice import Alice
@@ -31,6 +32,7 @@ __all__ = [
     "RACS",
     "SOAP",
     "SWAN",
+    "Adafactor",
     "Adam",
     "Adam8bit",
     "Alice",
