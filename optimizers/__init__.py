@@ -21,6 +21,7 @@ from .lars import LARS
 from .lion import Lion
 from .muon import Muon
 from .natural_galore import NaturalGaLore
+from .normuon import NorMuon
 from .racs import RACS
 from .shampoo import Shampoo
 from .soap import SOAP
@@ -45,6 +46,7 @@ __all__ = [
     "Lion",
     "Muon",
     "NaturalGaLore",
+    "NorMuon",
     "Shampoo",
     "build",
     "partition",

@@ -16,15 +16,19 @@ import torch
 from torch import Tensor
 
 from .engine import Direction, MatrixOptimizer, Option, Traits, register
-from .engine.options import LearningRate, Momentum, NewtonSchulzSteps, Params, WeightDecay
-from .functional.newton_schulz import newton_schulz
+from .engine.options import (
+    LearningRate,
+    Momentum,
+    Nesterov,
+    NewtonSchulzDtype,
+    NewtonSchulzSteps,
+    Params,
+    WeightDecay,
+)
+from .functional.newton_schulz import QUINTIC, iteration_dtype, newton_schulz
 from .functional.numerics import average
 
 Coefficients = Annotated[tuple[float, float, float], Option("a, b, c of the iteration")]
-IterationDtype = Annotated[
-    Literal["auto", "float32", "bfloat16"],
-    Option("precision of the iteration; auto: bfloat16 on CUDA, float32 elsewhere; float64 parameters keep float64"),
-]
 AdjustLr = Annotated[
     Literal["match_rms_adamw", "original"],
     Option("f: 0.2 sqrt(max(rows, columns)), for updates about as large as Adam's, or sqrt(max(1, rows / columns))"),
@@ -43,10 +47,10 @@ class Muon(MatrixOptimizer):
         lr: LearningRate = 1e-3,
         *,
         momentum: Momentum = 0.95,
-        nesterov: Annotated[bool, Option("look one step ahead: average the gradient in once more")] = True,
-        ns_coefficients: Coefficients = (3.4445, -4.7750, 2.0315),
+        nesterov: Nesterov = True,
+        ns_coefficients: Coefficients = QUINTIC,
         ns_steps: NewtonSchulzSteps = 5,
-        ns_dtype: IterationDtype = "auto",
+        ns_dtype: NewtonSchulzDtype = "auto",
         eps: Annotated[float, Option("the smallest norm to divide by", above=0)] = 1e-7,
         adjust_lr_fn: AdjustLr = "match_rms_adamw",
         weight_decay: WeightDecay = 0.0,
@@ -67,7 +71,7 @@ class Muon(MatrixOptimizer):
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], t: int) -> Direction:
         mean = average(state["exp_avg"], gradient, group["momentum"])
         ahead = torch.lerp(gradient, mean, group["momentum"]) if group["nesterov"] else mean
-        ahead = ahead.to(_iteration_dtype(ahead, group["ns_dtype"]))
+        ahead = ahead.to(iteration_dtype(ahead, group["ns_dtype"]))
         unit = ahead / ahead.norm(dim=(-2, -1), keepdim=True).clamp(min=group["eps"])
         return Direction(dense=newton_schulz(unit, group["ns_coefficients"], group["ns_steps"]).to(gradient.dtype))
 
@@ -86,10 +90,3 @@ class Muon(MatrixOptimizer):
             X = a * X + (b * A + c * A @ A) @ X
         original = adjust_lr_fn == "original"
         return (max(1, rows / columns) ** 0.5 if original else 0.2 * max(rows, columns) ** 0.5) * X
-
-
-def _iteration_dtype(matrix: Tensor, ns_dtype: str) -> torch.dtype:
-    if matrix.dtype == torch.float64:
-        return torch.float64
-    bfloat16 = ns_dtype == "bfloat16" or (ns_dtype == "auto" and matrix.device.type == "cuda")
-    return torch.bfloat16 if bfloat16 else torch.float32

@@ -60,6 +60,8 @@ BOUNDS: dict[str, Callable[[int, int, int, int], Work]] = {
     "lion": lambda m, n, r, b: Work(7 * m * n, 5 * b * m * n),
     # Three looks at G: the averages, the norm of the update, the update.
     "adafactor": lambda m, n, r, b: Work(12 * m * n, 5 * b * m * n),
+    # As Muon, and the row norms of what it iterated.
+    "normuon": lambda m, n, r, b: Work(20 * m * m * n + 10 * m**3 + 4 * m * n, 5 * b * m * n),
     # The norm of what is subtracted, and that of W, come before the update.
     "lars": lambda m, n, r, b: Work(9 * m * n, 7 * b * m * n),
     "lamb": lambda m, n, r, b: Work(17 * m * n, 10 * b * m * n),
