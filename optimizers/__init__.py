@@ -23,6 +23,7 @@ from .muon import Muon
 from .natural_galore import NaturalGaLore
 from .normuon import NorMuon
 from .racs import RACS
+from .scale import SCALE
 from .shampoo import Shampoo
 from .soap import SOAP
 from .swan import SWAN
@@ -31,6 +32,7 @@ __all__ = [
     "LAMB",
     "LARS",
     "RACS",
+    "SCALE",
     "SOAP",
     "SWAN",
     "Adafactor",
