@@ -7,6 +7,7 @@ optimizer = build(model, "alice", lr=0.02, adam_lr=1e-3, rank=128)
 from .adafactor import Adafactor
 from .adam import Adam
 from .adam_8bit import Adam8bit
+from .adam_mini import AdamMini
 from .alice import Alice
 from .apollo import Apollo
 from .eigen_adam import EigenAdam
@@ -38,6 +39,7 @@ __all__ = [
     "Adafactor",
     "Adam",
     "Adam8bit",
+    "AdamMini",
     "Alice",
     "Apollo",
     "BaseOptimizer",

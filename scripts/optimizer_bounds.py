@@ -64,6 +64,8 @@ BOUNDS: dict[str, Callable[[int, int, int, int], Work]] = {
     "normuon": lambda m, n, r, b: Work(20 * m * m * n + 10 * m**3 + 4 * m * n, 5 * b * m * n),
     # A second look at G, for the update, unless the matrix stays in a cache meanwhile.
     "scale": lambda m, n, r, b: Work(4 * m * n, 4 * b * m * n),
+    # One moment both ways; a second look at G is not needed.
+    "adam_mini": lambda m, n, r, b: Work(9 * m * n, 5 * b * m * n),
     # The norm of what is subtracted, and that of W, come before the update.
     "lars": lambda m, n, r, b: Work(9 * m * n, 7 * b * m * n),
     "lamb": lambda m, n, r, b: Work(17 * m * n, 10 * b * m * n),
