@@ -10,6 +10,7 @@ from .adam_8bit import Adam8bit
 from .adam_mini import AdamMini
 from .alice import Alice
 from .apollo import Apollo
+from .dion import Dion
 from .eigen_adam import EigenAdam
 from .engine import partition, registry
 from .engine.base import BaseOptimizer
@@ -43,6 +44,7 @@ __all__ = [
     "Alice",
     "Apollo",
     "BaseOptimizer",
+    "Dion",
     "EigenAdam",
     "Fira",
     "GaLore",

@@ -66,6 +66,8 @@ BOUNDS: dict[str, Callable[[int, int, int, int], Work]] = {
     "scale": lambda m, n, r, b: Work(4 * m * n, 4 * b * m * n),
     # One moment both ways; a second look at G is not needed.
     "adam_mini": lambda m, n, r, b: Work(9 * m * n, 5 * b * m * n),
+    # B^T Q, B P and the two products back into M and W; M both ways, read three times more.
+    "dion": _subspace(lambda m, n, r: 8 * m * n * r + 4 * n * r * r, lambda m, n, r: 6 * m * n + 3 * m * r),
     # The norm of what is subtracted, and that of W, come before the update.
     "lars": lambda m, n, r, b: Work(9 * m * n, 7 * b * m * n),
     "lamb": lambda m, n, r, b: Work(17 * m * n, 10 * b * m * n),

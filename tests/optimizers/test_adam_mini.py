@@ -108,7 +108,7 @@ def test_a_zero_row_does_not_move_inside_a_head_either():
     assert torch.equal(weight[3], start[3]) and not torch.equal(weight[2], start[2])
 
 
-@pytest.mark.parametrize("heads", [3, 0, 16])
+@pytest.mark.parametrize("heads", [3, 0, 16, None])
 def test_heads_that_do_not_divide_the_rows_are_refused(heads):
     with pytest.raises(ValueError, match=rf"^heads must divide the 8 rows of a query matrix, got {heads}"):
         AdamMini([{"params": parameters([(8, 12)]), "role": "query", "heads": heads}])
