@@ -20,6 +20,7 @@ from .galore import GaLore
 from .galore_8bit import GaLore8bit
 from .lamb import LAMB
 from .lars import LARS
+from .ldadam import LDAdam
 from .lion import Lion
 from .muon import Muon
 from .natural_galore import NaturalGaLore
@@ -49,6 +50,7 @@ __all__ = [
     "Fira",
     "GaLore",
     "GaLore8bit",
+    "LDAdam",
     "Lion",
     "Muon",
     "NaturalGaLore",

@@ -68,6 +68,10 @@ BOUNDS: dict[str, Callable[[int, int, int, int], Work]] = {
     "adam_mini": lambda m, n, r, b: Work(9 * m * n, 5 * b * m * n),
     # B^T Q, B P and the two products back into M and W; M both ways, read three times more.
     "dion": _subspace(lambda m, n, r: 8 * m * n * r + 4 * n * r * r, lambda m, n, r: 6 * m * n + 3 * m * r),
+    # U^T G, and five more products with U and the one before it; the error both ways, and B.
+    "ldadam": _subspace(
+        lambda m, n, r: 12 * m * n * r + 4 * r * r * n, lambda m, n, r: 6 * m * n + 4 * r * n + 2 * m * r
+    ),
     # The norm of what is subtracted, and that of W, come before the update.
     "lars": lambda m, n, r, b: Work(9 * m * n, 7 * b * m * n),
     "lamb": lambda m, n, r, b: Work(17 * m * n, 10 * b * m * n),
