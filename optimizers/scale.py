@@ -37,6 +37,8 @@ class SCALE(MatrixOptimizer):
         embeddings="method",
         roles=("last_layer", "embedding"),
         oriented=False,
+        sharding="rows",
+        whole_roles=("embedding",),
         counts_steps=False,
         decays_first=True,
     )

@@ -103,7 +103,8 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     def _deal(self, group: dict[str, Any]) -> None:
         """Give each sharded parameter of a group of the method's an owner, if the method needs whole matrices."""
-        if self.traits.sharding == "owner" and group["algorithm"] != "adam":
+        whole = self.traits.sharding == "owner" or group.get("role") in self.traits.whole_roles
+        if whole and group["algorithm"] != "adam":
             self._owners |= shards.owners(group["params"], first=len(self._owners))
 
     def owner(self, parameter: Tensor) -> int | None:

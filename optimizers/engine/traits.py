@@ -21,6 +21,8 @@ class Traits:
     # Who steps a parameter whose rows are sharded over processes: the "owner" of the whole matrix, or each process its
     # own "rows".
     sharding: Literal["owner", "rows"] = "owner"
+    # Roles whose matrices have an owner although others are stepped by rows.
+    whole_roles: tuple[str, ...] = ()
     rounds_stochastically: bool = True
     # Whether tall matrices are turned, so that m <= n. Otherwise m are the rows of the parameter, its output units.
     oriented: bool = True

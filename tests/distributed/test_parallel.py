@@ -82,4 +82,4 @@ def test_a_refresh_writes_what_it_says(name, monkeypatch):
     monkeypatch.setattr(cls, "refresh", watched)
     optimizer = cls(parameters(), lr=0.01, **options_of(name))
     train(optimizer, range(1, 8))
-    assert written <= set(cls.refreshed)
+    assert written <= set(cls.traits.refreshed)
