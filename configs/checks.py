@@ -32,11 +32,12 @@ def check(config: Any, options: dict[str, Any], sources: Sources) -> None:
         option = str(error).split(" ")[0].split("=")[0]
         raise SettingsError(f"{sources.where(f'optimizer.{option}')}optimizer.{error}") from error
     refusal = registry.get(config.optimizer.name)[0].traits.last_layer_refusal
-    require(
-        refusal is None or config.optimizer.last_layer != "method",
-        "optimizer.last_layer",
-        f"must be adam for {config.optimizer.name}: {refusal}",
-    )
+    for key in ("last_layer", "embeddings"):
+        require(
+            refusal is None or getattr(config.optimizer, key) != "method",
+            f"optimizer.{key}",
+            f"must be adam for {config.optimizer.name}: {refusal}",
+        )
 
     run, model, data = config.run, config.model, config.data
     for key, name in (("run.name", run.name), ("model.name", model.name)):
