@@ -23,7 +23,7 @@ from .stack import Stack, matrix_shape
 
 
 class MatrixOptimizer(BaseOptimizer):
-    """Steps stacks of matrices of one shape, m x n, turned so that m <= n unless the traits say otherwise.
+    """Steps stacks of matrices of one shape, oriented so that m <= n unless `traits.oriented` is False.
 
     A subclass defines the state it holds (`state_shapes`), what it subtracts (`update`) and, if it keeps bases that are
     renewed at intervals, when (`refresh_due`) and how (`refresh`).
@@ -80,7 +80,8 @@ class MatrixOptimizer(BaseOptimizer):
             )
 
     def allocate(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        m, n = sorted(parameter.shape) if self.traits.oriented else matrix_shape(parameter)
+        rows, columns = matrix_shape(parameter)
+        m, n = (columns, rows) if self.traits.transposes(rows, columns) else (rows, columns)
         state: dict[str, Any] = {"step": 0} if self.traits.counts_steps else {}
         for key, (shape, dtype) in self.state_shapes(m, n, parameter.dtype, group).items():
             state[key] = torch.zeros(shape, dtype=dtype, device=parameter.device)
@@ -213,11 +214,10 @@ class MatrixOptimizer(BaseOptimizer):
     ) -> Stack:
         owned = [parameter for parameter in parameters if self.owns(parameter)]
         rows, columns = matrix_shape(parameters[0])
-        tall = rows > columns or (self.traits.transposes_squares and rows == columns)
         fields: dict[str, Any] = {
             "parameters": parameters,
             "owned": owned,
-            "transposed": self.traits.oriented and tall,
+            "transposed": self.traits.transposes(rows, columns),
             "indices": [position[parameter] for parameter in owned],
             "lr_factor": self.lr_factor(rows, columns, group),
             "group_elements": elements,

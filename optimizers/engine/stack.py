@@ -15,7 +15,7 @@ from .direction import Direction
 
 @dataclass(eq=False)
 class Stack:
-    """Matrices of one shape, learning rate, dtype and age: [m, n], turned where `transposed`; a vector is [1, n].
+    """Matrices of one shape, learning rate, dtype and age, oriented as the method wants them (`Traits.oriented`).
 
     `state[key]` is [B, ...]. The i-th matrix's own state, `states[i][key]`, is a view of its i-th slice. B counts the
     matrices that this process owns: all of them, unless parameters are sharded.

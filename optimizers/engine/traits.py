@@ -24,7 +24,7 @@ class Traits:
     # Roles whose matrices have an owner although others are stepped by rows.
     whole_roles: tuple[str, ...] = ()
     rounds_stochastically: bool = True
-    # Whether tall matrices are turned, so that m <= n. Otherwise m are the rows of the parameter, its output units.
+    # Whether the method gets a tall matrix as its transpose, so that m <= n; without, m is out and n is in.
     oriented: bool = True
     # Whether a square matrix is transposed too: GaLore's packages put its basis on the right.
     transposes_squares: bool = False
@@ -40,3 +40,7 @@ class Traits:
     refreshed: tuple[str, ...] = ("basis",)
     # How far the fast form may be from the plain one in float64; more than rounding where state is quantised.
     reference_tolerance: float = 1e-6
+
+    def transposes(self, rows: int, columns: int) -> bool:
+        """Whether the method gets a rows x columns parameter as its transpose."""
+        return self.oriented and (rows > columns or (self.transposes_squares and rows == columns))

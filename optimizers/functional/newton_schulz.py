@@ -20,9 +20,12 @@ def newton_schulz(matrix: Tensor, coefficients: tuple[float, float, float], step
     return matrix
 
 
-def iteration_dtype(matrix: Tensor, ns_dtype: str) -> torch.dtype:
-    """The precision in which `matrix` is iterated, by the option `ns_dtype`."""
+def iteration_dtype(matrix: Tensor, chosen: str) -> torch.dtype:
+    """The precision of the iteration: "float32", "bfloat16", or "auto" for bfloat16 on CUDA and float32 elsewhere.
+
+    CPUs without bfloat16 arithmetic emulate it many times slower than float32. A float64 matrix keeps float64.
+    """
     if matrix.dtype == torch.float64:
         return torch.float64
-    bfloat16 = ns_dtype == "bfloat16" or (ns_dtype == "auto" and matrix.device.type == "cuda")
+    bfloat16 = chosen == "bfloat16" or (chosen == "auto" and matrix.is_cuda)
     return torch.bfloat16 if bfloat16 else torch.float32

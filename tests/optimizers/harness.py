@@ -64,10 +64,8 @@ def reference_step(
 
     weight, gradient: one parameter in float64, not oriented; `state` is {} before t = 1. Returns the new weight.
     """
-    matrix = issubclass(cls, MatrixOptimizer) and cls.traits.oriented
-    tall = matrix and weight.shape[0] > weight.shape[1]
-    square = matrix and weight.shape[0] == weight.shape[1]
-    transposed = tall or (square and cls.traits.transposes_squares)
+    matrix = issubclass(cls, MatrixOptimizer)
+    transposed = matrix and cls.traits.transposes(*weight.shape)
     direction = cls.reference_update(
         gradient.T if transposed else gradient,
         state,
