@@ -62,6 +62,22 @@ BOUNDS: dict[str, Bound] = {
     # Two sides: G into the bases, the quotient out of them, and the two averages.
     "soap": lambda m, n, r, b: Work(6 * (m * m * n + m * n * n), b * (7 * m * n + 3 * (m * m + n * n))),
     "shampoo": lambda m, n, r, b: Work(4 * (m * m * n + m * n * n), b * (3 * m * n + 3 * (m * m + n * n))),
+    # One average, both ways.
+    "lion": lambda m, n, r, b: Work(7 * m * n, 5 * b * m * n),
+    # Three looks at G: the averages, the norm of the update, the update.
+    "adafactor": lambda m, n, r, b: Work(12 * m * n, 5 * b * m * n),
+    # As Muon, and the row norms of what it iterated.
+    "normuon": lambda m, n, r, b: Work(20 * m * m * n + 10 * m**3 + 4 * m * n, 5 * b * m * n),
+    # A second look at G, for the update, unless the matrix stays in a cache meanwhile.
+    "scale": lambda m, n, r, b: Work(4 * m * n, 4 * b * m * n),
+    # One moment both ways; a second look at G is not needed.
+    "adam_mini": lambda m, n, r, b: Work(9 * m * n, 5 * b * m * n),
+    # B^T Q, B P and the two products back into M and W; M both ways, read three times more.
+    "dion": _subspace(lambda m, n, r: 8 * m * n * r + 4 * n * r * r, lambda m, n, r: 6 * m * n + 3 * m * r),
+    # U^T G, and five more products with U and the one before it; the error both ways, and B.
+    "ldadam": _subspace(
+        lambda m, n, r: 12 * m * n * r + 4 * r * r * n, lambda m, n, r: 6 * m * n + 4 * r * n + 2 * m * r
+    ),
     # The norms of the step and of W come before the update.
     "lars": lambda m, n, r, b: Work(9 * m * n, 7 * b * m * n),
     "lamb": lambda m, n, r, b: Work(17 * m * n, 10 * b * m * n),

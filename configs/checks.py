@@ -43,11 +43,12 @@ def _check_optimizer(config: Config, settings: Settings) -> None:
         option = str(error).split(" ")[0].split("=")[0]
         raise SettingsError(f"{settings.where(f'optimizer.{option}')}optimizer.{error}") from error
     refusal = registry.get(name)[0].traits.last_layer_refusal
-    settings.require(
-        refusal is None or config.optimizer.last_layer != "method",
-        "optimizer.last_layer",
-        f"must be adam for {name}: {refusal}",
-    )
+    for key in ("last_layer", "embeddings"):
+        settings.require(
+            refusal is None or getattr(config.optimizer, key) != "method",
+            f"optimizer.{key}",
+            f"must be adam for {name}: {refusal}",
+        )
 
 
 def _check_paths(config: Config, settings: Settings) -> None:

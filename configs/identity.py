@@ -19,6 +19,8 @@ FREE_ON_RESUME = (
     "train.micro_batch_size",
     "train.parallel",
 )
+# Settings that are younger than some records: where they are null, a run is what it was before.
+ABSENT_IF_NULL = ("optimizer.embeddings",)
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -40,7 +42,11 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _binding(settings: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in flatten(settings).items() if not key.startswith(FREE_ON_RESUME)}
+    return {
+        key: value
+        for key, value in flatten(settings).items()
+        if not key.startswith(FREE_ON_RESUME) and not (value is None and key in ABSENT_IF_NULL)
+    }
 
 
 def flatten(settings: dict[Any, Any], prefix: str = "") -> dict[str, Any]:

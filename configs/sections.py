@@ -26,6 +26,7 @@ class Optimizer:
         None, "learning rate of the parameters stepped by Adam; null: Table 8's for the model's size", above=0
     )
     last_layer: Literal["method", "adam"] | None = setting(None, "who steps lm_head; null: the class's default")
+    embeddings: Literal["method", "adam"] | None = setting(None, "who steps embeddings; null: the class's default")
 
 
 @dataclass

@@ -4,10 +4,13 @@ from optimizers import Alice, build
 optimizer = build(model, "alice", lr=0.02, adam_lr=1e-3, rank=128)
 """
 
+from .adafactor import Adafactor
 from .adam import Adam
 from .adam_8bit import Adam8bit
+from .adam_mini import AdamMini
 from .alice import Alice
 from .apollo import Apollo
+from .dion import Dion
 from .eigen_adam import EigenAdam
 from .engine import partition, registry
 from .engine.base import BaseOptimizer
@@ -17,9 +20,13 @@ from .galore import GaLore
 from .galore_8bit import GaLore8bit
 from .lamb import LAMB
 from .lars import LARS
+from .ldadam import LDAdam
+from .lion import Lion
 from .muon import Muon
 from .natural_galore import NaturalGaLore
+from .normuon import NorMuon
 from .racs import RACS
+from .scale import SCALE
 from .shampoo import Shampoo
 from .sinkgd import SinkGD
 from .soap import SOAP
@@ -29,19 +36,26 @@ __all__ = [
     "LAMB",
     "LARS",
     "RACS",
+    "SCALE",
     "SOAP",
     "SWAN",
+    "Adafactor",
     "Adam",
     "Adam8bit",
+    "AdamMini",
     "Alice",
     "Apollo",
     "BaseOptimizer",
+    "Dion",
     "EigenAdam",
     "Fira",
     "GaLore",
     "GaLore8bit",
+    "LDAdam",
+    "Lion",
     "Muon",
     "NaturalGaLore",
+    "NorMuon",
     "Shampoo",
     "SinkGD",
     "build",

@@ -16,15 +16,19 @@ import torch
 from torch import Tensor
 
 from .engine import Direction, MatrixOptimizer, Option, Traits, register
-from .engine.options import LearningRate, Momentum, NewtonSchulzSteps, Params, WeightDecay
-from .functional.newton_schulz import iteration_dtype, newton_schulz
+from .engine.options import (
+    LearningRate,
+    Momentum,
+    Nesterov,
+    NewtonSchulzDtype,
+    NewtonSchulzSteps,
+    Params,
+    WeightDecay,
+)
+from .functional.newton_schulz import QUINTIC, iteration_dtype, newton_schulz
 from .functional.numerics import average
 
 Coefficients = Annotated[tuple[float, float, float], Option("a, b, c of the iteration")]
-IterationDtype = Annotated[
-    Literal["auto", "float32", "bfloat16"],
-    Option("precision of the iteration; auto: bfloat16 on CUDA, float32 elsewhere; float64 parameters keep float64"),
-]
 AdjustLr = Annotated[
     Literal["match_rms_adamw", "original"],
     Option("f: 0.2 sqrt(max(rows, columns)), for updates about as large as Adam's, or sqrt(max(1, rows / columns))"),
@@ -43,10 +47,10 @@ class Muon(MatrixOptimizer):
         lr: LearningRate = 1e-3,
         *,
         momentum: Momentum = 0.95,
-        nesterov: Annotated[bool, Option("look one step ahead: average the gradient in once more")] = True,
-        ns_coefficients: Coefficients = (3.4445, -4.7750, 2.0315),
+        nesterov: Nesterov = True,
+        ns_coefficients: Coefficients = QUINTIC,
         ns_steps: NewtonSchulzSteps = 5,
-        ns_dtype: IterationDtype = "auto",
+        ns_dtype: NewtonSchulzDtype = "auto",
         eps: Annotated[float, Option("the smallest norm to divide by", above=0)] = 1e-7,
         adjust_lr_fn: AdjustLr = "match_rms_adamw",
         weight_decay: WeightDecay = 0.0,

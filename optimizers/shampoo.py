@@ -27,7 +27,8 @@ class Shampoo(MatrixOptimizer):
 
     traits = Traits(
         refreshed=("left_root", "right_root"),
-        last_layer_refusal="Shampoo needs the full eigenbasis of both sides, and one side of lm_head is the vocabulary",
+        last_layer_refusal="Shampoo needs the full eigenbasis of both sides, and one side of lm_head and of embeddings "
+        "is the vocabulary",
     )
 
     def __init__(

@@ -189,6 +189,7 @@ BAD = {
     "unknown key": ("train.step=3", "train.steps"),
     "rank": ("optimizer.rank=0", "optimizer.rank"),
     "last layer": ("optimizer={base: shampoo, last_layer: method}", "optimizer.last_layer"),
+    "embeddings": ("optimizer={base: shampoo, embeddings: method}", "optimizer.embeddings"),
     "streams": ("train.batch_size=6", "data.streams"),
     "micro-batch": ("train.micro_batch_size=3", "train.micro_batch_size"),
     "no file": ("data.path=/nowhere/text.jsonl", "/nowhere/text.jsonl"),

@@ -20,5 +20,6 @@ def build_optimizer(model: nn.Module, section: Optimizer) -> BaseOptimizer:
         lr=section.lr,
         adam_lr=section.adam_lr,
         last_layer=section.last_layer,
+        embeddings=section.embeddings,
         **optimizer_options(section),
     )

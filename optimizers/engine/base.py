@@ -76,6 +76,9 @@ class BaseOptimizer(torch.optim.Optimizer):
         algorithm = param_group.get("algorithm", "method")
         if algorithm not in ("method", "adam"):
             raise ValueError(f"algorithm must be one of method, adam, got {algorithm!r}")
+        roles = ("matrix", *self.traits.roles)
+        if param_group.get("role", "matrix") not in roles:
+            raise ValueError(f"role must be one of {', '.join(roles)}, got {param_group['role']!r}")
         adam = algorithm == "adam"
         if adam:
             param_group = {**adamw.DEFAULTS, **param_group}
@@ -100,7 +103,8 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     def _deal(self, group: dict[str, Any]) -> None:
         """Give each sharded parameter of a method's group an owner, if the method needs whole matrices."""
-        if self.traits.sharding == "owner" and group["algorithm"] != "adam":
+        whole = self.traits.sharding == "owner" or group.get("role") in self.traits.whole_roles
+        if whole and group["algorithm"] != "adam":
             self._owners |= shards.owners(group["params"], first=len(self._owners))
 
     def owner(self, parameter: Tensor) -> int | None:

@@ -15,27 +15,29 @@ def build(
     lr: float,
     adam_lr: float = 1e-3,
     last_layer: Literal["method", "adam"] | None = None,
+    embeddings: Literal["method", "adam"] | None = None,
     **options: Any,
 ) -> BaseOptimizer:
     """The optimizer `name` for a transformers causal LM, its parameters parted by `partition.RULES`.
 
     Args:
         lr: learning rate of the method.
-        adam_lr: learning rate of the parameters stepped by Adam: embeddings, norms, and lm_head with last_layer="adam".
-        last_layer: who steps lm_head; None: the method's own default.
+        adam_lr: learning rate of the parameters stepped by Adam: norms, and embeddings and lm_head where it steps them.
+        last_layer, embeddings: who steps lm_head and the embeddings; None: the method's own default.
         options: of the method, by the names of its constructor.
 
     Raises ValueError, the text naming the option, for an unknown name or option, a value out of bounds, or a last layer
-    that the method cannot step.
+    or embeddings that the method cannot step.
     """
     cls, presets = registry.get(name)
     registry.check(name, **options)
-    last_layer = last_layer or cls.traits.last_layer
-    if last_layer not in ("method", "adam"):
-        raise ValueError(f"last_layer must be method or adam, got {last_layer!r}")
-    if last_layer == "method" and cls.traits.last_layer_refusal:
-        raise ValueError(f"last_layer=method is refused for {name}: {cls.traits.last_layer_refusal}")
-    groups = partition.parameter_groups(model, last_layer=last_layer)
+    by = {"last_layer": last_layer or cls.traits.last_layer, "embeddings": embeddings or cls.traits.embeddings}
+    for option, who in by.items():
+        if who not in ("method", "adam"):
+            raise ValueError(f"{option} must be method or adam, got {who!r}")
+        if who == "method" and cls.traits.last_layer_refusal:
+            raise ValueError(f"{option}=method is refused for {name}: {cls.traits.last_layer_refusal}")
+    groups = partition.parameter_groups(model, **by, traits=cls.traits)
     for group in groups:
         group["lr"] = adam_lr if group.get("algorithm") == "adam" else lr
         if cls.traits.steps_everything:

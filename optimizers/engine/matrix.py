@@ -12,14 +12,14 @@ from torch.distributed.tensor import DTensor
 
 from .. import kernels
 from ..parallel import shards
-from ..parallel.exchange import Exchange
+from ..parallel.exchange import Exchange, whole_norms
 from ..parallel.sharded_stack import ShardedStack
 from ..parallel.shared_refresh import evenly_spaced, refresh_in_shares
 from .base import BaseOptimizer
 from .direction import Direction
 from .generators import generator
 from .options import Params
-from .stack import Stack
+from .stack import Stack, matrix_shape
 
 
 class MatrixOptimizer(BaseOptimizer):
@@ -78,14 +78,14 @@ class MatrixOptimizer(BaseOptimizer):
     # ---- the loop
 
     def check_parameter(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        if parameter.ndim != 2:
+        if parameter.ndim != 2 and not (parameter.ndim == 1 and self.traits.also_steps):
             raise ValueError(
                 f"{type(self).__name__} steps matrices; a parameter of shape {tuple(parameter.shape)} belongs "
                 'in a group with algorithm="adam"'
             )
 
     def allocate(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        rows, columns = parameter.shape
+        rows, columns = matrix_shape(parameter)
         m, n = (columns, rows) if self.traits.transposes(rows, columns) else (rows, columns)
         state: dict[str, Any] = {"step": 0} if self.traits.counts_steps else {}
         for key, (shape, dtype) in self.state_shapes(m, n, parameter.dtype, group).items():
@@ -93,24 +93,40 @@ class MatrixOptimizer(BaseOptimizer):
         return state
 
     def step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        if self.traits.awaits_gradient:
+            parameters = self._begun(parameters)
         stacks = self._stacks(group, parameters)
         refreshed = self._refresh_shared(stacks, group)
         kernels.for_each_stack(lambda stack: self._step_stack(stack, group, stack in refreshed), stacks)
 
+    def _begun(self, parameters: list[Tensor]) -> list[Tensor]:
+        """Those of `parameters` that were stepped before or have a gradient that is not all zero."""
+        waiting = [p for p in parameters if self._age(p) == 0]
+        if not waiting:
+            return parameters
+        norms = whole_norms([shards.local(p.grad) for p in waiting if p.grad is not None], waiting).tolist()
+        zero = {p for p, norm in zip(waiting, norms, strict=True) if norm == 0}
+        return [p for p in parameters if p not in zero]
+
     def _step_stack(self, stack: Stack, group: dict[str, Any], refreshed: bool) -> None:
         """One step of a stack, whose bases are `refreshed` or have yet to be."""
         t = self._age(stack.parameters[0]) + 1
-        gradient, direction = stack.gradient(), None
+        gradient, direction, state = stack.gradient(), None, self.inputs(stack)
         if gradient is not None:
             if not refreshed:
                 self.accumulate(gradient, stack.state, group)
                 self._refresh_places(stack, gradient, group, t, self._due(stack, group, t))
-            direction = self.update(gradient, stack.state, group, t)
+            direction = self.update(gradient, state, group, t)
         noise = self.rounding_noise(stack.parameters)
         stack.subtract(direction, gradient, group, self.traits.decays_first, noise)
         if self.traits.counts_steps:
             for parameter in stack.parameters:
                 self.state[parameter]["step"] = t
+
+    def inputs(self, stack: Stack) -> dict[str, Tensor]:
+        """What `update` gets as state: the stack's, and what the traits ask for beside it."""
+        norms = stack.norms() if self.traits.reads_norms else None
+        return stack.state if norms is None else {**stack.state, "weight_norm": norms}
 
     # ---- refreshes
 
@@ -188,7 +204,7 @@ class MatrixOptimizer(BaseOptimizer):
         """`parameters`, in order, in lists that make a stack each on a device of this type."""
         alike: dict[tuple, list[Tensor]] = {}
         for p in parameters:
-            factor = self.lr_factor(p.shape[0], p.shape[1], group)
+            factor = self.lr_factor(*matrix_shape(p), group)
             alike.setdefault((p.shape, factor, p.dtype, p.device, self._age(p)), []).append(p)
         lists = []
         for members in alike.values():
@@ -206,7 +222,7 @@ class MatrixOptimizer(BaseOptimizer):
         self, parameters: list[Tensor], group: dict[str, Any], position: dict[Tensor, int], elements: int
     ) -> Stack:
         owned = [parameter for parameter in parameters if self.owns(parameter)]
-        rows, columns = parameters[0].shape
+        rows, columns = matrix_shape(parameters[0])
         fields: dict[str, Any] = {
             "parameters": parameters,
             "owned": owned,

@@ -156,5 +156,10 @@ Stagger = Annotated[
 ]
 Scale = Annotated[float, Option("scale of the update within the subspace", above=0)]
 Gamma = Annotated[float, Option("largest growth of the limited norm from one step to the next", least=1)]
+Nesterov = Annotated[bool, Option("look one step ahead: average the gradient in once more")]
+NewtonSchulzDtype = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    Option("precision of the iteration; auto: bfloat16 on CUDA, float32 elsewhere; float64 parameters keep float64"),
+]
 NewtonSchulzSteps = Annotated[int, Option("steps of the Newton-Schulz iteration", least=1)]
 Seed = Annotated[int, Option("seed of the draws, together with the step and the parameter's position")]

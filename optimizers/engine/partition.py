@@ -1,43 +1,86 @@
 """Which parameter goes where: rules on names, the first match decides, and every parameter is covered."""
 
 import re
+from typing import Any
 
 import torch
 from torch import nn
 
-# The matrices of attention and MLP blocks go to the method; embeddings, norms and biases to Adam; the last
-# layer (lm_head) where the caller says.
+from .traits import Traits
+
+# The matrices of attention and MLP blocks go to the method; norms and biases to Adam, unless the method's traits say
+# otherwise; the last layer (lm_head) and the embeddings where the caller says.
 RULES: tuple[tuple[str, str], ...] = (
     (r"(^|\.)lm_head\.weight$", "last_layer"),
-    (r"embed|(^|\.)wte\.|(^|\.)wpe\.", "adam"),
-    (r"norm|(^|\.)ln_|\.bias$", "adam"),
+    (r"embed|(^|\.)wte\.|(^|\.)wpe\.", "embedding"),
+    (r"\.bias$", "bias"),
+    (r"norm|(^|\.)ln_", "norm"),
     (r"(^|[._])(attn|attention|mlp|feed_forward)\..*weight$", "matrix"),
 )
+# Of the matrices, those of heads; the method's traits say whether it tells them apart.
+HEADS = {"q_proj.weight": "query", "k_proj.weight": "key", "v_proj.weight": "value"}
+VECTORS = ("norm", "bias")
 
 
-def parameter_groups(model: nn.Module, *, last_layer: str) -> list[dict]:
+def parameter_groups(
+    model: nn.Module, *, last_layer: str, embeddings: str = "adam", traits: Traits | None = None
+) -> list[dict]:
     """Groups for an optimizer of matrices: the method's, then Adam's (marked algorithm="adam").
 
-    last_layer: "method" or "adam", for lm_head. Each group holds (name, parameter) pairs under "params" and a
-    "label". Frozen parameters are left out. Raises ValueError naming a parameter that no rule covers, and
-    for last_layer="method" on a model whose lm_head is tied to its embedding.
+    Each group holds (name, parameter) pairs under "params" and a "label", "method" or "adam". The method has one group,
+    and one more for each role that its `traits` tell apart (with "role", and "heads" for queries and keys) and for its
+    vectors, whose weights do not decay. Frozen parameters are left out.
+
+    Args:
+        last_layer, embeddings: "method" or "adam".
+
+    Raises ValueError naming a parameter that no rule covers, for last_layer="method" on a model whose lm_head is tied
+    to an embedding that Adam steps, and where heads cannot be counted.
     """
-    method: list[tuple[str, nn.Parameter]] = []
+    traits = traits or Traits()
+    by_method = {"matrix", *traits.also_steps}
+    by_method |= {part for part, by in (("last_layer", last_layer), ("embedding", embeddings)) if by == "method"}
+    method: dict[str, list[tuple[str, nn.Parameter]]] = {}
     adam: list[tuple[str, nn.Parameter]] = []
-    seen_last_layer = False
+    parts = set()
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         part = next((part for pattern, part in RULES if re.search(pattern, name)), None)
         if part is None or (part == "matrix" and parameter.ndim != 2):
             raise ValueError(f"no rule says who steps the parameter {name} of shape {tuple(parameter.shape)}")
-        seen_last_layer |= part == "last_layer"
-        to_method = part == "matrix" or (part == "last_layer" and last_layer == "method")
-        (method if to_method else adam).append((name, parameter))
-    if last_layer == "method" and not seen_last_layer:
+        parts.add(part)
+        members = method.setdefault(_role(name, part, traits), []) if part in by_method else adam
+        members.append((name, parameter))
+    if last_layer == "method" and "last_layer" not in parts and embeddings != "method":
         raise ValueError("last_layer=method needs a trainable lm_head.weight of its own (this model ties or lacks it)")
-    groups = [{"params": method, "label": "method"}, {"params": adam, "label": "adam", "algorithm": "adam"}]
-    return [group for group in groups if group["params"]]
+    groups: list[dict] = [
+        {"params": members, "label": "method", **_options(role, model)} for role, members in method.items()
+    ]
+    return groups + ([{"params": adam, "label": "adam", "algorithm": "adam"}] if adam else [])
+
+
+def _role(name: str, part: str, traits: Traits) -> str:
+    """The role of a parameter of the method's: "vector", one that the traits tell apart, or "matrix"."""
+    if part in VECTORS:
+        return "vector"
+    role = HEADS.get(".".join(name.split(".")[-2:]), part) if part == "matrix" else part
+    return role if role in traits.roles else "matrix"
+
+
+def _options(role: str, model: nn.Module) -> dict[str, Any]:
+    """What the group of a role says beside its parameters."""
+    if role == "vector":
+        return {"weight_decay": 0.0}
+    if role not in ("query", "key"):
+        return {} if role == "matrix" else {"role": role}
+    config = getattr(model, "config", None)
+    heads = getattr(config, "num_attention_heads", None)
+    if role == "key":
+        heads = getattr(config, "num_key_value_heads", None) or heads
+    if heads is None:
+        raise ValueError(f"the {role} heads of the model cannot be counted: it has no config.num_attention_heads")
+    return {"role": role, "heads": heads}
 
 
 def describe(optimizer: torch.optim.Optimizer) -> str:

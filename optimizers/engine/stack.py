@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from ..functional.numerics import working_dtype
+from ..parallel.exchange import whole_norms
+from ..parallel.shards import local
 from . import weights
 from .direction import Direction
 
@@ -67,7 +69,14 @@ class Stack:
     def gradient(self) -> Tensor | None:
         """The gradients [B, m, n] of the owned matrices in the working precision; None where none is owned. A single
         matrix's is a view."""
-        return self._stacked([parameter.grad for parameter in self.parameters if parameter.grad is not None])
+        return self._stacked([local(parameter.grad) for parameter in self.parameters if parameter.grad is not None])
+
+    def norms(self) -> Tensor | None:
+        """float64 [B]: Frobenius norms of the owned matrices' weights; None where none is owned."""
+        norms = whole_norms([local(parameter) for parameter in self.parameters], self.parameters)
+        owned = set(self.owned)
+        kept = [norm for parameter, norm in zip(self.parameters, norms, strict=True) if parameter in owned]
+        return torch.stack(kept) if kept else None
 
     def subtract(
         self,
@@ -80,7 +89,7 @@ class Stack:
         """W <- W - lr lr_factor D, before or after weight decay, in all matrices of the stack."""
         assert direction is not None and gradient is not None
         weights.subtract_direction(
-            [self.oriented(parameter) for parameter in self.parameters],
+            [self.oriented(local(parameter)) for parameter in self.parameters],
             direction,
             gradient,
             step=group["lr"] * self.lr_factor * direction.scale,
@@ -95,6 +104,20 @@ class Stack:
         stack = matrices[0].unsqueeze(0) if len(matrices) == 1 else torch.stack(matrices)
         return self.oriented(stack).to(working_dtype(stack.dtype))
 
-    def oriented(self, matrices: Tensor) -> Tensor:
-        """[..., rows, columns] <-> [..., m, n]."""
+    def oriented(self, tensors: Tensor) -> Tensor:
+        """[..., rows, columns] -> [..., m, n], and of vectors [..., n] -> [..., 1, n]: a view."""
+        if self.parameters[0].ndim == 1:
+            return tensors.unsqueeze(-2)
+        return tensors.mT if self.transposed else tensors
+
+    def restored(self, matrices: Tensor) -> Tensor:
+        """[..., m, n] -> the parameters' own shape: the inverse of `oriented`."""
+        if self.parameters[0].ndim == 1:
+            return matrices.squeeze(-2)
         return matrices.mT if self.transposed else matrices
+
+
+def matrix_shape(parameter: Tensor) -> tuple[int, int]:
+    """Rows and columns of a matrix; a vector is one row."""
+    rows, columns = parameter.shape if parameter.ndim == 2 else (1, parameter.shape[0])
+    return rows, columns

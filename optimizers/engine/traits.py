@@ -8,14 +8,21 @@ from typing import Literal
 class Traits:
     """The defaults are those of a method for matrices."""
 
-    # Who steps lm_head when nobody says, and why the method cannot (None: it can).
+    # Who steps lm_head and embeddings when nobody says, and why the method cannot (None: it can).
     last_layer: Literal["method", "adam"] = "adam"
+    embeddings: Literal["method", "adam"] = "adam"
     last_layer_refusal: str | None = None
+    # Parts of a model that are the method's beyond these: vectors ("norm", "bias"), to it matrices of one row.
+    also_steps: tuple[str, ...] = ()
+    # Roles of matrices that the method tells apart, each a group of its own with this "role" (partition.ROLES).
+    roles: tuple[str, ...] = ()
     # Whether embeddings and norms are the method's too.
     steps_everything: bool = False
     # How a parameter whose rows are sharded over processes is stepped: its "owner" steps it as a whole, or each process
     # steps its own "rows".
     sharding: Literal["owner", "rows"] = "owner"
+    # Roles whose matrices have an owner although others are stepped by rows.
+    whole_roles: tuple[str, ...] = ()
     # Whether the method can round its weights stochastically.
     rounds_stochastically: bool = True
     # Whether the method gets a tall matrix as its transpose, so that m <= n; without, m is out and n is in.
@@ -24,6 +31,10 @@ class Traits:
     transposes_squares: bool = False
     # Whether the update or the refresh depends on the step t.
     counts_steps: bool = True
+    # Whether a matrix's first step waits for a gradient that is not all zero, and nothing happens before.
+    awaits_gradient: bool = False
+    # Whether `update` finds the Frobenius norms [B] of the weights, float64, in state["weight_norm"].
+    reads_norms: bool = False
     # Whether weights decay before the update instead of after it.
     decays_first: bool = False
     # The state that `refresh` writes.

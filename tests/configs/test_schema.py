@@ -1,5 +1,6 @@
 """Settings files and the command line: how they merge, what is refused, and with which words."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -136,7 +137,7 @@ def test_plan_flags():
         ("train.dtype=float16", "train.dtype must be one of float32, bfloat16"),
         ("optimizer.last_layer=both", "optimizer.last_layer must be one of method, adam"),
         ("optimizer=alicee", "optimizer=alicee is no file of configs/optimizer; did you mean alice?"),
-        ("optimizer.name=alicee", "optimizer.name must be one of adam, adam_8bit, alice"),
+        ("optimizer.name=alicee", "optimizer.name must be one of adafactor, adam, adam_8bit, adam_mini, alice"),
         ("optimizer.rank=0", "optimizer.rank must be"),
         ("optimizer.rank=8 optimizer.leading=9", "optimizer.leading must not exceed rank 8"),
         ("optimizer.lr=nan", "optimizer.lr must be a finite number"),
@@ -162,7 +163,7 @@ def test_plan_flags():
         ("--paln", "unknown flag --paln; usage"),
         ("configs/quickstrat.yaml", "does not exist; did you mean configs/quickstart.yaml?"),
         ("alice", "settings file alice does not exist; did you mean optimizer=alice?"),
-        ("configs/experiment/table2/60m.yaml", "optimizer.lr is required and not set; pick optimizer=adam|"),
+        ("configs/experiment/table2/60m.yaml", "optimizer.lr is required and not set; pick optimizer=adafactor|adam|"),
     ],
 )
 def test_a_refusal_names_the_key_and_the_nearest_valid_one(arguments, words):
@@ -221,6 +222,22 @@ def test_the_hash_does_not_depend_on_the_style_of_the_yaml(write):
     flow = write("schedule: {warmup_fraction: 2e-1}\ntrain: {steps: 30}\n", "b.yaml")
     first, second = (config("configs/quickstart.yaml", file) for file in (block, flow))
     assert identity.config_hash(first) == identity.config_hash(second)
+
+
+@pytest.mark.parametrize("record", sorted((FOLDER.parent / "results" / "nano" / "runs").glob("*_s0.json"))[::9])
+def test_settings_of_a_committed_record_still_have_its_hash(record, write):
+    """Settings that came later do not enter it while they are null."""
+    kept = json.loads(record.read_text())
+    again = config(write(yaml.safe_dump(kept["settings"])))
+    assert identity.config_hash(again) == kept["summary"]["config_hash"]
+    assert identity.differences(kept["settings"], identity.to_dict(again)) == []
+
+
+@pytest.mark.parametrize("embeddings", ["method", "adam"])
+def test_embeddings_enter_the_hash_once_they_are_set(embeddings):
+    ours, changed = config("optimizer=racs"), config("optimizer=racs", f"optimizer.embeddings={embeddings}")
+    assert identity.config_hash(changed) != identity.config_hash(ours)
+    assert identity.differences(identity.to_dict(ours), identity.to_dict(changed)) == ["optimizer.embeddings"]
 
 
 def test_the_resolved_settings_load_again(write):

@@ -75,6 +75,7 @@ def reference_step(
         source=generator(seed, t, index),
         weight=weight,
         shape=tuple(weight.shape),
+        lr=lr,
         **options,
     )
     update = lr * (direction.T if transposed else direction)

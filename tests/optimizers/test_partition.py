@@ -37,9 +37,41 @@ def test_matrices_to_the_method_and_the_rest_to_adam(last_layer):
 
 @pytest.mark.parametrize("name", registry.names())
 def test_default_last_layer_follows_the_paper(name):
-    by_method = {"alice", "alice_0", "galore", "fira", "natural_galore"}
-    optimizer = optimizers.build(llama(), name, lr=0.01)
-    assert destinations(optimizer)["lm_head.weight"] == ("method" if name in by_method else "adam")
+    everything = {"lion", "adafactor"}
+    norms, embeddings = everything | {"adam_mini"}, everything | {"adam_mini", "scale"}
+    by_method = {"alice", "alice_0", "galore", "fira", "natural_galore"} | embeddings
+    where = destinations(optimizers.build(llama(), name, lr=0.01))
+    assert where["lm_head.weight"] == ("method" if name in by_method else "adam")
+    assert where["model.embed_tokens.weight"] == ("method" if name in embeddings else "adam")
+    assert where["model.norm.weight"] == ("method" if name in norms else "adam")
+
+
+def test_embeddings_go_where_they_are_told():
+    for name, embeddings in (("racs", "method"), ("lion", "adam")):
+        optimizer = optimizers.build(llama(), name, lr=0.01, embeddings=embeddings)
+        assert destinations(optimizer)["model.embed_tokens.weight"] == embeddings
+    with pytest.raises(ValueError, match=r"^embeddings must be method or adam, got 'both'"):
+        optimizers.build(llama(), "racs", lr=0.01, embeddings="both")
+    with pytest.raises(ValueError, match=r"^embeddings=method is refused for shampoo: .*vocabulary"):
+        optimizers.build(llama(), "shampoo", lr=0.01, embeddings="method")
+
+
+def test_vectors_of_a_method_that_steps_everything_do_not_decay():
+    optimizer = optimizers.build(llama(attention_bias=True), "lion", lr=0.01, weight_decay=0.3)
+    assert {group["algorithm"] for group in optimizer.param_groups} == {"method"}
+    for group in optimizer.param_groups:
+        assert group["lr"] == 0.01
+        assert all(group["weight_decay"] == (0.3 if p.ndim == 2 else 0.0) for p in group["params"])
+
+
+def test_a_last_layer_tied_to_embeddings_of_the_methods_is_the_methods():
+    optimizer = optimizers.build(llama(tie_word_embeddings=True), "lion", lr=0.01)
+    assert destinations(optimizer)["model.embed_tokens.weight"] == "method"
+
+
+def test_a_role_the_method_does_not_know_is_refused():
+    with pytest.raises(ValueError, match=r"^role must be one of matrix, got 'key'"):
+        optimizers.RACS([{"params": [torch.nn.Parameter(torch.ones(4, 4))], "role": "key"}])
 
 
 def test_an_uncovered_parameter_is_named():

@@ -1,0 +1,89 @@
+"""NorMuon, against pytorch_optimizer's port of the official code."""
+
+import pytest
+import pytorch_optimizer
+import torch
+
+from optimizers import Muon, NorMuon
+
+from .harness import SHAPES, gradient, largest_difference, options_of, parameters, reference, train
+
+STEPS = range(1, 9)
+# Names of the sizes here and there.
+SCALES = {"original": "preserve_norm", "match_rms": "match_rms"}
+
+
+def ports(adjust_lr, nesterov, weight_decay):
+    weights = parameters(dtype=torch.float32)
+    groups = [{"params": weights, "use_muon": True, "lr": 0.02, "weight_decay": weight_decay, "nesterov": nesterov}]
+    optimizer = pytorch_optimizer.NorMuon(groups, update_scale=SCALES[adjust_lr])
+    return train(optimizer, STEPS)
+
+
+@pytest.mark.parametrize("adjust_lr", SCALES)
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
+def test_follows_the_port_of_the_official_code(adjust_lr, nesterov, weight_decay):
+    """The port iterates in bfloat16, as the official code does, and so do we here."""
+    weights, starts = parameters(dtype=torch.float32), parameters(dtype=torch.float32)
+    options = {"adjust_lr": adjust_lr, "nesterov": nesterov, "weight_decay": weight_decay, "ns_dtype": "bfloat16"}
+    ours = train(NorMuon(weights, lr=0.02, **options), STEPS)
+    for one, other, start in zip(ours, ports(adjust_lr, nesterov, weight_decay), starts, strict=True):
+        assert (one - other).norm() < 2e-2 * (other - start).norm()
+
+
+@pytest.mark.parametrize("changes", [{"adjust_lr": "original"}, {"adjust_lr": "spectral"}, {"nesterov": False}])
+def test_equals_its_plain_form(changes):
+    options = options_of("normuon", **changes)
+    expected = reference(NorMuon, parameters(), options, STEPS, lr=0.02)
+    assert largest_difference(train(NorMuon(parameters(), lr=0.02, **options), STEPS), expected) < 1e-9
+
+
+def test_updates_have_rms_0_2_and_rows_of_one_size_at_first():
+    for shape in SHAPES:
+        weight = torch.nn.Parameter(torch.zeros(shape, dtype=torch.float64))
+        weight.grad = gradient(shape, 1, 0)
+        NorMuon([weight], lr=1.0).step()
+        assert torch.allclose(weight.square().mean(1).sqrt(), torch.tensor(0.2, dtype=torch.float64))
+
+
+def test_the_update_of_a_tall_matrix_is_not_that_of_its_transpose():
+    """Rows are output units whatever the shape: only Muon does not see the difference."""
+    tall = torch.nn.Parameter(torch.zeros(24, 8, dtype=torch.float64))
+    wide = torch.nn.Parameter(torch.zeros(8, 24, dtype=torch.float64))
+    differences = []
+    for cls in (Muon, NorMuon):
+        for weight in (tall, wide):
+            weight.data.zero_()
+            weight.grad = gradient((24, 8), 1, 0) if weight is tall else gradient((24, 8), 1, 0).T.contiguous()
+            cls([weight], lr=1.0).step()
+        differences.append((tall - wide.T).norm() / tall.norm())
+    assert differences[0] < 1e-12 and differences[1] > 0.1
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e6])
+def test_does_not_depend_on_the_gradients_scale(scale):
+    plain = train(NorMuon(parameters(dtype=torch.float32)), STEPS)
+    assert largest_difference(plain, train(NorMuon(parameters(dtype=torch.float32)), STEPS, scale=scale)) < 1e-5
+
+
+def test_zero_rows_and_zero_gradients_move_nothing():
+    weight = parameters([(16, 24)], dtype=torch.float32)[0]
+    start = weight.detach().clone()
+    optimizer = NorMuon([weight], lr=0.1)
+    for step in range(4):
+        weight.grad = gradient((16, 24), step, 0).float() if step else torch.zeros(16, 24)
+        weight.grad[3] = 0
+        optimizer.step()
+        if step == 0:
+            assert torch.equal(weight, start)
+    assert torch.equal(weight[3], start[3])
+    assert not torch.equal(weight[2], start[2]) and weight.isfinite().all()
+
+
+def test_second_moments_of_bfloat16_weights_are_float32():
+    optimizer = NorMuon(parameters(dtype=torch.bfloat16))
+    optimizer.allocate_state()
+    for weight, state in optimizer.state.items():
+        assert state["exp_avg"].dtype == torch.bfloat16
+        assert state["exp_avg_sq"].dtype == torch.float32 and state["exp_avg_sq"].shape == weight.shape[:1]
