@@ -105,7 +105,7 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def _traffic(function: Any, args: tuple, kwargs: dict) -> tuple[list[Tensor], list[Tensor]]:
-    """The tensors among the arguments that a kernel reads, each once, and those that it writes."""
+    """The tensors among the arguments that a kernel reads, each once (X and X^T are one), and those that it writes."""
     read: dict[tuple, Tensor] = {}
     written: list[Tensor] = []
     name = function._schema.name.split("::")[1]
@@ -113,10 +113,12 @@ def _traffic(function: Any, args: tuple, kwargs: dict) -> tuple[list[Tensor], li
         tensors = _tensors(args[i] if i < len(args) else kwargs.get(argument.name))
         writes = argument.alias_info is not None and argument.alias_info.is_write
         written += tensors if writes else []
-        unread = argument.is_out or (writes and name in {*COPIES, "fill_", "zero_"})
+        if "_fused_adam" in name and argument.name == "grads":  # written under a gradient scaler alone
+            written = written[: -len(tensors)]
+        unread = argument.is_out or name.startswith("new_") or name.endswith("_like")
+        unread = unread or (writes and name in {*COPIES, "fill_", "zero_"})
         for tensor in [] if unread else tensors:
-            where = (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride())
-            read[where] = tensor
+            read[tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.numel()] = tensor
     return list(read.values()), written
 
 
