@@ -32,13 +32,14 @@ def project(basis: Tensor, gradient: Tensor) -> Tensor:
 
 def adam_moments(sigma: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, betas: tuple[float, float], eps: float) -> Tensor:
     """torch's fused Adam steps a zero with lr -1: one pass. Its bias corrections are 1 at an endless step count."""
-    moments_ = (exp_avg, exp_avg_sq)
-    if sigma.dtype != torch.float32 or any(each.stride() != sigma.stride() for each in moments_):
+    averages = [exp_avg, exp_avg_sq]
+    if sigma.dtype != torch.float32 or any(each.stride() != sigma.stride() for each in averages):
         return NotImplemented
     if exp_avg.dtype != sigma.dtype and not _fused_adam_takes(exp_avg.dtype, sigma.device):
         return NotImplemented
     normalized, endless = torch.zeros_like(sigma), sigma.new_full((), math.inf)
     _fused_adam(normalized, sigma, exp_avg, exp_avg_sq, endless, betas, max(eps, SMALLEST_EPS))
+    torch.autograd.graph.increment_version(averages)
     return normalized
 
 
@@ -115,19 +116,24 @@ def fixed_point(squares: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
 
 
 def newton_schulz(matrix: Tensor, coefficients: tuple[float, float, float], steps: int) -> Tensor:
-    """a I + b A + c A^2 is formed on the small side: added to a product, X would be copied first and read again. The
-    iterates take turns in two tensors, one of which is `matrix`."""
+    """The iterates take turns in two tensors, one of which is `matrix`. a I + b A + c A^2 is formed on the small side:
+    added to a product, X would be copied first and read again. Not in bfloat16, where a in the sum is off by .2 %."""
+    a, b, c = coefficients
     other = torch.empty_like(matrix)
     for _ in range(steps):
-        torch.bmm(_polynomial(matrix @ matrix.mT, *coefficients), matrix, out=other)
+        if matrix.dtype == torch.bfloat16:
+            torch.baddbmm(matrix, _polynomial(matrix @ matrix.mT, b, c), matrix, beta=a, out=other)
+        else:
+            torch.bmm(_polynomial(matrix @ matrix.mT, b, c, a), matrix, out=other)
         matrix, other = other, matrix
     return matrix
 
 
-def _polynomial(gram: Tensor, a: float, b: float, c: float) -> Tensor:
+def _polynomial(gram: Tensor, b: float, c: float, a: float = 0.0) -> Tensor:
     """a I + b A + c A^2 of A = `gram`, which may be written to."""
     inner = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) if c else gram.mul_(b)
-    inner.diagonal(dim1=-2, dim2=-1).add_(a)
+    if a:
+        inner.diagonal(dim1=-2, dim2=-1).add_(a)
     return inner
 
 

@@ -82,7 +82,7 @@ class Count(TorchDispatchMode):
         moved = sum(map(_bytes, read + written + made))
         launches = _launches(name, args, len(made))
         if name in ADDED and kwargs.get("beta", 1) != 0:
-            moved, launches = moved + 2 * sum(map(_bytes, made)), launches + 1
+            moved, launches = moved + 2 * sum(map(_bytes, made or written)), launches + 1
         operands = [tensor.dtype for tensor in given if tensor.is_floating_point()] if flops else [largest.dtype]
         wait = _wait(name, args, kwargs, given, made)
         dtype = min(operands, key=lambda each: each.itemsize)
