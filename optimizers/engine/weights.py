@@ -68,8 +68,10 @@ def subtract_stacked(
     dense: Tensor | None,
     step: float,
 ) -> None:
-    """weight <- weight - step (rows * G * columns + left @ right + dense) for each of B matrices [m, n]; each is rounded
-    once. The parts are those of a `Direction` for G = `gradient` [B, m, n]."""
+    """weight <- weight - step (rows * G * columns + left @ right + dense) for each of B matrices [m, n], rounded once.
+
+    The parts are those of a `Direction` for G = `gradient` [B, m, n].
+    """
     torch._foreach_add_(weights, list(formed(gradient, rows, columns, left, right, dense).unbind(0)), alpha=-step)
 
 

@@ -13,9 +13,12 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def widened(tensors: list[Tensor]) -> list[Tensor]:
-    """Each of `tensors` in its working precision: itself where it is in it, else a copy. Copies are made by one call."""
-    wide = [torch.empty_like(each, dtype=working_dtype(each.dtype)) if each.dtype != working_dtype(each.dtype) else each
-            for each in tensors]  # fmt: skip
+    """Each of `tensors` in its working precision: itself where it is held in that, else a copy, all by one call."""
+    dtypes = [working_dtype(each.dtype) for each in tensors]
+    wide = [
+        each if each.dtype == dtype else torch.empty_like(each, dtype=dtype)
+        for each, dtype in zip(tensors, dtypes, strict=True)
+    ]
     if copied := [(new, old) for new, old in zip(wide, tensors, strict=True) if new is not old]:
         torch._foreach_copy_(*map(list, zip(*copied, strict=True)))
     return wide

@@ -1,7 +1,7 @@
 """What suits a CUDA device better than the plain code, in torch's own calls: fewer passes over memory, fewer launches.
 
-A function here stands in for the function of `functional/` or `engine/` that has its name, and returns NotImplemented where it gains nothing.
-What each saves: docs/gpu.md.
+A function here stands in for the function of `functional/` or `engine/` that has its name, and returns NotImplemented
+where it gains nothing. What was counted: docs/gpu.md.
 """
 
 import functools
@@ -33,7 +33,7 @@ def project(basis: Tensor, gradient: Tensor) -> Tensor:
 def adam_moments(sigma: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, betas: tuple[float, float], eps: float) -> Tensor:
     """torch's fused Adam steps a zero with lr -1: one pass. Its bias corrections are 1 at an endless step count."""
     averages = [exp_avg, exp_avg_sq]
-    if sigma.dtype != torch.float32 or any(each.stride() != sigma.stride() for each in averages):
+    if sigma.dtype != torch.float32 or any(_order(each) != _order(sigma) for each in averages):
         return NotImplemented
     if exp_avg.dtype != sigma.dtype and not _fused_adam_takes(exp_avg.dtype, sigma.device):
         return NotImplemented
@@ -41,6 +41,11 @@ def adam_moments(sigma: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, betas: tupl
     _fused_adam(normalized, sigma, exp_avg, exp_avg_sq, endless, betas, max(eps, SMALLEST_EPS))
     torch.autograd.graph.increment_version(averages)
     return normalized
+
+
+def _order(tensor: Tensor) -> list[int]:
+    """The strides that matter."""
+    return [stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]
 
 
 def _fused_adam(

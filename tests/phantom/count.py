@@ -140,7 +140,9 @@ def _launches(name: str, args: tuple, made: int) -> int:
     order; only copies may convert."""
     if "_foreach_" not in name and "_fused_adam" not in name:
         return 1
-    lists = [list(given) for given in args if isinstance(given, list | tuple) and given and isinstance(given[0], Tensor)]
+    lists = [
+        list(given) for given in args if isinstance(given, list | tuple) and given and isinstance(given[0], Tensor)
+    ]
     dtypes = [{tensor.dtype for tensor in tensors} for tensors in lists]
     one_dtype = len(set.union(*dtypes)) == 1 or (name == "_foreach_copy_" and all(len(each) == 1 for each in dtypes))
     one_order = all(len({_order(tensor) for tensor in pair}) == 1 for pair in zip(*lists, strict=False))

@@ -11,19 +11,14 @@ import contextlib
 import ctypes
 import hashlib
 import importlib.util
-import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.phantom.compiler import compiler
+
 SOURCE = Path(__file__).with_name("guard.cpp")
-
-
-def compiler() -> str | None:
-    """The C++ compiler that is used: $CXX, c++, g++ or clang++; None if there is none."""
-    return next(filter(None, map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))), None)
 
 
 def load_guard() -> None:
@@ -35,7 +30,9 @@ def load_guard() -> None:
         with tempfile.TemporaryDirectory(dir=built.parent) as folder:  # several processes may be here at once
             made = Path(folder) / built.name
             libraries = torch_folder / "lib"
-            command = [compiler(), "-std=c++20", "-shared", "-fPIC", "-O0", f"-I{torch_folder / 'include'}", str(SOURCE)]
+            program = compiler()
+            assert program is not None, "guard.cpp needs a C++ compiler"
+            command = [program, "-std=c++20", "-shared", "-fPIC", "-O0", f"-I{torch_folder / 'include'}", str(SOURCE)]
             linked = ["-o", str(made), f"-L{libraries}", "-lc10", "-ltorch_cpu", f"-Wl,-rpath,{libraries}"]
             subprocess.run(command + linked, check=True)
             made.replace(built)

@@ -69,8 +69,10 @@ def count_step(name: str, model_name: str) -> dict[str, Any]:
         optimizer.step()  # makes the stacks
         with Count() as step:
             optimizer.step()
-    return {"name": name, "launches": step.launches, "bytes": step.bytes, "times_bound": step.bytes / bound(optimizer, name),
-            "flops": step.flops, "transients": step.peak, "waits": step.waits, "kernels": step.kernels}  # fmt: skip
+    return {
+        "name": name, "launches": step.launches, "bytes": step.bytes, "flops": step.flops, "transients": step.peak,
+        "times_bound": step.bytes / bound(optimizer, name), "waits": step.waits, "kernels": step.kernels,
+    }  # fmt: skip
 
 
 def count_pass(model_name: str, *, dtype: torch.dtype, padded: bool, autocast: bool) -> dict[str, Any]:
