@@ -13,9 +13,9 @@ from torch import Tensor
 from ..functional import moments, scaling
 from ..functional.numerics import above_rounding
 
-# Added to the root of a float32 second moment where a method adds less: 0 / 0 is 0. It changes the last digit of roots
-# below 1e-15, and is no smaller than the first moment of a gradient whose square vanishes.
-SMALLEST_EPS = 1e-22
+# The least that is added to the root of a float32 second moment: what the plain code raises such roots to. Roots below
+# 1e-12 notice it.
+SMALLEST_EPS = torch.finfo(torch.float32).tiny ** 0.5
 
 
 def column_sumsq(matrices: Tensor) -> Tensor:
