@@ -215,7 +215,9 @@ class Alice(MatrixOptimizer):
         m, r = basis.shape[-2:]
         optimal = group["compensation"] == "optimal"
         size, strength = ((m - r) ** 0.5, group["alpha_c"]) if optimal else (1.0, 1.0)
-        total, inside, share = corrected(column_sumsq(gradient), state["basis"], sigma, moments.sigma_sumsq, 1.0)
+        total, inside, share = corrected(
+            column_sumsq(gradient), basis, sigma, moments.sigma_sumsq, 1.0, rounded=state["basis"].dtype != basis.dtype
+        )
         return residual_scales(
             total, inside, moments.normalized_sumsq, state["phi"], group["gamma"], share=share, size=size,
             strength=size * strength, average=state.get("residual_sumsq"), decay=group["betas"][0],
@@ -225,7 +227,8 @@ class Alice(MatrixOptimizer):
     def _fira_plus(gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], basis: Tensor, sigma: Tensor,
                    moments: Moments) -> Tensor:  # fmt: skip
         """[B, n]: the same for "fira_plus". It sets the norm outright: a limiter before it would change nothing."""
-        residual = residual_sumsq(column_sumsq(gradient), state["basis"], sigma, moments.sigma_sumsq)
+        total, rounded = column_sumsq(gradient), state["basis"].dtype != basis.dtype
+        residual = residual_sumsq(total, basis, sigma, moments.sigma_sumsq, rounded=rounded)
         squares = moments.normalized_sumsq * reciprocal(moments.sigma_sumsq)
         norm = (residual * squares).sum(-1).sqrt()
         eta = group["alpha_c"] * (basis @ moments.normalized).norm(dim=(-2, -1)) * reciprocal(norm)
@@ -235,7 +238,8 @@ class Alice(MatrixOptimizer):
     def _two_sided(gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], basis: Tensor, sigma: Tensor,
                    moments: Moments) -> Tensor:  # fmt: skip
         """[B, m, n]: alpha_c eta diag(Q)^(-1/2) R diag(S)^(-1/2), Q and S of the residual R as in RACS."""
-        outside = residual_sumsq(column_sumsq(gradient), state["basis"], sigma, moments.sigma_sumsq)
+        total, rounded = column_sumsq(gradient), state["basis"].dtype != basis.dtype
+        outside = residual_sumsq(total, basis, sigma, moments.sigma_sumsq, rounded=rounded)
         residual = torch.where((outside > 0).unsqueeze(-2), torch.baddbmm(gradient, basis, sigma, alpha=-1), 0.0)
         squares = residual.square()
         columns, rows = fixed_point(squares, iterations=5)

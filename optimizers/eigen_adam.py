@@ -64,8 +64,8 @@ class EigenAdam(MatrixOptimizer):
         beta1, beta2, _ = group["betas"]
         basis = state["basis"]
         first = average(state["exp_avg"], gradient, beta1)
-        second = average(state["exp_avg_sq"], (basis.mT @ gradient).square(), beta2)
-        return Direction(left=basis, right=basis.mT @ first / (second.sqrt() + group["eps"]))
+        root = average(state["exp_avg_sq"], (basis.mT @ gradient).square_(), beta2).sqrt().add_(group["eps"])
+        return Direction(left=basis, right=(basis.mT @ first).div_(root))
 
     @staticmethod
     def reference_update(

@@ -75,7 +75,8 @@ class Fira(ProjectedOptimizer):
             sigma, state["exp_avg"], state["exp_avg_sq"], group["betas"], group["eps"]
         )
         share = scale if group["residual"] == "official" else 1.0
-        total, inside, left = corrected(total, state["basis"], sigma, inside, share)
+        rounded = state["basis"].dtype != basis.dtype
+        total, inside, left = corrected(total, basis, sigma, inside, share, rounded=rounded)
         columns = residual_scales(
             total, inside, normalized_sumsq, state["phi"], group["gamma"], share=left, eps=RATIO_EPS, strength=1 / scale
         ).unsqueeze(-2)

@@ -44,9 +44,9 @@ class LAMB(NormScaled):
         for state in states:
             state["step"] += 1
         first = foreach_average([state["exp_avg"] for state in states], gradients, beta1)
-        squares = torch._foreach_mul(gradients, gradients)
-        second = foreach_average([state["exp_avg_sq"] for state in states], list(squares), beta2)
-        roots = torch._foreach_sqrt(second)
+        held = [state["exp_avg_sq"] for state in states]
+        # One expression: no step of it outlives its use, so four copies of the parameters exist at the most.
+        roots = torch._foreach_sqrt(foreach_average(held, list(torch._foreach_mul(gradients, gradients)), beta2))
         # The length is lost anyway, so only eps needs the corrections: r ~ m / (sqrt(v) + eps sqrt(1 - b2^t)).
         torch._foreach_add_(roots, [group["eps"] * (1 - beta2 ** state["step"]) ** 0.5 for state in states])
         return list(torch._foreach_div(first, roots))

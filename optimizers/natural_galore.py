@@ -21,6 +21,7 @@ from torch import Tensor
 from .engine import Direction, Option, register
 from .engine.options import Betas, Eps, LearningRate, Params, Rank, Scale, Stagger, UpdateInterval, WeightDecay
 from .engine.projected import ProjectedOptimizer, bias_correction, reference_moments, reference_svd_basis
+from .functional.history import combined_rows, products_with_row
 from .functional.moments import adam_moments
 from .functional.numerics import ROUNDING, working_dtype
 from .functional.subspace import project
@@ -77,10 +78,10 @@ class NaturalGaLore(ProjectedOptimizer):
         H^T H is new at each step. Entries of an older basis have been given products of 0 and are left out."""
         now = (t - 1) % group["history"]
         state["history"][:, now].copy_(sigma.flatten(1))
-        past, gram = state["history"].to(sigma.dtype), state["gram"]
+        gram = state["gram"]
         valid = gram.diagonal(dim1=-2, dim2=-1) > 0
         valid[:, now] = True
-        products = torch.where(valid, (past @ past[:, now].unsqueeze(-1)).squeeze(-1), 0.0)
+        products = torch.where(valid, products_with_row(state["history"], now, sigma.dtype), 0.0)
         gram[:, now].copy_(products)
         gram[:, :, now].copy_(products)
 
@@ -92,7 +93,7 @@ class NaturalGaLore(ProjectedOptimizer):
         diagonal.add_(group["damping"] + rounding)
         unit = torch.eye(group["history"], dtype=damped.dtype, device=damped.device)[:, now : now + 1]
         weights = torch.cholesky_solve(unit, torch.linalg.cholesky_ex(damped).L).to(sigma.dtype)
-        return (weights.mT @ past).view_as(sigma)
+        return combined_rows(state["history"], weights.squeeze(-1)).view_as(sigma)
 
     @staticmethod
     def reference_update(

@@ -48,7 +48,7 @@ class SWAN(MatrixOptimizer):
         standard = standardised(gradient)
         norm = standard.norm(dim=(-2, -1), keepdim=True)
         bound = (standard @ standard.mT).norm(dim=(-2, -1), keepdim=True).sqrt()
-        white = newton_schulz(standard * reciprocal(bound), CUBIC, group["ns_steps"])
+        white = newton_schulz(standard.mul_(reciprocal(bound)), CUBIC, group["ns_steps"])
         return Direction(dense=white * (norm * reciprocal(white.norm(dim=(-2, -1), keepdim=True))))
 
     @staticmethod

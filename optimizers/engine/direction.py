@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..kernels import replaceable
+
 
 class Direction(NamedTuple):
     """D = scale (rows * G * columns + left @ right + dense), which is subtracted lr times; G is the stack's gradient.
@@ -26,13 +28,26 @@ class Direction(NamedTuple):
 
     def formed(self, gradient: Tensor) -> Tensor:
         """D / scale, [B, m, n], in gradient's precision."""
-        whole = self.dense
-        if self.rows is not None or self.columns is not None:
-            scaled = gradient if self.rows is None else gradient * self.rows
-            scaled = scaled if self.columns is None else scaled * self.columns
-            whole = scaled if whole is None else whole + scaled
-        if self.left is not None and self.right is not None:
-            product = self.left @ self.right
-            whole = product if whole is None else product.add_(whole)
-        assert whole is not None, "a direction without a part"
-        return whole
+        return formed(gradient, *self[:-1])
+
+
+@replaceable
+def formed(
+    gradient: Tensor,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    left: Tensor | None,
+    right: Tensor | None,
+    dense: Tensor | None,
+) -> Tensor:
+    """rows * G * columns + left @ right + dense of the parts that there are: [B, m, n] or, without B, [m, n]."""
+    whole = dense
+    if rows is not None or columns is not None:
+        scaled = gradient if rows is None else gradient * rows
+        scaled = scaled if columns is None else scaled * columns
+        whole = scaled if whole is None else whole + scaled
+    if left is not None and right is not None:
+        product = left @ right
+        whole = product if whole is None else product.add_(whole)
+    assert whole is not None, "a direction without a part"
+    return whole

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..functional.numerics import working_dtype
+from ..functional.numerics import widened, working_dtype
 from ..parallel import shards
 from ..parallel.exchange import whole_norms
 from . import weights
@@ -40,7 +40,7 @@ class NormScaled(BaseOptimizer):
 
     def _step_list(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         rows = [shards.local(parameter) for parameter in parameters]
-        gradients = [shards.local(p.grad).to(working_dtype(p.dtype)) for p in parameters if p.grad is not None]
+        gradients = widened([shards.local(p.grad) for p in parameters if p.grad is not None])
         directions = self.directions(gradients, [self.state[parameter] for parameter in parameters], group)
         sizes = whole_norms(rows, parameters).clamp(max=LARGEST_NORM)
         # phi / ||d|| may overflow float32 where d is tiny, so d is multiplied by 1 / sqrt(||d||) twice. 0 / 0 is 0.
@@ -54,11 +54,11 @@ class NormScaled(BaseOptimizer):
 
 def foreach_average(means: list[Tensor], news: list[Tensor], decay: float) -> list[Tensor]:
     """`numerics.average` of many tensors: mean <- decay mean + (1 - decay) new; returns the unrounded averages."""
-    exact = [mean.to(new.dtype) for mean, new in zip(means, news, strict=True)]
+    exact = widened(means)
     torch._foreach_lerp_(exact, news, 1 - decay)
-    for mean, unrounded in zip(means, exact, strict=True):
-        if mean is not unrounded:
-            mean.copy_(unrounded)
+    rounded = [(mean, unrounded) for mean, unrounded in zip(means, exact, strict=True) if mean is not unrounded]
+    if rounded:
+        torch._foreach_copy_([mean for mean, _ in rounded], [unrounded for _, unrounded in rounded])
     return exact
 
 

@@ -101,8 +101,15 @@ class Stack:
     def _stacked(self, matrices: list[Tensor]) -> Tensor | None:
         if not matrices:
             return None
-        stack = matrices[0].unsqueeze(0) if len(matrices) == 1 else torch.stack(matrices)
-        return self.oriented(stack).to(working_dtype(stack.dtype))
+        dtype = working_dtype(matrices[0].dtype)
+        if len(matrices) == 1:
+            stack = matrices[0].unsqueeze(0).to(dtype)
+        elif matrices[0].dtype == dtype:
+            stack = torch.stack(matrices)
+        else:  # converted as they are copied
+            stack = torch.empty(len(matrices), *matrices[0].shape, dtype=dtype, device=matrices[0].device)
+            torch._foreach_copy_(list(stack.unbind(0)), matrices)
+        return self.oriented(stack)
 
     def oriented(self, tensors: Tensor) -> Tensor:
         """[..., rows, columns] -> [..., m, n], and of vectors [..., n] -> [..., 1, n]: a view."""

@@ -10,7 +10,8 @@ from torch import Tensor
 from ..functional import rounding
 from ..functional.numerics import working_dtype
 from ..functional.scaling import subtract_scaled
-from .direction import Direction
+from ..kernels import replaceable
+from .direction import Direction, formed
 
 
 def subtract_direction(
@@ -36,7 +37,7 @@ def subtract_direction(
     if decay and decays_first:
         torch._foreach_mul_(exact, 1 - decay)
     if len(exact) > 1:
-        torch._foreach_add_(exact, list(direction.formed(gradient).unbind(0)), alpha=-step)
+        subtract_stacked(gradient, exact, *direction[:-1], step)
     else:
         _subtract(exact[0], direction.of(0), gradient[0], step)
     if decay and not decays_first:
@@ -55,6 +56,24 @@ def subtract_changes(
     torch._foreach_add_(weights, changes, alpha=-step)
     if decay and not decays_first:
         torch._foreach_mul_(weights, 1 - decay)
+
+
+@replaceable
+def subtract_stacked(
+    gradient: Tensor,
+    weights: list[Tensor],
+    rows: Tensor | None,
+    columns: Tensor | None,
+    left: Tensor | None,
+    right: Tensor | None,
+    dense: Tensor | None,
+    step: float,
+) -> None:
+    """weight <- weight - step (rows * G * columns + left @ right + dense) for each of B matrices [m, n], rounded once.
+
+    The parts are those of a `Direction` for G = `gradient` [B, m, n].
+    """
+    torch._foreach_add_(weights, list(formed(gradient, rows, columns, left, right, dense).unbind(0)), alpha=-step)
 
 
 def _subtract(weight: Tensor, direction: Direction, gradient: Tensor, step: float) -> None:

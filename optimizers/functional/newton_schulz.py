@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ..kernels import replaceable
+
 # Singular values x become x (3 - x^2) / 2. This is App. B.8 of arXiv 2502.07752 without its inverse root: with Z_k the
 # product of all its factors so far, X_k = Z_k X_0 and its Y_k is X_k X_k^T.
 CUBIC = (1.5, -0.5, 0.0)
@@ -10,8 +12,12 @@ CUBIC = (1.5, -0.5, 0.0)
 QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
+@replaceable
 def newton_schulz(matrix: Tensor, coefficients: tuple[float, float, float], steps: int) -> Tensor:
-    """`steps` times X <- a X + (b A + c A^2) X with A = X X^T; X [B, m, n], m <= n, singular values at most 1."""
+    """`steps` times X <- a X + (b A + c A^2) X with A = X X^T; X [B, m, n], m <= n, singular values at most 1.
+
+    `matrix` may be written to.
+    """
     a, b, c = coefficients
     for _ in range(steps):
         gram = matrix @ matrix.mT

@@ -12,18 +12,30 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def widened(tensors: list[Tensor]) -> list[Tensor]:
+    """Each of `tensors` in its working precision: itself where it is held in that, else a copy, all by one call."""
+    dtypes = [working_dtype(each.dtype) for each in tensors]
+    wide = [
+        each if each.dtype == dtype else torch.empty_like(each, dtype=dtype)
+        for each, dtype in zip(tensors, dtypes, strict=True)
+    ]
+    if copied := [(new, old) for new, old in zip(wide, tensors, strict=True) if new is not old]:
+        torch._foreach_copy_([new for new, _ in copied], [old for _, old in copied])
+    return wide
+
+
 def average(mean: Tensor, new: Tensor, decay: float) -> Tensor:
     """mean <- decay mean + (1 - decay) new, in new's precision, rounded once into `mean`; returns it unrounded."""
     if mean.dtype == new.dtype:
         return mean.lerp_(new, 1 - decay)
-    exact = torch.lerp(mean.to(new.dtype), new, 1 - decay)
+    exact = mean.to(new.dtype).lerp_(new, 1 - decay)
     mean.copy_(exact)
     return exact
 
 
 def reciprocal(x: Tensor) -> Tensor:
     """1 / x where x is a positive normal number, else 0 (1 / x of a smaller one would be infinite)."""
-    return torch.where(x >= torch.finfo(x.dtype).tiny, 1 / x, 0.0)
+    return torch.where(x >= torch.finfo(x.dtype).tiny, x.reciprocal(), 0.0)
 
 
 def above_rounding(part: Tensor, total: Tensor) -> Tensor:

@@ -11,25 +11,27 @@ from .limiter import limit_growth
 from .numerics import above_rounding, reciprocal
 
 
-def residual_sumsq(total: Tensor, basis: Tensor, sigma: Tensor, inside: Tensor, share: float = 1.0) -> Tensor:
+def residual_sumsq(
+    total: Tensor, basis: Tensor, sigma: Tensor, inside: Tensor, share: float = 1.0, *, rounded: bool
+) -> Tensor:
     """[B, n]: sums of squares of the columns of G - share U sigma, 0 where they are rounding.
 
-    total, inside [B, n]: those of G and of sigma. sigma [B, r, n] = U^T G; basis [B, m, r] in the dtype it is held in.
+    total, inside [B, n]: those of G and of sigma. basis U [B, m, r]; sigma [B, r, n] = U^T G; rounded: of `corrected`.
     """
-    return _outside(*corrected(total, basis, sigma, inside, share))
+    return _outside(*corrected(total, basis, sigma, inside, share, rounded=rounded))
 
 
+@replaceable
 def corrected(
-    total: Tensor, basis: Tensor, sigma: Tensor, inside: Tensor, share: float
+    total: Tensor, basis: Tensor, sigma: Tensor, inside: Tensor, share: float, *, rounded: bool
 ) -> tuple[Tensor, Tensor, float]:
-    """(total, inside, share) for `residual_scales`, where U may have been rounded to fewer digits than sigma has.
+    """(total, inside, share) for `residual_scales`. rounded: U is held in fewer digits than sigma has.
 
     |g - k U s|^2 = |g|^2 - s^T (2 k I - k^2 U^T U) s. The rounding in U^T U of a bfloat16 basis is larger than many a
     residual. So U^T U is computed then, and the result is the residual's sums of squares, as `total` with a share of 0.
     """
-    if basis.dtype == sigma.dtype:
+    if not rounded:
         return total, inside, share
-    basis = basis.to(sigma.dtype)
     removed = sigma * torch.baddbmm(sigma, basis.mT @ basis, sigma, beta=2 * share, alpha=-(share**2))
     return above_rounding(total - removed.sum(-2), total), inside, 0.0
 

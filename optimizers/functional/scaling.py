@@ -8,6 +8,7 @@ from .limiter import limit_growth
 from .numerics import reciprocal
 
 
+@replaceable
 def fixed_point(squares: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """Eq. 16: P = `squares` [B, m, n] -> (s [B, n], q [B, m]) with P ~ q s^T; both 0 where P is 0.
 
@@ -17,14 +18,13 @@ def fixed_point(squares: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """
     m = squares.shape[-2]
     b, y = squares.new_full(squares.shape[:-1], 1 / m), squares.new_full((len(squares), 1), m)
-    x = a = torch.zeros_like(squares[..., 0, :])
     for k in range(iterations):
         a, alpha = _unit_sum(rowwise_products(squares.mT, b) if k > 0 else squares.sum(-2) / m)
         b_square = _square_norm(b)
         b, beta = _unit_sum(rowwise_products(squares, a))
         a_square = _square_norm(a)
         y = y * (beta / alpha * (b_square / a_square))
-        x = beta / (y * a_square)
+    x = beta / (y * a_square)
     live = a.sum(-1, keepdim=True) > 0  # P = 0 has become 0 / 0
     return torch.where(live, a * x, 0.0), torch.where(live, b * y, 0.0)
 

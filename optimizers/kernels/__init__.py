@@ -1,8 +1,9 @@
 """The one door to code that is faster than torch's own calls.
 
 A function of `functional/` is plain tensor code. Marked `@replaceable`, it may be computed by another function of the
-same name and arguments: on a CPU by C++ where there is a compiler, or by calls that suit a CPU better (kernels/cpu).
-Methods and the step loop do not know which. Traced by a compiler, and on every other device, the plain code runs.
+same name and arguments: on a CPU by C++ where there is a compiler, or by calls that suit a CPU better (kernels/cpu), on
+CUDA by calls that suit a GPU better (kernels/cuda). Methods and the step loop do not know which. Traced by a compiler,
+and on every other device, the plain code runs.
 """
 
 import contextlib
@@ -20,22 +21,23 @@ _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 # Matrices of up to STACK_UP_TO bytes are stacked into one batched call of at most STACK_BYTES: a stack copies its
-# gradients, which pays where a launch (CUDA) or a call (CPU) costs more. Why these sizes: docs/performance.md.
-STACK_UP_TO = {"cpu": 1 << 18, "cuda": 1 << 24}
-STACK_BYTES = 1 << 25
+# gradients, which pays where a launch (CUDA) or a call (CPU) costs more. Why these sizes: docs/performance.md,
+# docs/gpu.md.
+STACK_UP_TO = {"cpu": 1 << 18, "cuda": 1 << 26}
+STACK_BYTES = {"cpu": 1 << 25, "cuda": 1 << 27}
 
 _enabled = True
 
 
 def replaceable(plain: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Decorator: on a CPU `plain`, whose first argument is a tensor, may be computed by kernels/cpu's function of its
-    name. The two agree but for rounding."""
+    """Decorator: `plain`, whose first argument is a tensor, may be computed by the function of its name that kernels/
+    has for the tensor's device. The two agree but for rounding."""
 
     @functools.wraps(plain)
     def chosen(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-        if torch.compiler.is_compiling() or not _enabled or not cast(Tensor, args[0]).is_cpu:
+        if torch.compiler.is_compiling() or not _enabled:
             return plain(*args, **kwargs)
-        replacement = _cpu_replacements().get(plain.__name__)
+        replacement = replacements(cast(Tensor, args[0]).device.type).get(plain.__name__)
         result = NotImplemented if replacement is None else replacement(*args, **kwargs)
         return plain(*args, **kwargs) if result is NotImplemented else cast(_Result, result)
 
@@ -43,10 +45,12 @@ def replaceable(plain: Callable[_Arguments, _Result]) -> Callable[_Arguments, _R
 
 
 @functools.cache
-def _cpu_replacements() -> dict[str, Callable]:
-    from . import cpu  # when it is first needed: it builds on `functional`, which builds on this module
+def replacements(device_type: str) -> dict[str, Callable]:
+    """The functions that stand in for others on such a device, by name."""
+    from . import cpu, cuda  # when first needed: they build on `functional`, which builds on this module
 
-    return cpu.REPLACEMENTS
+    by_device: dict[str, dict[str, Callable]] = {"cpu": cpu.REPLACEMENTS, "cuda": cuda.REPLACEMENTS}
+    return by_device.get(device_type, {})
 
 
 @contextlib.contextmanager
@@ -63,7 +67,7 @@ def disabled() -> Iterator[None]:
 def stackable(parameter: Tensor, device_type: str) -> int:
     """The largest number of matrices like `parameter` that are stacked on such a device."""
     size = max(1, parameter.numel() * parameter.element_size())
-    return max(1, STACK_BYTES // size) if size <= STACK_UP_TO.get(device_type, 0) else 1
+    return max(1, STACK_BYTES[device_type] // size) if size <= STACK_UP_TO.get(device_type, 0) else 1
 
 
 def for_each_stack(step: Callable[["Stack"], None], stacks: list["Stack"]) -> None:

@@ -4,12 +4,27 @@ import pytest
 import torch
 
 from optimizers import kernels
+from optimizers.kernels import cuda
 
 
-@pytest.fixture(params=["kernels", "plain"])
+@contextlib.contextmanager
+def cuda_functions():
+    """A CPU computes what it would on CUDA. No tensor has to be there for it: the functions are torch's own calls."""
+    before = kernels.replacements
+    kernels.replacements = lambda device_type: cuda.REPLACEMENTS
+    try:
+        yield
+    finally:
+        kernels.replacements = before
+
+
+FORMS = {"kernels": contextlib.nullcontext, "plain": kernels.disabled, "cuda": cuda_functions}
+
+
+@pytest.fixture(params=FORMS)
 def form(request):
-    """Functions that kernels may replace, in both forms; without a compiler most kernels are the plain form."""
-    with kernels.disabled() if request.param == "plain" else contextlib.nullcontext():
+    """Functions that kernels may replace, in each form; without a compiler most kernels are the plain form."""
+    with FORMS[request.param]():
         yield request.param
 
 

@@ -143,6 +143,8 @@ def test_options_may_be_whole_numbers(form, integers):
 @pytest.mark.parametrize("used", [1, 3])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_sums_of_squares_keep_their_digits(form, transposed, used, set_threads):
+    if form == "cuda":
+        pytest.skip("a CPU's norm adds one row after the other, a GPU's adds many at once")
     set_threads(used)
     matrices = torch.randn(1, 3000, 70, generator=torch.Generator().manual_seed(0))
     sums = column_sumsq(matrices.mT.contiguous().mT if transposed else matrices)

@@ -1,0 +1,105 @@
+"""The phantom device. Import this before torch, in a process of its own: it changes torch's idea of the machine.
+
+    with device.phantom(), Count() as count:
+        optimizer.step()
+
+Tensors of device "cuda" made inside have shapes, dtypes and strides but no elements. Reading one on the host raises
+`DataDependentOutputException`.
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import importlib.util
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.phantom.compiler import compiler
+
+SOURCE = Path(__file__).with_name("guard.cpp")
+
+
+def load_guard() -> None:
+    """Compile guard.cpp for the installed torch, some seconds the first time, and load it."""
+    torch_folder = Path(importlib.util.find_spec("torch").origin).parent
+    version = (torch_folder / "version.py").read_bytes()
+    built = Path(tempfile.gettempdir()) / f"phantom-{hashlib.sha256(version + SOURCE.read_bytes()).hexdigest()[:16]}.so"
+    if not built.is_file():
+        with tempfile.TemporaryDirectory(dir=built.parent) as folder:  # several processes may be here at once
+            made = Path(folder) / built.name
+            libraries = torch_folder / "lib"
+            program = compiler()
+            assert program is not None, "guard.cpp needs a C++ compiler"
+            command = [program, "-std=c++20", "-shared", "-fPIC", "-O0", f"-I{torch_folder / 'include'}", str(SOURCE)]
+            linked = ["-o", str(made), f"-L{libraries}", "-lc10", "-ltorch_cpu", f"-Wl,-rpath,{libraries}"]
+            subprocess.run(command + linked, check=True)
+            made.replace(built)
+    ctypes.CDLL(str(built))
+
+
+load_guard()
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+
+aten = torch.ops.aten
+HALVES = (torch.bfloat16, torch.float16)
+
+
+@contextlib.contextmanager
+def phantom() -> Iterator[None]:
+    """In here tensors are fake, autocast takes the device for one with bfloat16, and attention is a GPU's."""
+    common = torch.cuda.amp.common
+    functional, options = torch.nn.functional, torch.nn.LinearCrossEntropyOptions
+    replaced = [
+        (functional, "scaled_dot_product_attention", attention),
+        # torch's choice for low precision where the device is CUDA
+        (options, "_resolve_auto_acc_dtype", staticmethod(lambda dtype, _: torch.float32 if dtype in HALVES else None)),
+        (common, "amp_definitely_not_available", lambda: False),
+        (torch.cuda, "is_bf16_supported", lambda *_: True),
+    ]
+    before = [(owner, name, vars(owner)[name]) for owner, name, _ in replaced]
+    for owner, name, value in replaced:
+        setattr(owner, name, value)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """What `scaled_dot_product_attention` chooses on a GPU without a mask: the choice is made in torch's CUDA library,
+    which is not here."""
+    assert attn_mask is None and not enable_gqa, "flash attention takes no mask"
+    if torch.is_autocast_enabled("cuda"):
+        query, key, value = (tensor.to(torch.get_autocast_dtype("cuda")) for tensor in (query, key, value))
+    if query.dtype in HALVES:
+        return aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[0]
+    efficient = aten._scaled_dot_product_efficient_attention
+    return efficient(query, key, value, None, True, dropout_p, is_causal, scale=scale)[0]
+
+
+def to_phantom(model: nn.Module) -> nn.Module:
+    """`model`, made on the meta device, with parameters and buffers on the phantom device."""
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="cuda")
+                module._parameters[name] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device="cuda")
+    return model
