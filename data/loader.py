@@ -1,5 +1,6 @@
 """The training rows of one process, made on a background thread. Each batch carries the state that resumes after it."""
 
+import logging
 import queue
 import threading
 import weakref
@@ -16,6 +17,8 @@ from data.packing import labels, pad, rows
 from data.shuffle import Cursor, Stream, StreamState
 from data.sources import training_source
 from data.tokenizer import Encoder
+
+logger = logging.getLogger("data")
 
 CLOSE_SECONDS = 10.0  # for the thread to finish its current call of the tokenizer or of a read
 
@@ -85,6 +88,12 @@ class TrainingData:
             )
             for s in owned
         ]
+        if states is not None and any(stream.data_changed(states[str(stream.index)]) for stream in streams):
+            logger.warning(
+                "%s: files have other sizes than when the run was saved; it goes on from the same line of each, and "
+                "documents near a line that was put in or taken out may be read twice or not at all",
+                source.setting,
+            )
         self._batches: queue.Queue[Batch | Exception] = queue.Queue(max(section.prefetch, 1))
         batches = make_batches(streams, encoder, section, rows_per_stream=batch_size // count)
         arguments = (batches, self._batches, source.closing)

@@ -5,10 +5,11 @@ The documents are dealt to `streams` sub-streams. In each epoch a stream shuffle
 it starts: the state of a stream is a handful of integers, and resuming is exact (docs/data-order.md).
 """
 
+import hashlib
 import logging
 import random
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from typing import Any
 
@@ -72,21 +73,27 @@ class Stream:
     def _order(self) -> StreamState:
         """All that the order of documents depends on; a cursor is valid for one order only."""
         order = {"streams": self.count, "seed": self.seed, "shuffle_buffer": self.buffer}
-        return {"files": self.source.fingerprint} | order
+        return {"files": self.source.fingerprint, "paths": _hash_of_paths(self.source.files)} | order
 
     def _restore(self, state: StreamState) -> Cursor:
-        for key, now in self._order().items():
-            if state[key] != now and key == "files":
-                raise DataError(
-                    f"{self.source.setting}: the saved position belongs to other data (names or sizes of the "
-                    f"{len(self.source.files)} files differ); give the data back, or start a new run"
-                )
+        order = self._order()
+        if state["files"] != order.pop("files") and state.get("paths") != order["paths"]:
+            raise DataError(
+                f"{self.source.setting}: the saved position belongs to other data (names or sizes of the "
+                f"{len(self.source.files)} files differ); give the data back, or start a new run"
+            )
+        del order["paths"]
+        for key, now in order.items():
             if state[key] != now:
                 raise DataError(
                     f"data.{key}={now}, but the saved position was reached with {state[key]}; "
                     "set it back, or start a new run"
                 )
-        return Cursor(**{key: value for key, value in state.items() if key not in self._order()})
+        return Cursor(**{field.name: state[field.name] for field in fields(Cursor)})
+
+    def data_changed(self, state: StreamState) -> bool:
+        """Whether the files had other sizes when `state` was saved."""
+        return bool(state["files"] != self.source.fingerprint)
 
     def blocks(self) -> Iterator[tuple[Cursor, list[Document]]]:
         """Yield (cursor where a block starts, its documents in training order), from the block of `self.cursor` on.
@@ -131,3 +138,7 @@ class Stream:
                 "lower train.steps, give more text, or set data.repeat=true"
             )
         logger.info("%s: epoch %d ended after %d documents, epoch %d starts", self, epoch, documents, epoch + 1)
+
+
+def _hash_of_paths(files: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(files).encode()).hexdigest()[:16]

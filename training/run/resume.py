@@ -6,6 +6,7 @@ from typing import Any
 
 from configs.identity import differences, to_dict
 from configs.schema import Config, SettingsError
+from training.plan import plan_run
 from training.run import checkpoint
 from training.run.checkpoint import Checkpoint
 from training.run.folder import RunFolder
@@ -48,3 +49,11 @@ def find_start(folder: RunFolder, config: Config) -> Start:
                     folder.path, seed)  # fmt: skip
     finished = summary is not None and (found is None or found.step >= config.train.steps)
     return Start(found, summary if finished else None, seed)
+
+
+def require_space(folder: RunFolder, config: Config, start: Start) -> None:
+    """Refuse a disk without room for a checkpoint, unless the last one is saved. Raises RunFolderError."""
+    found = start.checkpoint
+    if found is None or found.step < config.train.steps:
+        spare = checkpoint.reclaimable(folder.checkpoints, found and found.path)
+        folder.require_space(plan_run(config)["checkpoint_bytes"], spare)
