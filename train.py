@@ -103,6 +103,7 @@ def run(config: Config, world: World) -> int:
                 process_index=world.index,
                 process_count=world.count,
                 stream_states=trainer.restore(start.checkpoint),
+                mended=start.has_data_path(config.data.path),
             )
             opened.enter_context(closing(data))
             recorder.begin()

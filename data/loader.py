@@ -46,6 +46,7 @@ class TrainingData:
         batch_size: rows of a step over all processes, a multiple of `data.streams`.
         stream_states: those of the batch to resume after, of at least the streams of this process; None starts at
             the beginning.
+        mended: `data.path` is that of the states, so files of other sizes are the same ones, mended.
 
     Raises:
         DataError: by the constructor, for settings and files that cannot be right or a state of other data; by
@@ -63,6 +64,7 @@ class TrainingData:
         process_index: int = 0,
         process_count: int = 1,
         stream_states: dict[str, StreamState] | None = None,
+        mended: bool = False,
     ) -> None:
         count = section.streams
         if batch_size % count or count % process_count:
@@ -85,6 +87,7 @@ class TrainingData:
                 buffer=section.shuffle_buffer,
                 repeat=section.repeat,
                 state=None if states is None else states[str(s)],
+                mended=mended,
             )
             for s in owned
         ]

@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
+from pathlib import PurePosixPath
 from typing import Any
 
 from data.data_errors import DataError
@@ -39,6 +40,7 @@ class Stream:
     Args:
         seed, buffer, repeat: data.seed, data.shuffle_buffer, data.repeat.
         state: from `state()`, to resume there; None starts at the beginning.
+        mended: the files are those of the state, whose sizes may have changed since.
 
     Raises:
         DataError: the state is of other data or of other settings.
@@ -54,9 +56,10 @@ class Stream:
         buffer: int,
         repeat: bool,
         state: StreamState | None,
+        mended: bool = False,
     ) -> None:
         self.source, self.index, self.count = source, index, count
-        self.seed, self.buffer, self.repeat = seed, max(buffer, 1), repeat
+        self.seed, self.buffer, self.repeat, self.mended = seed, max(buffer, 1), repeat, mended
         if len(source.files) >= count:
             self.files, self.every, self.offset = range(index, len(source.files), count), 1, 0
         else:  # every stream reads all files and keeps every `count`-th document
@@ -73,16 +76,16 @@ class Stream:
     def _order(self) -> StreamState:
         """All that the order of documents depends on; a cursor is valid for one order only."""
         order = {"streams": self.count, "seed": self.seed, "shuffle_buffer": self.buffer}
-        return {"files": self.source.fingerprint, "paths": _hash_of_paths(self.source.files)} | order
+        return {"files": self.source.fingerprint, "names": _hash_of_names(self.source.files)} | order
 
     def _restore(self, state: StreamState) -> Cursor:
         order = self._order()
-        if state["files"] != order.pop("files") and state.get("paths") != order["paths"]:
+        same_names = state.get("names") == order.pop("names")
+        if state["files"] != order.pop("files") and not (self.mended and same_names):
             raise DataError(
                 f"{self.source.setting}: the saved position belongs to other data (names or sizes of the "
                 f"{len(self.source.files)} files differ); give the data back, or start a new run"
             )
-        del order["paths"]
         for key, now in order.items():
             if state[key] != now:
                 raise DataError(
@@ -140,5 +143,5 @@ class Stream:
         logger.info("%s: epoch %d ended after %d documents, epoch %d starts", self, epoch, documents, epoch + 1)
 
 
-def _hash_of_paths(files: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(files).encode()).hexdigest()[:16]
+def _hash_of_names(files: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(PurePosixPath(name).name for name in files).encode()).hexdigest()[:16]

@@ -26,8 +26,9 @@ def start_world(*, seed: int, threads: int | None, deterministic: bool, dtype: s
         deterministic: whether torch may use deterministic algorithms only.
         dtype: of the weights, "float32" or "bfloat16".
 
-    Raises SettingsError when the environment makes no sense, when accelerate would shard the model itself, when the launcher and accelerate disagree about
-    the number of processes, or when the launcher's mixed precision does not go with weights of `dtype`.
+    Raises SettingsError when the environment makes no sense, when accelerate would shard the model itself, when the
+    launcher and accelerate disagree about the number of processes, or when the launcher's mixed precision does not go
+    with weights of `dtype`; MachineError when the processes do not meet.
     """
     check_launch()
     _refuse_accelerates_sharding()

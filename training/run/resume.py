@@ -28,6 +28,10 @@ class Start:
     summary: dict[str, Any] | None
     seed: int
 
+    def has_data_path(self, path: str | None) -> bool:
+        """Whether the run that is resumed read its text from `path`."""
+        return self.checkpoint is not None and self.checkpoint.config["data"]["path"] == path
+
 
 def find_start(folder: RunFolder, config: Config) -> Start:
     """Look into `folder`, which this process must have locked, for where the run of `config` starts.
