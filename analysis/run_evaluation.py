@@ -53,8 +53,8 @@ def save(found: Evaluation, run: Path, name: str) -> None:
     """Put the evaluation as `name` into the run's evaluations.json. Raises SettingsError if that is damaged."""
     path = run / "evaluations.json"
     try:
-        saved = json.loads(path.read_text()) if path.is_file() else {}
-    except ValueError as error:
+        saved = dict(json.loads(path.read_text())) if path.is_file() else {}
+    except (ValueError, TypeError, RecursionError) as error:
         raise SettingsError(f"{path} is not readable ({error}); the evaluation is not saved") from error
     saved[name] = {"loss": found.loss, "perplexity": perplexity(found.loss), "eval_tokens": found.targets}
     write_atomically(path, (json.dumps(saved, indent=2) + "\n").encode())

@@ -154,7 +154,7 @@ def test_whole_numbers_are_decimal(write):
 
 
 def test_hostile_yaml_is_a_sentence(write):
-    deep = "[" * 3000
+    deep = "[" * 3000 + "]" * 3000
     assert "makes no sense" in refusal(f"train.steps={deep}")
     assert "makes no sense" in refusal(write(f"train: {deep}"))
     names = "abcdefghijkl"

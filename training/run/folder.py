@@ -120,11 +120,12 @@ class RunFolder:
         """The config this folder was last started with, None in a new one."""
         with self._refusing():
             try:
-                return yaml.safe_load(self.config.read_text())
+                config = dict(yaml.safe_load(self.config.read_text()))
             except FileNotFoundError:
                 return None
-            except (yaml.YAMLError, UnicodeDecodeError) as error:
+            except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
                 raise RunFolderError(f"run.dir: {self.config} is not readable: {one_line(error)}") from error
+            return config
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Put the resolved config, plain values only, into config.yaml."""
@@ -134,10 +135,10 @@ class RunFolder:
     def read_summary(self) -> dict[str, Any] | None:
         """The summary if the run in this folder is finished, else None."""
         try:
-            return json.loads(self.summary.read_text())
+            return dict(json.loads(self.summary.read_text()))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             log.warning("%s is not readable (%s): the run counts as unfinished", self.summary, error)
             return None
 

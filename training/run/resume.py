@@ -10,6 +10,9 @@ from training.plan import plan_run
 from training.run import checkpoint
 from training.run.checkpoint import Checkpoint
 from training.run.folder import RunFolder
+from training.run_errors import RunFolderError
+
+NUMBERS = {"final_loss", "tokens_per_second"}  # of summary.json, without which a run is not finished
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +50,21 @@ def find_start(folder: RunFolder, config: Config) -> Start:
             f"run.dir: the run in {folder.path} has other settings ({', '.join(changed)}); choose another run.dir "
             "or run.name, or go on with the new settings by run.allow_config_change=true"
         )
-    seed = config.run.seed if before is None else before["run"]["seed"]
+    seed = config.run.seed if before is None else _seed(before, folder)
     if seed != config.run.seed:
         log.warning("the run in %s began with run.seed=%d and keeps it; another seed needs another run.dir or run.name",
                     folder.path, seed)  # fmt: skip
-    finished = summary is not None and (found is None or found.step >= config.train.steps)
+    whole = summary is not None and NUMBERS <= summary.keys()  # another file may be there by that name
+    finished = whole and (found is None or found.step >= config.train.steps)
     return Start(found, summary if finished else None, seed)
+
+
+def _seed(settings: dict[str, Any], folder: RunFolder) -> int:
+    """The seed in the settings that a run folder holds. Raises RunFolderError."""
+    try:
+        return int(settings["run"]["seed"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise RunFolderError(f"run.dir: {folder.config} is damaged: it has no run.seed") from error
 
 
 def require_space(folder: RunFolder, config: Config, start: Start) -> None:

@@ -76,6 +76,16 @@ def test_a_file_in_the_way_of_a_result_is_found_at_the_start(tmp_path, name):
         pass
 
 
+@pytest.mark.parametrize("content", ["[3]", "7", "null", "[" * 3000 + "]" * 3000])
+def test_damaged_files_of_a_run_are_a_sentence(tmp_path, content, caplog):
+    folder = RunFolder(tmp_path)
+    folder.summary.write_text(content)
+    assert folder.read_summary() is None and "counts as unfinished" in caplog.text
+    folder.config.write_text(content)
+    with pytest.raises(RunFolderError, match=r"config\.yaml is not readable"):
+        folder.read_config()
+
+
 def test_a_full_disk_at_the_start(tmp_path):
     with files_of_at_most(0), pytest.raises(RunFolderError, match=r"^run\.dir: cannot use"), RunFolder(tmp_path):
         pass
