@@ -3,8 +3,8 @@
     accelerate launch train.py [FILE.yaml ...] [key=value ...] [--plan | --plan=json]
 
 Without a FILE: configs/quickstart.yaml. The same command again resumes the run. The exit code is 0 for a finished run,
-2 when the settings or the data are at fault, 1 when the machine is, 128 + the signal (130, 143) after an interrupt and its
-checkpoint.
+2 when the settings or the data are at fault, 1 when the machine is, 128 + the signal (130, 143, ...) after an interrupt
+and its checkpoint.
 """
 
 import json

@@ -182,7 +182,7 @@ class Trainer:
             norm = self._release.take_norm().item() if self._release else 0.0
             if math.isfinite(norm):
                 raise
-            raise self._not_finite(loss_sum.item() / targets, norm) from error
+            raise self._not_finite(loss_sum.item() / targets, norm, applied="was not kept") from error
 
     def _next_batch(self, data: TrainingData) -> tuple[Batch, int]:
         """This process's rows of the next step, and the number of targets of all processes' rows.
@@ -230,9 +230,10 @@ class Trainer:
         ):
             torch.cuda.synchronize()
 
-    def _not_finite(self, loss: float, norm: float) -> MachineError:
-        # Layer-wise, a bad gradient of a good loss is known only when it has been applied; it is never saved.
-        applied = "was applied but not kept" if self._release and math.isfinite(loss) else "was not applied"
+    def _not_finite(self, loss: float, norm: float, applied: str | None = None) -> MachineError:
+        if applied is None:
+            # Layer-wise, a bad gradient of a good loss is known only when it has been applied; it is never saved.
+            applied = "was applied but not kept" if self._release and math.isfinite(loss) else "was not applied"
         return MachineError(
             f"step {self.counters.step + 1} {applied}: its loss is {loss}, its gradient norm {norm} "
             f"({self._last_saved()})"

@@ -154,13 +154,13 @@ def test_whole_numbers_are_decimal(write):
 
 
 def test_hostile_yaml_is_a_sentence(write):
-    deep = "[" * 3000 + "]" * 3000
+    deep = "[" * 1500 + "]" * 1500
     assert "makes no sense" in refusal(f"train.steps={deep}")
     assert "makes no sense" in refusal(write(f"train: {deep}"))
     names = "abcdefghijkl"
     bomb = "a: &a [x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise(names))
     assert "not valid YAML" in refusal(write(bomb))
-    assert "makes no sense" in refusal(write("train: &a [*a]\n"))
+    assert "not valid YAML" in refusal(write("train: &a [*a]\n"))
 
 
 def test_default_names_and_folders():

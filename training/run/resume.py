@@ -54,7 +54,7 @@ def find_start(folder: RunFolder, config: Config) -> Start:
     if seed != config.run.seed:
         log.warning("the run in %s began with run.seed=%d and keeps it; another seed needs another run.dir or run.name",
                     folder.path, seed)  # fmt: skip
-    whole = summary is not None and NUMBERS <= summary.keys()  # another file may be there by that name
+    whole = summary is not None and summary.keys() >= NUMBERS  # another file may be there by that name
     finished = whole and (found is None or found.step >= config.train.steps)
     return Start(found, summary if finished else None, seed)
 

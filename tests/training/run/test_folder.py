@@ -76,7 +76,7 @@ def test_a_file_in_the_way_of_a_result_is_found_at_the_start(tmp_path, name):
         pass
 
 
-@pytest.mark.parametrize("content", ["[3]", "7", "null", "[" * 3000 + "]" * 3000])
+@pytest.mark.parametrize("content", ["[3]", "7", "null", "[" * 1500 + "]" * 1500])
 def test_damaged_files_of_a_run_are_a_sentence(tmp_path, content, caplog):
     folder = RunFolder(tmp_path)
     folder.summary.write_text(content)
