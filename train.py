@@ -3,15 +3,18 @@
     accelerate launch train.py [FILE.yaml ...] [key=value ...] [--plan | --plan=json]
 
 Without a FILE: configs/quickstart.yaml. The same command again resumes the run. The exit code is 0 for a finished run,
-2 when the settings or the data are at fault, 1 when the machine is, 130 or 143 after an interrupt and its checkpoint.
+2 when the settings or the data are at fault, 1 when the machine is, 128 + the signal (130, 143, ...) after an interrupt
+and its checkpoint.
 """
 
 import json
 import logging
-import os
 import sys
 from contextlib import ExitStack, closing
 
+import training.processes.repeatable_sums  # noqa: F401  before torch loads
+
+# isort: split
 import torch
 
 from configs.checks import check_layout
@@ -26,13 +29,14 @@ from training.optimizer import build_optimizer
 from training.plan import plan_run
 from training.plan_table import plan_table
 from training.processes.failures import Ending, settings_errors
+from training.processes.launch_variables import launched
 from training.processes.layout import lay_out
 from training.processes.logs import set_up_logging
 from training.processes.start import start_world
 from training.processes.world import World
 from training.run.folder import locked_run_folder
 from training.run.recorder import open_recorder
-from training.run.resume import find_start
+from training.run.resume import find_start, require_space
 from training.run.summary import final_line, summarize
 
 log = logging.getLogger("training")
@@ -40,8 +44,8 @@ log = logging.getLogger("training")
 
 def main(argv: list[str]) -> int:
     """Train, resume or plan as the command line `argv` says; returns the exit code, after a sentence if it is not 0."""
-    set_up_logging(int(os.environ.get("RANK", 0)))
     with Ending() as ending:
+        set_up_logging(launched("RANK", 0))
         invocation = load(argv)
         config = invocation.config
         if invocation.plan is not None:
@@ -49,7 +53,7 @@ def main(argv: list[str]) -> int:
                 plan = plan_run(config)
             print(json.dumps(plan) if invocation.plan == "json" else plan_table(plan))
         else:
-            check_layout(config, int(os.environ.get("WORLD_SIZE", 1)))
+            check_layout(config, launched("WORLD_SIZE", 1))
             ending.world = start_world(
                 seed=config.run.seed,
                 threads=config.train.threads,
@@ -72,7 +76,7 @@ def run(config: Config, world: World) -> int:
                 world.from_main(lambda: print(f"this run is finished: {result}"))
                 world.close()
                 return 0
-            world.from_main(lambda: folder.require_space(plan_run(config)["checkpoint_bytes"]))
+            world.from_main(lambda: require_space(folder, config, start))
 
             tokenizer = load_tokenizer(config.data)
             check_vocabulary(tokenizer, config.model.vocab_size)
@@ -100,6 +104,7 @@ def run(config: Config, world: World) -> int:
                 process_index=world.index,
                 process_count=world.count,
                 stream_states=trainer.restore(start.checkpoint),
+                mended=start.has_data_path(config.data.path),
             )
             opened.enter_context(closing(data))
             recorder.begin()

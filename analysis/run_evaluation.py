@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from configs.reading import argument
 from configs.schema import Config, SettingsError, load
 from data.held_out import EvaluationData
 from data.tokenizer import load_tokenizer
@@ -21,8 +22,8 @@ def evaluation_settings(run: str, changes: list[str]) -> Config:
     if not model.is_dir():
         raise SettingsError(f"{run} is not the folder of a finished run: it has no model folder")
     # The training text is not read, and its default may not fit the new evaluation text.
-    paths = [change.replace("eval_path", "path") for change in changes if change.startswith("data.eval_path=")]
-    own = (f"data.tokenizer={model}", f"model.init_from={model}")
+    paths = [change.replace("eval_path", "path", 1) for change in changes if change.startswith("data.eval_path=")]
+    own = (argument("data.tokenizer", str(model)), argument("model.init_from", str(model)))
     return load([f"{run}/config.yaml", *changes, *paths[:1], *own]).config
 
 
@@ -52,8 +53,8 @@ def save(found: Evaluation, run: Path, name: str) -> None:
     """Put the evaluation as `name` into the run's evaluations.json. Raises SettingsError if that is damaged."""
     path = run / "evaluations.json"
     try:
-        saved = json.loads(path.read_text()) if path.is_file() else {}
-    except ValueError as error:
+        saved = dict(json.loads(path.read_text())) if path.is_file() else {}
+    except (ValueError, TypeError, RecursionError) as error:
         raise SettingsError(f"{path} is not readable ({error}); the evaluation is not saved") from error
     saved[name] = {"loss": found.loss, "perplexity": perplexity(found.loss), "eval_tokens": found.targets}
     write_atomically(path, (json.dumps(saved, indent=2) + "\n").encode())

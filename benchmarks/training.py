@@ -18,6 +18,7 @@ import torch
 from analysis.paths import ROOT
 from benchmarks.machine import rates
 from benchmarks.plain_loop import LoopRun
+from configs.reading import argument
 from configs.schema import Config, load
 from data.sources import training_source
 from training.plan import plan_run
@@ -100,7 +101,7 @@ def run(command: list[str]) -> str:
 def run_ours(settings: list[str], folder: Path) -> LoopRun:
     """A run of train.py in `folder`."""
     shutil.rmtree(folder, ignore_errors=True)  # of the round before
-    run(["train.py", *settings, f"run.dir={folder}"])
+    run(["train.py", *settings, argument("run.dir", str(folder))])
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     rows = [row for row in rows if row["kind"] == "train"]
     totals = [0.0, *(row["train_seconds"] for row in rows)]

@@ -1,19 +1,16 @@
 """YAML files and `key=value` arguments, merged into one plain dict that remembers where every value was written."""
 
-import json
+import typing
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from configs.messages import nearest, one_line
+from configs.yaml_values import UNREADABLE, Unread, line_numbers, problem, quoted, read_mapping, structure
 
 FOLDER = Path(__file__).resolve().parent
 GROUPS = ("model", "data", "optimizer")
-# What OmegaConf and the constructors of YAML's types raise for valid YAML whose values cannot be read.
-UNREADABLE = (OmegaConfBaseException, ValueError, LookupError)
 
 
 class SettingsError(ValueError):
@@ -24,7 +21,7 @@ class Settings:
     """The settings read so far.
 
     Attributes:
-        values: nested plain dicts, a section each.
+        values: nested plain dicts, a section each. The type of an `Unread` value is decided by its setting.
     """
 
     def __init__(self) -> None:
@@ -64,14 +61,8 @@ class Settings:
         for argument, key, text in sorted(pairs, key=lambda pair: pair[1] not in GROUPS):
             if not all(key.split(".")):
                 raise SettingsError(f"argument {argument!r} is not of the form key=value")
-            try:
-                value = _parsed(text)
-            except yaml.YAMLError as error:
-                raise SettingsError(f"argument {argument!r} has a value that is {_problem(error)}") from error
-            except UNREADABLE as error:
-                raise SettingsError(
-                    f"argument {argument!r} has a value that makes no sense: {one_line(error)}"
-                ) from error
+            # Whether YAML or a text was typed is known with the setting's type; a whole section is always YAML.
+            value: Any = Unread(text) if "." in key else _structure(text, argument)
             for part in reversed(key.split(".")):
                 value = {part: value}
             self._merge(value, lines={}, shown="")
@@ -132,52 +123,52 @@ class Settings:
 
 
 def argument(key: str, value: str) -> str:
-    """key=value so that `add_overrides` reads the text `value`: in quotes if YAML would read it as something else."""
+    """key=value so that `add_overrides` reads the text `value`: in quotes if it would be read as something else."""
+    return f"{key}={quoted(value)}"
+
+
+def value_of(value: Any, hint: Any, key: str) -> Any:
+    """What was typed for the setting `key` of the type `hint`: for a text the text, otherwise what it means as YAML.
+
+    Raises SettingsError naming the argument if a value from the command line is no YAML.
+    """
+    if hint in (str, str | None):
+        return value.text() if isinstance(value, Unread) else value
+    if isinstance(value, Unread):
+        value = _structure(value, f"{key}={value}")
+    if isinstance(value, list):
+        (item, *_) = typing.get_args(hint) or (None,)
+        return [value_of(member, item, key) for member in value]
+    return value.typed() if isinstance(value, Unread) else value
+
+
+def _structure(text: str, argument: str) -> Any:
+    """The YAML of an argument. Raises SettingsError."""
     try:
-        plain = _parsed(value) == value
-    except (yaml.YAMLError, *UNREADABLE):
-        plain = False
-    return f"{key}={value if plain else json.dumps(value, ensure_ascii=False)}"
-
-
-def _parsed(text: str) -> Any:
-    # The space after the colon is needed: YAML reads `value:3` as one text.
-    container: Any = OmegaConf.to_container(OmegaConf.create(f"value: {text}"))
-    return container["value"] if text else ""
+        return structure(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"argument {argument!r} has a value that is {problem(error)}") from error
+    except UNREADABLE as error:
+        raise SettingsError(f"argument {argument!r} has a value that makes no sense: {one_line(error)}") from error
 
 
 def _read(path: Path, shown: str) -> tuple[dict[Any, Any], dict[str, int]]:
     """The mapping in a YAML file, and the line of each dotted key."""
     try:
-        text = path.read_text(encoding="utf-8")
-        content = OmegaConf.create(text) if text.strip() else DictConfig({})
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        text = path.read_text(encoding="utf-8-sig")
+        values, lines = read_mapping(text), line_numbers(text)
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"settings file {shown} cannot be read: {error}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        raise SettingsError(f"{shown}{f' line {mark.line + 1}' if mark else ''}: {_problem(error)}") from error
+        raise SettingsError(f"{shown}{f' line {mark.line + 1}' if mark else ''}: {problem(error)}") from error
     except UNREADABLE as error:
         raise SettingsError(f"{shown} makes no sense: {one_line(error)}") from error
-    if not isinstance(content, DictConfig) or isinstance(root, yaml.ScalarNode):
+    if values is None:
         raise SettingsError(f"{shown} line 1: a settings file holds keys and values")
-    lines: dict[str, int] = {}
-    _number_lines(root, "", lines)
-    values = OmegaConf.to_container(content)
-    assert isinstance(values, dict)
     return values, lines
-
-
-def _number_lines(node: yaml.Node | None, prefix: str, lines: dict[str, int]) -> None:
-    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-        lines[f"{prefix}{key.value}"] = key.start_mark.line + 1
-        _number_lines(value, f"{prefix}{key.value}.", lines)
 
 
 def _origin(shown: str, lines: dict[str, int], key: str) -> str:
     """'FILE line N: ', without the line for keys that YAML's anchors or merges bring in; '' outside files."""
     return f"{shown} line {lines[key]}: " if key in lines else f"{shown}: " if shown else ""
-
-
-def _problem(error: yaml.YAMLError) -> str:
-    return f"not valid YAML, {getattr(error, 'problem', None) or str(error).splitlines()[0]}"

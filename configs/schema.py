@@ -15,6 +15,7 @@ to itself.
 """
 
 import dataclasses
+import os
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from configs.checks import check
 from configs.identity import flatten
 from configs.messages import first_line, nearest
-from configs.reading import GROUPS, Settings, SettingsError
+from configs.reading import GROUPS, Settings, SettingsError, value_of
 from configs.sections import Config, Optimizer, optimizer_options, optimizer_section
 from data.data_settings import Data
 from models.model_settings import Model
@@ -71,7 +72,7 @@ def load(argv: list[str]) -> Invocation:
             plan = "json" if argument.endswith("json") else "text"
         elif argument.startswith("-"):
             raise SettingsError(f"unknown flag {argument}; usage: {USAGE}")
-        elif "=" in argument and not Path(argument).is_file():  # the path of a file may contain a "="
+        elif "=" in argument and not os.path.isfile(argument):  # noqa: PTH113  Path.is_file raises for a long one
             overrides.append(argument)
         else:
             files.append(argument)
@@ -100,6 +101,7 @@ def _optimizer_class(settings: Settings) -> type[Optimizer]:
     """The class of the optimizer's section, by the name in the settings."""
     section = settings.values.get("optimizer")
     name = section.get("name", MISSING) if isinstance(section, dict) else MISSING
+    name = value_of(name, str, "optimizer.name")
     if name == MISSING:
         return Optimizer
     if name not in registry.names():
@@ -130,11 +132,12 @@ def _fill(schema: DictConfig, settings: Settings) -> None:
                 raise SettingsError(f"{where}{name} must be written as nested keys in a file")
             if key not in known:
                 raise SettingsError(f"{where}unknown key {key}{_nearest_key(key, known)}")
+            hint = typing.get_type_hints(OmegaConf.get_type(node))[name]
+            value = value_of(value, hint, key)
             try:
                 OmegaConf.update(node, name, value, merge=False)
             except OmegaConfBaseException as error:
-                expected = _expected(typing.get_type_hints(OmegaConf.get_type(node))[name])
-                raise SettingsError(f"{where}{key} must be {expected}, got {value!r}") from error
+                raise SettingsError(f"{where}{key} must be {_expected(hint)}, got {value!r}") from error
 
     fill(schema, settings.values, "")
 

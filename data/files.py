@@ -63,6 +63,8 @@ def _json_lines(name: str, start: int, every: int, offset: int, closing: threadi
     for position, line in _lines(name, start, every, offset, closing):
         try:
             record = json.loads(line)
+        except RecursionError as error:
+            raise DataError(f"{name}, line {position + 1}: not readable JSON (nested too deeply)") from error
         except ValueError as error:  # broken JSON, or bytes that are not UTF-8
             reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
             raise DataError(f"{name}, line {position + 1}: not valid JSON ({reason})") from error

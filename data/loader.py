@@ -1,5 +1,6 @@
 """The training rows of one process, made on a background thread. Each batch carries the state that resumes after it."""
 
+import logging
 import queue
 import threading
 import weakref
@@ -16,6 +17,8 @@ from data.packing import labels, pad, rows
 from data.shuffle import Cursor, Stream, StreamState
 from data.sources import training_source
 from data.tokenizer import Encoder
+
+logger = logging.getLogger("data")
 
 CLOSE_SECONDS = 10.0  # for the thread to finish its current call of the tokenizer or of a read
 
@@ -43,6 +46,7 @@ class TrainingData:
         batch_size: rows of a step over all processes, a multiple of `data.streams`.
         stream_states: those of the batch to resume after, of at least the streams of this process; None starts at
             the beginning.
+        mended: `data.path` is that of the states, so files of other sizes are the same ones, mended.
 
     Raises:
         DataError: by the constructor, for settings and files that cannot be right or a state of other data; by
@@ -60,6 +64,7 @@ class TrainingData:
         process_index: int = 0,
         process_count: int = 1,
         stream_states: dict[str, StreamState] | None = None,
+        mended: bool = False,
     ) -> None:
         count = section.streams
         if batch_size % count or count % process_count:
@@ -82,9 +87,16 @@ class TrainingData:
                 buffer=section.shuffle_buffer,
                 repeat=section.repeat,
                 state=None if states is None else states[str(s)],
+                mended=mended,
             )
             for s in owned
         ]
+        if states is not None and any(stream.data_changed(states[str(stream.index)]) for stream in streams):
+            logger.warning(
+                "%s: files have other sizes than when the run was saved; it goes on from the same line of each, and "
+                "documents near a line that was put in or taken out may be read twice or not at all",
+                source.setting,
+            )
         self._batches: queue.Queue[Batch | Exception] = queue.Queue(max(section.prefetch, 1))
         batches = make_batches(streams, encoder, section, rows_per_stream=batch_size // count)
         arguments = (batches, self._batches, source.closing)

@@ -71,8 +71,10 @@ def read_manifest(folder: str | None) -> dict[str, Any]:
     path = store_folder(folder) / "manifest.json"
     try:
         manifest: dict[str, Any] = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"data.path={folder} is no prepared store ({error}); see scripts/prepare_data.py") from error
+    if not isinstance(manifest, dict) or not {"checksums", "splits", "dtype", "tokenizer"} <= manifest.keys():
+        raise DataError(f"{path} is damaged: it is not the manifest of a store; prepare the data again")
     if manifest.get("format") != FORMAT:
         raise DataError(
             f"{path} is of format {manifest.get('format')}, this code reads format {FORMAT}; prepare it again"

@@ -5,11 +5,13 @@ The documents are dealt to `streams` sub-streams. In each epoch a stream shuffle
 it starts: the state of a stream is a handful of integers, and resuming is exact (docs/data-order.md).
 """
 
+import hashlib
 import logging
 import random
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
+from pathlib import PurePosixPath
 from typing import Any
 
 from data.data_errors import DataError
@@ -38,6 +40,7 @@ class Stream:
     Args:
         seed, buffer, repeat: data.seed, data.shuffle_buffer, data.repeat.
         state: from `state()`, to resume there; None starts at the beginning.
+        mended: the files are those of the state, whose sizes may have changed since.
 
     Raises:
         DataError: the state is of other data or of other settings.
@@ -53,9 +56,10 @@ class Stream:
         buffer: int,
         repeat: bool,
         state: StreamState | None,
+        mended: bool = False,
     ) -> None:
         self.source, self.index, self.count = source, index, count
-        self.seed, self.buffer, self.repeat = seed, max(buffer, 1), repeat
+        self.seed, self.buffer, self.repeat, self.mended = seed, max(buffer, 1), repeat, mended
         if len(source.files) >= count:
             self.files, self.every, self.offset = range(index, len(source.files), count), 1, 0
         else:  # every stream reads all files and keeps every `count`-th document
@@ -72,21 +76,27 @@ class Stream:
     def _order(self) -> StreamState:
         """All that the order of documents depends on; a cursor is valid for one order only."""
         order = {"streams": self.count, "seed": self.seed, "shuffle_buffer": self.buffer}
-        return {"files": self.source.fingerprint} | order
+        return {"files": self.source.fingerprint, "names": _hash_of_names(self.source.files)} | order
 
     def _restore(self, state: StreamState) -> Cursor:
-        for key, now in self._order().items():
-            if state[key] != now and key == "files":
-                raise DataError(
-                    f"{self.source.setting}: the saved position belongs to other data (names or sizes of the "
-                    f"{len(self.source.files)} files differ); give the data back, or start a new run"
-                )
+        order = self._order()
+        same_names = state.get("names") == order.pop("names")
+        if state["files"] != order.pop("files") and not (self.mended and same_names):
+            raise DataError(
+                f"{self.source.setting}: the saved position belongs to other data (names or sizes of the "
+                f"{len(self.source.files)} files differ); give the data back, or start a new run"
+            )
+        for key, now in order.items():
             if state[key] != now:
                 raise DataError(
                     f"data.{key}={now}, but the saved position was reached with {state[key]}; "
                     "set it back, or start a new run"
                 )
-        return Cursor(**{key: value for key, value in state.items() if key not in self._order()})
+        return Cursor(**{field.name: state[field.name] for field in fields(Cursor)})
+
+    def data_changed(self, state: StreamState) -> bool:
+        """Whether the files had other sizes when `state` was saved."""
+        return bool(state["files"] != self.source.fingerprint)
 
     def blocks(self) -> Iterator[tuple[Cursor, list[Document]]]:
         """Yield (cursor where a block starts, its documents in training order), from the block of `self.cursor` on.
@@ -131,3 +141,7 @@ class Stream:
                 "lower train.steps, give more text, or set data.repeat=true"
             )
         logger.info("%s: epoch %d ended after %d documents, epoch %d starts", self, epoch, documents, epoch + 1)
+
+
+def _hash_of_names(files: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(PurePosixPath(name).name for name in files).encode()).hexdigest()[:16]

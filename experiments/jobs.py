@@ -17,6 +17,7 @@ import psutil
 
 from analysis.paths import ROOT
 from configs.reading import argument
+from training.processes.signals import STOPS
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def positive(text: str) -> int:
 def run_all(jobs: Sequence[Job], *, at_once: int = 1, devices: Sequence[str] = (), dry: bool = False) -> int:
     """Run the jobs that are not done in order, `at_once` at a time. A job that fails does not stop the others.
 
-    Returns an exit code: 0, 1 if any failed, 128 + the signal after SIGINT, SIGTERM or SIGHUP, when all have saved and
+    Returns an exit code: 0, 1 if any failed, 128 + the signal after one of `signals.STOPS`, when all have saved and
     ended.
 
     With `devices` a job gets the CUDA device that the fewest others are on. `dry` prints the commands instead.
@@ -122,7 +123,7 @@ def _caught_signals() -> Iterator[list[int]]:
     """Inside, signals that ask for an end are only appended to the list that `with` gives."""
     caught: list[int] = []
     before: dict[int, Any] = {}
-    for signum in map(int, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
+    for signum in map(int, STOPS):
         if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             before[signum] = signal.signal(signum, lambda received, _: caught.append(received))
     try:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from analysis import records
 from analysis.paths import ROOT
+from configs.reading import argument
 from configs.schema import load
 from experiments.jobs import Job, run_all, training
 from experiments.nano_files import ablation_files, file_of, shortened, study_settings
@@ -148,7 +149,11 @@ def make_text(corpora: Path) -> int:
 
 def evaluation_jobs() -> list[Job]:
     """Evaluations on the held-out books of the runs that lack one."""
-    books = ("data=files", f"data.eval_path={RUNS / 'text' / 'books'}", f"data.eval_tokens={HELD_OUT_TOKENS}")
+    books = (
+        "data=files",
+        argument("data.eval_path", str(RUNS / "text" / "books")),
+        f"data.eval_tokens={HELD_OUT_TOKENS}",
+    )
     finished = sorted(path.parent for path in (RUNS / "runs").glob("*/summary.json"))
     return [
         _script(f"books_{run.name}", "evaluate.py", str(run), "--save", "books", *books, proof=run / "evaluations.json")

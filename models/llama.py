@@ -27,6 +27,12 @@ LOSS_CHUNK = 1024
 # Weights of one model can be loaded into another only if these are equal.
 SHAPE_KEYS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
+# Beyond the sizes: with another value of one of these, equal weights are another function.
+SAME_FUNCTION_KEYS = (
+    *("num_key_value_heads", "head_dim", "tie_word_embeddings", "rms_norm_eps", "rope_parameters"),
+    *("hidden_act", "attention_bias", "mlp_bias"),
+)
+
 
 class Loss(NamedTuple):
     """`loss_sum`: float32 scalar, the sum of the cross entropies (nats) of all targets of the micro-batch."""
@@ -181,8 +187,7 @@ def check_saved(folder: Path, config: LlamaConfig) -> None:
         raise ValueError(f"model.init_from: {folder}/config.json cannot be read: {error}") from error
     if saved.model_type != "llama":
         raise ValueError(f"model.init_from: {folder} holds a {saved.model_type} model, not a llama")
-    # Beyond the sizes: fewer key-value heads or tied embeddings are another architecture.
-    for key in (*SHAPE_KEYS, "num_key_value_heads", "tie_word_embeddings", "rms_norm_eps", "rope_parameters"):
+    for key in (*SHAPE_KEYS, *SAME_FUNCTION_KEYS):
         ours, theirs = getattr(config, key), getattr(saved, key)
         if ours != theirs:
             raise ValueError(f"model.init_from: {folder} has {key} {theirs}, the settings say {ours}")

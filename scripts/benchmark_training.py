@@ -29,11 +29,15 @@ import tempfile
 from dataclasses import asdict, fields
 from pathlib import Path
 
+import training.processes.repeatable_sums  # noqa: F401  before torch loads
+
+# isort: split
 import torch
 
 from analysis.paths import RESULTS
 from analysis.tables.table import write_csv
 from benchmarks.training import WARM, Row, evaluate, show, take_turns, write_documents
+from configs.reading import argument
 from configs.schema import SettingsError, load
 
 
@@ -58,7 +62,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
         documents = Path(folder) / "documents.jsonl"
-        settings += [f"data.path={documents}", f"data.eval_path={documents}"]
+        settings += [argument(key, str(documents)) for key in ("data.path", "data.eval_path")]
         try:
             config = load(settings).config
         except SettingsError as error:

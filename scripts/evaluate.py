@@ -8,21 +8,24 @@ RUN is a run folder. The settings are the run's, changed by the arguments; the t
 Exit codes as for train.py.
 """
 
-import os
 import sys
 from pathlib import Path
 
+import training.processes.repeatable_sums  # noqa: F401  before torch loads
+
+# isort: split
 from analysis.run_evaluation import describe, evaluate_run, evaluation_settings, save
 from configs.schema import SettingsError
 from training.processes.failures import Ending
+from training.processes.launch_variables import launched
 from training.processes.logs import set_up_logging
 from training.processes.start import start_world
 
 
 def main(arguments: list[str]) -> int:
     """Print the perplexity; returns the exit code."""
-    set_up_logging(int(os.environ.get("RANK", 0)))
     with Ending() as ending:
+        set_up_logging(launched("RANK", 0))
         run, changes, name = parse(arguments)
         config = evaluation_settings(run, changes)
         ending.world = start_world(

@@ -14,7 +14,7 @@ group=$!
 interrupted=
 # SIGTERM in both cases: the launcher answers SIGINT with a traceback.
 trap 'interrupted=130; kill -TERM -- "-$group"' INT
-trap 'interrupted=143; kill -TERM -- "-$group"' TERM HUP
+trap 'interrupted=143; kill -TERM -- "-$group"' TERM HUP QUIT USR1 USR2 XCPU
 code=
 while kill -0 -- "-$group"; do
     if [ -z "$code" ] && wait "$group"; then code=0; else code=${code:-$?}; fi

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from configs.identity import to_dict
 from configs.messages import one_line
@@ -156,8 +157,7 @@ class Trainer:
                 loss_sum = layout.model(**model_inputs(input_ids, labels, device)).loss_sum
                 if self._release and not math.isfinite(loss := loss_sum.item() / targets):
                     raise self._not_finite(loss, math.nan)
-                # DDP averages gradients over processes: times their number gives the mean over all targets.
-                (loss_sum * (self.world.count / targets)).backward()
+                self._backward(loss_sum, targets)
             total += loss_sum.detach()
         if self._release:
             norm = self._release.take_norm()
@@ -171,6 +171,18 @@ class Trainer:
             self.optimizer.step()
         self.optimizer.zero_grad()
         return loss, gradient_norm
+
+    def _backward(self, loss_sum: Tensor, targets: int) -> None:
+        """Backward, which with train.layerwise is the optimizer's step. Raises MachineError where a gradient that is
+        not finite stops the renewal of a basis."""
+        try:
+            # DDP averages gradients over processes: times their number gives the mean over all targets.
+            (loss_sum * (self.world.count / targets)).backward()
+        except torch._C._LinAlgError as error:
+            norm = self._release.take_norm().item() if self._release else 0.0
+            if math.isfinite(norm):
+                raise
+            raise self._not_finite(loss_sum.item() / targets, norm, applied="was not kept") from error
 
     def _next_batch(self, data: TrainingData) -> tuple[Batch, int]:
         """This process's rows of the next step, and the number of targets of all processes' rows.
@@ -218,9 +230,10 @@ class Trainer:
         ):
             torch.cuda.synchronize()
 
-    def _not_finite(self, loss: float, norm: float) -> MachineError:
-        # Layer-wise, a bad gradient of a good loss is known only when it has been applied; it is never saved.
-        applied = "was applied but not kept" if self._release and math.isfinite(loss) else "was not applied"
+    def _not_finite(self, loss: float, norm: float, applied: str | None = None) -> MachineError:
+        if applied is None:
+            # Layer-wise, a bad gradient of a good loss is known only when it has been applied; it is never saved.
+            applied = "was applied but not kept" if self._release and math.isfinite(loss) else "was not applied"
         return MachineError(
             f"step {self.counters.step + 1} {applied}: its loss is {loss}, its gradient norm {norm} "
             f"({self._last_saved()})"

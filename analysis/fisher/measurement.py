@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from analysis.fisher import structures
 from analysis.fisher.structures import Fisher, Structure
+from configs.reading import argument
 from configs.schema import Config, Data, load
 from data.loader import TrainingData
 from data.tokenizer import check_vocabulary, load_tokenizer
@@ -55,7 +56,7 @@ def run_settings(run: Path, settings: list[str], seed: int) -> Config:
     """The settings of a run folder, or of a saved model's folder described by `settings`. Raises SettingsError."""
     resolved = run / "config.yaml"
     files, model = ([str(resolved)], run / "model") if resolved.is_file() else ([], run)
-    return load([*files, *settings, f"model.init_from={model}", f"data.seed={seed}"]).config
+    return load([*files, *settings, argument("model.init_from", str(model)), f"data.seed={seed}"]).config
 
 
 def matrix_gradients(model: LlamaForCausalLM, rows: Sequences) -> Iterator[tuple[str, Tensor]]:

@@ -184,9 +184,10 @@ class MatrixOptimizer(BaseOptimizer):
         if group["algorithm"] == "adam":
             return [parameter]
         for stack in self._plans.get(id(group), []):
-            if any(p is parameter for p in stack.parameters) and self._is_intact(stack):
+            waits = all(p.requires_grad or p is parameter for p in stack.parameters)  # for none frozen since then
+            if waits and any(p is parameter for p in stack.parameters) and self._is_intact(stack):
                 return stack.parameters
-        trainable = self._trainable(group)
+        trainable = [p for p in group["params"] if p is parameter or (p.requires_grad and p.numel() > 0)]
         for p in trainable:
             self._allocated(p, group)
         self._plans[id(group)] = self._plan(group, trainable)

@@ -1,5 +1,6 @@
 """Settings files and the command line: how they merge, what is refused, and with which words."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -102,10 +103,65 @@ def test_numbers_lists_and_texts_are_read_as_typed():
 
 
 @pytest.mark.parametrize(
-    "value", ["runs/x", "my runs #1/a_lr=0.1", "{base: alice, rank: 3}", "a: b", "7", "null", "'", "é"]
+    "value",
+    [
+        "runs/x",
+        "my runs #1/a_lr=0.1",
+        "{base: alice, rank: 3}",
+        "a: b",
+        "7",
+        "null",
+        "~",
+        "'",
+        "'a'",
+        '"',
+        "é",
+        "a${b}c",
+        "a\\${b}",
+        "*.jsonl",
+        "&x",
+        "[a",
+        "\t",
+        "- a",
+        "1e5",
+        " a ",
+    ],
 )
 def test_an_argument_is_read_back_as_the_same_text(value):
-    assert config(argument("run.dir", value)).run.dir == value
+    assert config(argument("wandb.group", value)).wandb.group == value
+
+
+@pytest.mark.parametrize(
+    "text", ["20260102_093015", "007", "7e2", "3.10", "12:30:00", "no", "exp #2", "&x", "*", "a: b"]
+)
+def test_a_text_setting_is_the_text_that_was_typed(text, write):
+    assert config(f"run.name={text}").run.name == text
+    assert config(f"run.name='{text}'").run.name == text  # quotes are YAML's
+    if text not in ("exp #2", "&x", "*", "a: b"):  # in a file these need quotes
+        assert config("configs/quickstart.yaml", write(f"run:\n  name: {text}\n")).run.name == text
+
+
+def test_texts_in_lists_and_nulls_are_read_by_their_settings_type(write):
+    assert config("wandb.tags=[on, 3.10, '#7']").wandb.tags == ["on", "3.10", "#7"]
+    assert config("wandb.tags=[]").wandb.tags == [] and config("wandb.group=null").wandb.group is None
+    got = config("configs/quickstart.yaml", write("wandb: {tags: [007, no], group: ~}\nrun: {name: 3.10}\n"))
+    assert (got.wandb.tags, got.wandb.group, got.run.name) == (["007", "no"], None, "3.10")
+
+
+def test_whole_numbers_are_decimal(write):
+    assert config("train.steps=010").train.steps == 10
+    assert config("configs/quickstart.yaml", write("train: {steps: 0100, log_every: 1_0}\n")).train.steps == 100
+    assert "train.steps must be an integer, got '1:30'" in refusal("train.steps=1:30")
+
+
+def test_hostile_yaml_is_a_sentence(write):
+    deep = "[" * 1500 + "]" * 1500
+    assert "makes no sense" in refusal(f"train.steps={deep}")
+    assert "makes no sense" in refusal(write(f"train: {deep}"))
+    names = "abcdefghijkl"
+    bomb = "a: &a [x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise(names))
+    assert "not valid YAML" in refusal(write(bomb))
+    assert "not valid YAML" in refusal(write("train: &a [*a]\n"))
 
 
 def test_default_names_and_folders():

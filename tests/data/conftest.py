@@ -50,7 +50,7 @@ def write_shards(folder, documents: list[str], files: int, pattern="c4-train.{:0
     return paths
 
 
-def steps(section, tokenizer, count: int, *, batch_size=8, process_count=1, states=None) -> list[tuple]:
+def steps(section, tokenizer, count: int, *, batch_size=8, process_count=1, states=None, mended=False) -> list[tuple]:
     """`count` steps as (ids [batch_size, L], labels, states of all streams), put together from all processes."""
     parts = []
     for process in range(process_count):
@@ -62,6 +62,7 @@ def steps(section, tokenizer, count: int, *, batch_size=8, process_count=1, stat
             process_index=process,
             process_count=process_count,
             stream_states=states,
+            mended=mended,
         )
         try:
             parts.append([next(data) for _ in range(count)])

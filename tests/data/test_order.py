@@ -1,5 +1,6 @@
 """The order of rows: the same on any number of processes, every document once an epoch, resumed exactly."""
 
+import gzip
 import json
 import logging
 from collections import Counter
@@ -83,6 +84,20 @@ def test_a_state_of_other_data_is_refused(section, tokenizer, tmp_path):
     section.seed, section.streams = 42, 8
     with pytest.raises(DataError, match=r"no stream 4; set data.streams=4"):
         steps(section, tokenizer, 1, states=states)
+
+
+def test_a_run_goes_on_after_a_line_of_its_files_was_mended(section, tokenizer, tmp_path, caplog):
+    states = steps(section, tokenizer, 2)[-1][2]
+    shard = sorted((tmp_path / "en").glob("c4-train*"))[0]
+    lines = gzip.decompress(shard.read_bytes()).splitlines(keepends=True)
+    shard.write_bytes(gzip.compress(b"".join(lines[:-1])))
+    with pytest.raises(DataError, match="the saved position belongs to other data"):
+        steps(section, tokenizer, 1, states=states)
+    assert len(steps(section, tokenizer, 1, states=states, mended=True)) == 1
+    assert caplog.text.count("have other sizes than when the run was saved") == 1
+    shard.with_name("c4-train.99999-of-00008.json.gz").write_bytes(shard.read_bytes())
+    with pytest.raises(DataError, match="the saved position belongs to other data"):
+        steps(section, tokenizer, 1, states=states, mended=True)
 
 
 def test_a_moved_folder_is_the_same_data(section, tokenizer, tmp_path):

@@ -2,12 +2,15 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 
 import pytest
 
+import train
 from tests import tiny
 from tests.faults import faulty
+from training.run import checkpoint
 from training.run.folder import RunFolder
 
 pytestmark = pytest.mark.faults
@@ -91,6 +94,25 @@ def test_a_full_disk_ends_a_run_only_at_its_end(text, whole_run, tmp_path):
     assert tiny.saved_steps(tmp_path / "other") == [6, 9]
     assert run([], argv, tmp_path / "log2") == 0  # room was made
     assert_same_end(tmp_path / "other", whole_run)
+
+
+def test_a_disk_full_at_the_export_takes_the_room_of_the_older_checkpoint(text, whole_run, tmp_path):
+    assert run(["full:training.run.export.fsync:1"], tiny.command(text, tmp_path / "run"), tmp_path / "log") == 0
+    assert "older checkpoints were given up for it" in (tmp_path / "log").read_text()
+    assert tiny.saved_steps(tmp_path / "run") == [12]
+    assert_same_end(tmp_path / "run", whole_run)
+
+
+def test_a_run_needs_no_more_room_to_resume_than_to_train(text, whole_run, tmp_path, monkeypatch):
+    argv, checkpoints = tiny.command(text, tmp_path / "run"), tmp_path / "run" / "checkpoints"
+    assert run(["kill:training.loop.Trainer._update:8"], argv, tmp_path / "log") == -signal.SIGKILL
+    assert tiny.saved_steps(tmp_path / "run") == [3, 6]
+    monkeypatch.setattr("training.run.folder.free_bytes", lambda folder: 10)
+    assert checkpoint.reclaimable(checkpoints, None) == 0
+    assert train.main([*argv, "train.steps=7", "run.allow_config_change=true"]) == 0  # the older one would be given up
+    shutil.rmtree(checkpoints / "step_00000006")
+    assert train.main([*argv, "train.steps=7", "run.allow_config_change=true"]) == 0  # the last step is saved
+    assert train.main([*argv, "train.steps=7", "run.allow_config_change=true", f"run.dir={tmp_path / 'new'}"]) == 2
 
 
 def test_a_loss_that_is_not_finite_is_not_applied(text, whole_run, tmp_path):

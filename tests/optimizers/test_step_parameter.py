@@ -71,3 +71,33 @@ def test_step_takes_the_parameters_that_are_left():
     optimizer.step()
     assert torch.allclose(weights[1], alone, rtol=0, atol=1e-12)
     assert torch.equal(weights[0], parameters([(8, 12), (8, 12)])[0])
+
+
+@pytest.mark.parametrize("name", ["galore", "muon"])
+def test_a_matrix_that_was_frozen_is_not_waited_for(name):
+    weights, alone = parameters([(8, 12), (8, 12), (8, 12)]), parameters([(8, 12), (8, 12), (8, 12)])
+    stacked, single = make(name, weights), make(name, alone)
+    for step in (1, 2, 3):
+        if step == 2:
+            weights[1].requires_grad_(False)
+        if step == 3:
+            weights[1].requires_grad_(True)
+        for index in (2, 1, 0):
+            if step != 2 or index != 1:
+                weights[index].grad = gradient((8, 12), step, index)
+                alone[index].grad = gradient((8, 12), step, index)
+                stacked.step_parameter(weights[index])
+        single.step()
+        single.zero_grad()
+        assert all(weight.grad is None for weight in weights)
+    assert all(torch.allclose(one, other, rtol=0, atol=1e-12) for one, other in zip(weights, alone, strict=True))
+
+
+def test_a_gradient_given_to_a_frozen_matrix_is_stepped():
+    weights = parameters([(8, 12), (8, 12)])
+    optimizer, before = make("galore", weights), weights[0].detach().clone()
+    weights[0].requires_grad_(False)
+    weights[0].grad = gradient((8, 12), 1, 0)
+    optimizer.step_parameter(weights[0])
+    optimizer.step()  # it waited for the other one of its stack
+    assert not torch.equal(weights[0], before)

@@ -1,7 +1,14 @@
-"""SIGINT, SIGTERM and the launcher's death."""
+"""The signals that ask a run to end, and the launcher's death."""
 
 import os
 import signal
+
+# A terminal sends SIGINT (ctrl-C), SIGQUIT (ctrl-\\) and SIGHUP (it closes); a batch system SIGTERM, or, before its
+# limit, SIGUSR1, SIGUSR2 or SIGXCPU. SIGTSTP (ctrl-Z) keeps its meaning: the run waits for `fg`.
+STOPS = (
+    *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT),
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
+)
 
 
 class Interrupted(BaseException):
@@ -13,7 +20,7 @@ class Interrupted(BaseException):
 
 
 class Signals:
-    """SIGINT, SIGTERM and the launcher's death, as one number that is read at step boundaries.
+    """`STOPS` and the launcher's death, as one number that is read at step boundaries.
 
     Until `defer()` a signal raises `Interrupted` at once. After it a signal is only remembered, however often it comes,
     so that a second ctrl-C cannot tear a checkpoint. A launched process also watches its parent, because accelerate's
@@ -24,8 +31,11 @@ class Signals:
         self._requested = 0
         self._deferred = False
         self._parent = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, self._handle)
+        self._handled: list[signal.Signals] = []
+        for signum in STOPS:
+            if signum in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(signum) is not signal.SIG_IGN:  # nohup
+                signal.signal(signum, self._handle)
+                self._handled.append(signum)
 
     def _handle(self, signum: int, frame: object) -> None:
         if not self._deferred:
@@ -38,8 +48,8 @@ class Signals:
 
     def release(self) -> None:
         """Install the handlers that Python starts with."""
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for signum in self._handled:
+            signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
 
     @property
     def requested(self) -> int:

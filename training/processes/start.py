@@ -5,12 +5,16 @@ import random
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
+from configs.messages import first_line, one_line
 from configs.schema import SettingsError
+from training.processes.launch_variables import check_launch, launched
 from training.processes.signals import Signals
 from training.processes.world import PATIENCE, World
+from training.run_errors import MachineError
 
 
 def start_world(*, seed: int, threads: int | None, deterministic: bool, dtype: str) -> World:
@@ -22,22 +26,17 @@ def start_world(*, seed: int, threads: int | None, deterministic: bool, dtype: s
         deterministic: whether torch may use deterministic algorithms only.
         dtype: of the weights, "float32" or "bfloat16".
 
-    Raises SettingsError when accelerate would shard the model itself, when the launcher and accelerate disagree about
-    the number of processes, or when the launcher's mixed precision does not go with weights of `dtype`.
+    Raises SettingsError when the environment makes no sense, when accelerate would shard the model itself, when the
+    launcher and accelerate disagree about the number of processes, or when the launcher's mixed precision does not go
+    with weights of `dtype`; MachineError when the processes do not meet.
     """
+    check_launch()
     _refuse_accelerates_sharding()
     signals = Signals()
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.use_deterministic_algorithms(True)
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
-        kwargs_handlers=[
-            InitProcessGroupKwargs(timeout=PATIENCE),
-            # The model's one buffer (rotary frequencies) is a constant.
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False),
-        ],
-    )
+    accelerator = _accelerator()
     _check_count(accelerator)
     _check_precision(accelerator.mixed_precision, dtype)
     if threads is not None:
@@ -46,6 +45,23 @@ def start_world(*, seed: int, threads: int | None, deterministic: bool, dtype: s
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     return World(accelerator, signals)
+
+
+def _accelerator() -> Accelerator:
+    """Raises SettingsError for variables that accelerate refuses, MachineError where the processes do not meet."""
+    try:
+        return Accelerator(
+            cpu=not torch.cuda.is_available(),
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=PATIENCE),
+                # The model's one buffer (rotary frequencies) is a constant.
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False),
+            ],
+        )
+    except (ValueError, KeyError) as error:
+        raise SettingsError(f"accelerate cannot start from this environment: {one_line(error)}") from error
+    except dist.DistError as error:
+        raise MachineError(f"the processes of the run did not meet: {first_line(error)}") from error
 
 
 def _refuse_accelerates_sharding() -> None:
@@ -58,10 +74,10 @@ def _refuse_accelerates_sharding() -> None:
 
 
 def _check_count(accelerator: Accelerator) -> None:
-    launched = int(os.environ.get("WORLD_SIZE", 1))
-    if launched != accelerator.num_processes:
+    count = launched("WORLD_SIZE", 1)
+    if count != accelerator.num_processes:
         raise SettingsError(
-            f"the launcher started {launched} processes, accelerate sees {accelerator.num_processes}: "
+            f"the launcher started {count} processes, accelerate sees {accelerator.num_processes}: "
             "launch with a file of configs/accelerate, e.g. configs/accelerate/cpu_2.yaml"
         )
 

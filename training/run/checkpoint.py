@@ -111,7 +111,7 @@ def save(
         remove_leftovers(folder)
         _delete(final)  # a damaged one of the same step
         if (missing := needed - free_bytes(folder)) > 0:
-            _delete_older(folder, missing)
+            delete_older(folder, missing)
         free = free_bytes(folder)
         room += f", {in_words(free)} free"
         if free < needed:
@@ -199,15 +199,26 @@ def prune(saved: Path, keep: int = 2) -> None:
             _delete(path)
 
 
-def _delete_older(folder: Path, missing: int) -> None:
-    """Delete all checkpoints but the newest whole one, if there is one and that frees `missing` bytes."""
-    paths = _newest_first(folder)
-    whole = next((path for path in paths if fault(path) is None), None)
-    others = [path for path in paths if path != whole]
-    freed = sum(file.stat().st_size for path in others for file in path.iterdir())
-    if whole is not None and freed >= missing:
-        for path in others:
-            _delete(path)
+def reclaimable(folder: Path, whole: Path | None) -> int:
+    """Bytes that a save gives up where there is no other room: leftovers, and, beside the newest `whole` checkpoint,
+    all others. None: there is no whole one, and none is given up."""
+    given_up = [*folder.glob("step_*.tmp"), *_beside(folder, whole)]
+    return sum(file.stat().st_size for path in given_up for file in path.iterdir())
+
+
+def delete_older(folder: Path, missing: int = 1) -> bool:
+    """Delete all checkpoints but the newest whole one, if there is one and that frees `missing` bytes; says whether."""
+    whole = next((path for path in _newest_first(folder) if fault(path) is None), None)
+    if reclaimable(folder, whole) < missing:
+        return False
+    remove_leftovers(folder)
+    for path in _beside(folder, whole):
+        _delete(path)
+    return True
+
+
+def _beside(folder: Path, whole: Path | None) -> list[Path]:
+    return [] if whole is None else [path for path in _newest_first(folder) if path != whole]
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -231,7 +242,7 @@ def fault(path: Path) -> str | None:
         return f"{Path(error.filename).name} is missing"
     except OSError as error:
         return f"{name} cannot be read ({error.strerror})"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return f"{MARKER} makes no sense"
     return None
 

@@ -1,5 +1,7 @@
 """How much room a disk has."""
 
+import errno
+import re
 import shutil
 from pathlib import Path
 
@@ -14,3 +16,14 @@ def free_bytes(folder: Path) -> int:
 def in_words(count: int) -> str:
     """A number of bytes for a sentence: 12.3 GB, 4.5 MB."""
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error, or its cause, is a full disk or quota. safetensors has the number in its text."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    while error is not None:
+        found = re.search(r"os error (\d+)", str(error))
+        if (isinstance(error, OSError) and error.errno in full) or (found and int(found[1]) in full):
+            return True
+        error = error.__cause__
+    return False

@@ -21,7 +21,7 @@ def export_model(
     temporary = path.with_name(path.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        model.save_pretrained(temporary, state_dict=weights)
+        model.save_pretrained(temporary, state_dict=dict(weights))  # a copy: transformers empties it
         tokenizer.save_pretrained(temporary)
         shutil.rmtree(path, ignore_errors=True)
         for file in (*temporary.iterdir(), temporary):

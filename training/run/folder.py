@@ -64,6 +64,7 @@ class RunFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
             except FileExistsError:
                 raise RunFolderError(f"run.dir: {self.path} is a file, not a folder") from None
+            self._check_results()
             descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
             try:
                 self._take_lock(descriptor)
@@ -71,6 +72,15 @@ class RunFolder:
                 os.close(descriptor)
                 raise
             self._lock = descriptor
+
+    def _check_results(self) -> None:
+        """Refuse what is in the way of the results: they are written when the work is done."""
+        for path in (self.config, self.metrics, self.summary, self.curve):
+            if path.is_dir():
+                raise RunFolderError(f"run.dir: {path} is a folder, but the run writes a file of that name")
+        for path in (self.checkpoints, self.model):
+            if path.exists() and not path.is_dir():
+                raise RunFolderError(f"run.dir: {path} is a file, but the run makes a folder of that name")
 
     def release(self) -> None:
         """Give the lock back, if it is held."""
@@ -94,10 +104,13 @@ class RunFolder:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
-    def require_space(self, needed: int) -> None:
-        """Refuse a disk without room for one checkpoint of `needed` bytes, before any work is done."""
+    def require_space(self, needed: int, reclaimable: int) -> None:
+        """Refuse, before any work is done, a disk that cannot take `needed` bytes: those of one checkpoint.
+
+        `reclaimable`: bytes of the checkpoints that are given up where there is no other room.
+        """
         with self._refusing():
-            free = free_bytes(self.path)
+            free = free_bytes(self.path) + reclaimable
         if free < needed:
             raise RunFolderError(
                 f"run.dir: a checkpoint takes {in_words(needed)}, but only {in_words(free)} are free in {self.path}"
@@ -107,11 +120,12 @@ class RunFolder:
         """The config this folder was last started with, None in a new one."""
         with self._refusing():
             try:
-                return yaml.safe_load(self.config.read_text())
+                config = dict(yaml.safe_load(self.config.read_text()))
             except FileNotFoundError:
                 return None
-            except (yaml.YAMLError, UnicodeDecodeError) as error:
+            except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
                 raise RunFolderError(f"run.dir: {self.config} is not readable: {one_line(error)}") from error
+            return config
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Put the resolved config, plain values only, into config.yaml."""
@@ -121,10 +135,10 @@ class RunFolder:
     def read_summary(self) -> dict[str, Any] | None:
         """The summary if the run in this folder is finished, else None."""
         try:
-            return json.loads(self.summary.read_text())
+            return dict(json.loads(self.summary.read_text()))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             log.warning("%s is not readable (%s): the run counts as unfinished", self.summary, error)
             return None
 

@@ -116,7 +116,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def _rows(data: bytes) -> Iterable[tuple[bytes, dict[str, Any]]]:
     """Each whole line, newline included, with its row."""
     for line in data.splitlines(keepends=True):
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             row = json.loads(line)
             if line.endswith(b"\n") and isinstance(row["step"], int) and row["kind"]:
                 yield line, row

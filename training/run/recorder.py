@@ -1,6 +1,8 @@
 """Where a run's numbers go while it trains and when it is finished."""
 
 import contextlib
+import importlib
+import logging
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,15 +13,19 @@ from configs.identity import to_dict
 from configs.schema import Config
 from optimizers import BaseOptimizer
 from training.processes.world import World
-from training.run import curve
+from training.run import checkpoint, curve
 from training.run.checkpoint import Checkpoint
 from training.run.cosines import BasisCosines
+from training.run.disk import is_full
 from training.run.export import export_model
 from training.run.folder import RunFolder
 from training.run.metrics import MetricsLog
 from training.run.reference import Reference, effective_tokens_per_second
 from training.run.summary import final_line
 from training.run.tracking import Tracker
+from training.run_errors import SaveError
+
+log = logging.getLogger(__name__)
 
 
 class Recorder:
@@ -55,13 +61,14 @@ class RunRecorder(Recorder):
     """The main process's recorder: writes metrics.jsonl, wandb, and the results of a finished run.
 
     `resumed` is the checkpoint that the run resumes from, None at its beginning.
-    Raises ValueError naming `run.reference` when no finished run is there, or `run.record_basis_cosines` when
-    `optimizer` has no bases to record.
+    Raises ImportError without matplotlib, and ValueError naming `run.reference` when no finished run is there, or
+    `run.record_basis_cosines` when `optimizer` has no bases to record.
     """
 
     def __init__(self, folder: RunFolder, config: Config, resumed: Checkpoint | None, optimizer: BaseOptimizer):
         assert config.run.name is not None, "configs.schema fills it in"
         step, evaluated = (resumed.step, resumed.counters["evaluated"]) if resumed is not None else (None, None)
+        importlib.import_module("matplotlib.figure")  # the curve is drawn at the end: without it, fail now
         self._folder, self._settings = folder, to_dict(config)
         self._reference = Reference.read(Path(config.run.reference).expanduser()) if config.run.reference else None
         self._metrics = MetricsLog(folder.metrics, step, evaluated)
@@ -97,7 +104,13 @@ class RunRecorder(Recorder):
 
     def export(self, model: PreTrainedModel, weights: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase) -> None:
         """Write the final model and its tokenizer. Raises SaveError."""
-        export_model(model, weights, tokenizer, self._folder.model)
+        try:
+            export_model(model, weights, tokenizer, self._folder.model)
+        except SaveError as error:
+            if not (is_full(error) and checkpoint.delete_older(self._folder.checkpoints)):
+                raise
+            log.warning("%s; older checkpoints were given up for it", error)
+            export_model(model, weights, tokenizer, self._folder.model)
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Draw the curve, write summary.json, which declares the run finished, and say how it ended.

@@ -33,7 +33,7 @@ class Reference:
                 f"run.reference: cannot read {file} ({error.strerror}); "
                 "it must be the folder of a finished run or its summary.json"
             ) from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"run.reference: {file} is not the summary of a run with a final loss") from error
 
 

@@ -6,9 +6,13 @@ from typing import Any
 
 from configs.identity import differences, to_dict
 from configs.schema import Config, SettingsError
+from training.plan import plan_run
 from training.run import checkpoint
 from training.run.checkpoint import Checkpoint
 from training.run.folder import RunFolder
+from training.run_errors import RunFolderError
+
+NUMBERS = {"final_loss", "tokens_per_second"}  # of summary.json, without which a run is not finished
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +31,10 @@ class Start:
     summary: dict[str, Any] | None
     seed: int
 
+    def has_data_path(self, path: str | None) -> bool:
+        """Whether the run that is resumed read its text from `path`."""
+        return self.checkpoint is not None and self.checkpoint.config["data"]["path"] == path
+
 
 def find_start(folder: RunFolder, config: Config) -> Start:
     """Look into `folder`, which this process must have locked, for where the run of `config` starts.
@@ -42,9 +50,26 @@ def find_start(folder: RunFolder, config: Config) -> Start:
             f"run.dir: the run in {folder.path} has other settings ({', '.join(changed)}); choose another run.dir "
             "or run.name, or resume with the new settings by run.allow_config_change=true"
         )
-    seed = config.run.seed if before is None else before["run"]["seed"]
+    seed = config.run.seed if before is None else _seed(before, folder)
     if seed != config.run.seed:
         log.warning("the run in %s began with run.seed=%d and keeps it; another seed needs another run.dir or run.name",
                     folder.path, seed)  # fmt: skip
-    finished = summary is not None and (found is None or found.step >= config.train.steps)
+    whole = summary is not None and summary.keys() >= NUMBERS  # another file may be there by that name
+    finished = whole and (found is None or found.step >= config.train.steps)
     return Start(found, summary if finished else None, seed)
+
+
+def _seed(settings: dict[str, Any], folder: RunFolder) -> int:
+    """The seed in the settings that a run folder holds. Raises RunFolderError."""
+    try:
+        return int(settings["run"]["seed"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise RunFolderError(f"run.dir: {folder.config} is damaged: it has no run.seed") from error
+
+
+def require_space(folder: RunFolder, config: Config, start: Start) -> None:
+    """Refuse a disk without room for a checkpoint, unless the last one is saved. Raises RunFolderError."""
+    found = start.checkpoint
+    if found is None or found.step < config.train.steps:
+        spare = checkpoint.reclaimable(folder.checkpoints, None if found is None else found.path)
+        folder.require_space(plan_run(config)["checkpoint_bytes"], spare)

@@ -29,6 +29,25 @@ def test_deferred_signals_wait_and_the_first_counts(signals):
     assert signals.requested == signal.SIGINT
 
 
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
+def test_signals_of_terminals_and_batch_systems_wait_too(signals, name):
+    signals.defer()
+    os.kill(os.getpid(), signal.Signals[name])
+    assert signals.requested == signal.Signals[name]
+    signals.release()
+    assert signal.getsignal(signal.Signals[name]) == signal.SIG_DFL
+
+
+def test_a_hang_up_that_is_ignored_stays_ignored():
+    """As under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        Signals().release()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("launched", [True, False])
 def test_a_launched_process_stops_when_its_launcher_is_gone(monkeypatch, launched):
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)

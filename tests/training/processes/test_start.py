@@ -29,3 +29,24 @@ def test_precisions_that_do_not_go_together(monkeypatch, fresh_accelerate, preci
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"RANK": "x"}, "RANK is 'x', not a number"),
+        ({"WORLD_SIZE": "-2"}, "WORLD_SIZE is '-2', not a number"),
+        ({"RANK": "3"}, "RANK=3 of WORLD_SIZE=1"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE=2, but LOCAL_RANK is not set"),
+        ({"MASTER_PORT": "port"}, "MASTER_PORT is 'port', not a number"),
+        ({"ACCELERATE_DYNAMO_BACKEND": "fast"}, "accelerate cannot start from this environment"),
+        ({"ACCELERATE_MIXED_PRECISION": "fp7"}, "mixed_precision is fp7"),
+    ],
+)
+def test_variables_left_over_in_the_environment(monkeypatch, fresh_accelerate, variables, words):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=words):
+        start_world(seed=0, threads=None, deterministic=False, dtype="float32")

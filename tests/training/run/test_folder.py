@@ -57,9 +57,33 @@ def test_a_place_that_cannot_hold_a_run(tmp_path, place):
 
 def test_a_disk_too_small_for_a_checkpoint(tmp_path):
     with RunFolder(tmp_path) as folder:
-        folder.require_space(1)
+        folder.require_space(1, 0)
         with pytest.raises(RunFolderError, match=r"run\.dir: a checkpoint takes 1,000,000,000\.0 GB, but only .* free"):
-            folder.require_space(10**18)
+            folder.require_space(10**18, 0)
+
+
+@pytest.mark.parametrize("name", ["summary.json", "curve.png", "metrics.jsonl"])
+def test_what_is_in_the_way_of_a_result_is_found_at_the_start(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(RunFolderError, match=rf"{name} is a folder"), RunFolder(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "model"])
+def test_a_file_in_the_way_of_a_result_is_found_at_the_start(tmp_path, name):
+    (tmp_path / name).write_text("")
+    with pytest.raises(RunFolderError, match=rf"{name} is a file"), RunFolder(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("content", ["[3]", "7", "null", "[" * 1500 + "]" * 1500])
+def test_damaged_files_of_a_run_are_a_sentence(tmp_path, content, caplog):
+    folder = RunFolder(tmp_path)
+    folder.summary.write_text(content)
+    assert folder.read_summary() is None and "counts as unfinished" in caplog.text
+    folder.config.write_text(content)
+    with pytest.raises(RunFolderError, match=r"config\.yaml is not readable"):
+        folder.read_config()
 
 
 def test_a_full_disk_at_the_start(tmp_path):

@@ -1,0 +1,27 @@
+"""The environment variables by which a launcher tells a process its place. They may be left over from another job."""
+
+import os
+
+from configs.schema import SettingsError
+
+
+def launched(name: str, default: int) -> int:
+    """The number in the variable `name`, `default` if it is not set. Raises SettingsError if it is no number."""
+    text = os.environ.get(name, str(default))
+    if not (text.isascii() and text.isdecimal()):
+        raise SettingsError(f"the environment variable {name} is {text!r}, not a number: unset it")
+    return int(text)
+
+
+def check_launch() -> None:
+    """Refuse variables that no launcher would set together. Raises SettingsError that names one to unset."""
+    rank, count = launched("RANK", 0), launched("WORLD_SIZE", 1)
+    launched("LOCAL_RANK", 0), launched("MASTER_PORT", 0)
+    if rank >= count:
+        raise SettingsError(f"the environment says RANK={rank} of WORLD_SIZE={count}: unset both, or launch again")
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if count > 1 and missing:
+        raise SettingsError(
+            f"the environment says WORLD_SIZE={count}, but {missing[0]} is not set: "
+            "unset WORLD_SIZE, or start with accelerate launch"
+        )
