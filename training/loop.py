@@ -178,7 +178,7 @@ class Trainer:
         try:
             # DDP averages gradients over processes: times their number gives the mean over all targets.
             (loss_sum * (self.world.count / targets)).backward()
-        except torch._C._LinAlgError as error:
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             norm = self._release.take_norm().item() if self._release else 0.0
             if math.isfinite(norm):
                 raise
