@@ -61,12 +61,9 @@ class LlamaForCausalLM(transformers.LlamaForCausalLM):
             input_ids = input_ids.flatten()[indices].unsqueeze(0)
         hidden = decoder.embed_tokens(input_ids)
         rotary = decoder.rotary_emb(hidden, position_ids=positions)
-        if indices is not None and self._compiled:
-            # One graph for every N, with kernels chosen for the largest N. Chosen for the first N, they would differ
-            # after a resume.
-            for tensor, dimension in ((hidden, 1), (indices, 0), *((part, 1) for part in rotary)):
-                torch._dynamo.mark_dynamic(tensor, dimension, hint_override=rows * length)
         arguments = row_arguments(indices, (rows, length), self.config.num_attention_heads)
+        if indices is not None and self._compiled:
+            arguments["most"] = rows * length
         for layer in decoder.layers:
             hidden = layer(hidden, position_embeddings=rotary, **arguments)
         normed: Tensor = decoder.norm(hidden)
@@ -104,7 +101,35 @@ class LlamaForCausalLM(transformers.LlamaForCausalLM):
         """Compile each decoder layer. One graph serves them all; the chunked loss does not compile."""
         self._compiled = True
         for layer in self.model.layers:
-            layer.compile(**options)
+            layer.forward = CompiledForward(layer, options)
+
+
+class CompiledForward:
+    """The compiled forward of a decoder layer. It is called inside the layer's hooks, where FSDP2 gathers the weights
+    and replaces the layer's input.
+    """
+
+    def __init__(self, layer: nn.Module, options: dict[str, Any]):
+        self._layer, self._compiled = layer, torch.compile(_layer_forward, **options)
+
+    def __call__(self, hidden: Tensor, *, most: int | None = None, **arguments: Any) -> Tensor:
+        """The layer's output. `most`: of a list of positions, the most that it can have in this run."""
+        if most is not None:
+            # One graph for every N, with kernels chosen for the largest N. Chosen for the first N, they would differ
+            # after a resume.
+            marked = [(hidden, 1), *((part, 1) for part in arguments["position_embeddings"])]
+            if "indices" in arguments:
+                marked.append((arguments["indices"], 0))
+            for tensor, dimension in marked:
+                torch._dynamo.mark_dynamic(tensor, dimension, hint_override=most)
+        output: Tensor = self._compiled(self._layer, hidden, **arguments)
+        return output
+
+
+def _layer_forward(layer: nn.Module, hidden: Tensor, **arguments: Any) -> Tensor:
+    # FSDP2 gives the layer a class of its own after this was compiled, and only the last class recomputes activations.
+    output: Tensor = type(layer).forward(layer, hidden, **arguments)
+    return output
 
 
 def llama_config(section: Model) -> LlamaConfig:
