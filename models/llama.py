@@ -18,11 +18,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from configs.messages import first_line
 from models.kernels.attention import ATTENTION, row_arguments
+from models.kernels.cross_entropy import CompiledChunk, Gradients, chunk_gradients, summed_cross_entropy
 from models.model_settings import Model
-
-# Positions whose logits exist at once: 131 MB of float32 at vocabulary 32,000, whatever the micro-batch. As fast as
-# any size that was measured (docs/performance.md).
-LOSS_CHUNK = 1024
 
 # Weights of one model can be loaded into another only if these are equal.
 SHAPE_KEYS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -39,6 +36,7 @@ class LlamaForCausalLM(transformers.LlamaForCausalLM):
     """A causal LM whose forward returns the summed loss and never holds all logits."""
 
     _compiled = False
+    _loss_chunk: Gradients = staticmethod(chunk_gradients)
 
     def hidden_states(self, input_ids: Tensor, indices: Tensor | None = None) -> Tensor:
         """Hidden states after the last norm.
@@ -87,19 +85,13 @@ class LlamaForCausalLM(transformers.LlamaForCausalLM):
         targets = F.pad(labels[:, 1:], (0, 1), value=-100).flatten()
         if indices is not None:
             targets = targets[indices]
-        # A sum in bfloat16 has three digits, so low precision sums the single losses in float32 (docs/numerics.md).
-        loss = F.linear_cross_entropy(
-            hidden.flatten(0, 1),
-            self.lm_head.weight,
-            targets,
-            reduction="sum" if hidden.dtype == torch.float32 else "none",
-            options=nn.LinearCrossEntropyOptions(batch_chunk_size=LOSS_CHUNK),
-        )
-        return Loss(loss.sum(dtype=torch.float32))
+        flat = hidden.flatten(0, 1)
+        return Loss(summed_cross_entropy(flat, self.lm_head.weight, targets, self._loss_chunk).float())
 
     def compile(self, **options: Any) -> None:
-        """Compile each decoder layer. One graph serves them all; the chunked loss does not compile."""
+        """Compile each decoder layer, and the loss of a chunk of positions. One graph serves all layers."""
         self._compiled = True
+        self._loss_chunk = CompiledChunk(**options)
         for layer in self.model.layers:
             layer.forward = CompiledForward(layer, options)
 
