@@ -17,6 +17,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from configs.messages import first_line
+from models.kernels.aligned_mlp import AlignedMLP
 from models.kernels.attention import ATTENTION, row_arguments
 from models.kernels.cross_entropy import CompiledChunk, Gradients, chunk_gradients, summed_cross_entropy
 from models.model_settings import Model
@@ -34,6 +35,11 @@ class Loss(NamedTuple):
 # The class keeps transformers' name: `save_pretrained` writes it into config.json as the architecture.
 class LlamaForCausalLM(transformers.LlamaForCausalLM):
     """A causal LM whose forward returns the summed loss and never holds all logits."""
+
+    def __init__(self, config: LlamaConfig):
+        super().__init__(config)
+        for layer in self.model.layers:
+            layer.mlp = AlignedMLP(config)
 
     _compiled = False
     _loss_chunk: Gradients = staticmethod(chunk_gradients)
