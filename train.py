@@ -12,6 +12,11 @@ import os
 import sys
 from contextlib import ExitStack, closing
 
+# Micro-batches without padding are of many sizes, and memory in fixed pieces would not fit the next. Read when torch is
+# imported.
+if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its old name
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
 import torch
 
 from configs.checks import check_layout
@@ -55,6 +60,7 @@ def main(argv: list[str]) -> int:
                 threads=config.train.threads,
                 deterministic=config.run.deterministic,
                 dtype=config.train.dtype,
+                tf32=config.train.tf32,
             )
             ending.code = run(config, ending.world)
     return ending.code
