@@ -19,7 +19,7 @@ BUILTIN = Path(__file__).parent / "builtin_tokenizer"
 # The most that one call of the tokenizer gets: enough for its threads, and done soon. Texts are of very unlike lengths,
 # so that more than eight threads would wait for the longest of 64.
 GROUP_DOCUMENTS, GROUP_CHARACTERS, THREADS = 64, 1 << 16, 8
-# Of a text that is cut: more than a token has on average (C4 and T5: 4.5), so that few are encoded twice.
+# Of a text that is cut: more than a token has on average (C4 and T5: 4.3), so that few are encoded twice.
 CHARACTERS_A_TOKEN = 5.5
 
 
