@@ -9,12 +9,15 @@ and its checkpoint.
 
 import json
 import logging
+import os
 import sys
 from contextlib import ExitStack, closing
 
-import training.processes.repeatable_sums  # noqa: F401  before torch loads
+# Micro-batches without padding are of many sizes, and memory in fixed pieces would not fit the next. Read when torch is
+# imported.
+if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its old name
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
-# isort: split
 import torch
 
 from configs.checks import check_layout
@@ -59,6 +62,7 @@ def main(argv: list[str]) -> int:
                 threads=config.train.threads,
                 deterministic=config.run.deterministic,
                 dtype=config.train.dtype,
+                tf32=config.train.tf32,
             )
             ending.code = run(config, ending.world)
     return ending.code

@@ -13,6 +13,7 @@ FREE_ON_RESUME = (
     "wandb.",
     "train.threads",
     "train.compile",
+    "train.tf32",
     "train.log_every",
     "train.eval_every",
     "train.checkpoint_every",

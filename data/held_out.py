@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data.data_errors import DataError
 from data.data_settings import Data
-from data.packing import labels, pad, rows
+from data.packing import ids_of_a_document, labels, pad, rows
 from data.sources import evaluation_source
 from data.tokenizer import Encoder
 
@@ -30,7 +30,7 @@ class EvaluationData:
     """
 
     def __init__(self, section: Data, tokenizer: PreTrainedTokenizerBase, *, vocab_size: int) -> None:
-        encoder = Encoder(tokenizer, vocab_size)
+        encoder = Encoder(tokenizer, vocab_size, ids_of_a_document(section))
         source = evaluation_source(section)
         document_number = itertools.count()
         texts = (text for file in range(len(source.files)) for _, text in source.read(file, 0))

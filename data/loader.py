@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data.data_errors import DataError
 from data.data_settings import Data
-from data.packing import labels, pad, rows
+from data.packing import ids_of_a_document, labels, pad, rows
 from data.shuffle import Cursor, Stream, StreamState
 from data.sources import training_source
 from data.tokenizer import Encoder
@@ -76,7 +76,7 @@ class TrainingData:
         states = stream_states
         if states is not None and (missing := [s for s in owned if str(s) not in states]):
             raise DataError(f"the saved position has no stream {missing[0]}; set data.streams={len(states)}, as it was")
-        encoder = Encoder(tokenizer, vocab_size)
+        encoder = Encoder(tokenizer, vocab_size, ids_of_a_document(section))
         source = training_source(section)
         streams = [
             Stream(

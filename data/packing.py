@@ -5,6 +5,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from data.data_settings import Data
+
 IGNORE = -100  # the label of a position that is no target
 
 Mark = TypeVar("Mark")  # whatever the caller wants to know of the document in which a row ends
@@ -43,7 +45,8 @@ def document_rows(
     """
     for mark, used, ids in documents:
         if used == 0:
-            yield [*ids[: length - 1], eos], mark, len(ids) + 1
+            row = [*ids[: length - 1], eos]
+            yield row, mark, len(row)
 
 
 def rows(
@@ -52,6 +55,11 @@ def rows(
     """`packed_rows` or `document_rows`, by `data.packing`; documents without a token are skipped."""
     filled = (document for document in documents if document[2])
     return (packed_rows if packing else document_rows)(filled, length, eos)
+
+
+def ids_of_a_document(section: Data) -> int | None:
+    """How many ids of a document `rows` uses at most; None: all."""
+    return None if section.packing else section.sequence_length - 1
 
 
 def pad(rows: list[list[int]], length: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:

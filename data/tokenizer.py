@@ -1,6 +1,7 @@
 """The tokenizer: opened from a folder or the hub, checked against the model's vocabulary, called on lists of texts."""
 
 import itertools
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -9,13 +10,17 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from configs.messages import first_line
 from data.data_errors import DataError
 from data.data_settings import Data
+from data.prefixes import cut_at_blank, words_are_apart
 from data.prepared import check_tokenizer, read_manifest, store_folder
 from data.remote import require_hub
 from data.sources import Document
 
 BUILTIN = Path(__file__).parent / "builtin_tokenizer"
-# The most that one call of the tokenizer gets: enough for its threads, and done soon.
-GROUP_DOCUMENTS, GROUP_CHARACTERS = 64, 1 << 16
+# The most that one call of the tokenizer gets: enough for its threads, and done soon. Texts are of very unlike lengths,
+# so that more than eight threads would wait for the longest of 64.
+GROUP_DOCUMENTS, GROUP_CHARACTERS, THREADS = 64, 1 << 16, 8
+# Of a text that is cut: more than a token has on average (C4 and T5: 4.3), so that few are encoded twice.
+CHARACTERS_A_TOKEN = 5.5
 
 
 def load_tokenizer(section: Data) -> PreTrainedTokenizerBase:
@@ -92,6 +97,10 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Non
 class Encoder:
     """Texts to ids below `vocab_size`, without any special token.
 
+    Args:
+        most: the ids that are needed of a document; None: all. Of a longer one at least so many are given, and those
+            are the same.
+
     Attributes:
         eos: the id that ends a document.
         pad: the id that fills rows.
@@ -100,19 +109,25 @@ class Encoder:
         DataError: the tokenizer does not fit `vocab_size`, see `check_vocabulary`.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int, most: int | None = None) -> None:
         check_vocabulary(tokenizer, vocab_size)
-        self.tokenizer, self.vocab_size = tokenizer, vocab_size
+        self.tokenizer, self.vocab_size, self.most = tokenizer, vocab_size, most
         self.eos: int = tokenizer.eos_token_id
         pad = tokenizer.pad_token_id
         self.pad: int = pad if pad is not None and pad < vocab_size else self.eos  # never a label: any id will do
+        self._characters: int | None = None  # of a text, about as many are encoded first; None: all
+        if tokenizer.is_fast:
+            tokenizer.backend_tokenizer.no_truncation()
+            tokenizer.backend_tokenizer.no_padding()
+            if most is not None and words_are_apart(tokenizer.backend_tokenizer):
+                self._characters = int(CHARACTERS_A_TOKEN * (most + 1))
 
     def __call__(self, documents: Iterable[Document]) -> Iterator[list[int]]:
         """Yield the ids of each document, in order. Documents of a prepared store are ids already and pass through.
 
         An id at or above `vocab_size` (a sentinel of T5 that occurs in the text) becomes the unknown token.
         """
-        for group in _groups(documents):
+        for group in _groups(documents, self._characters):
             for ids in self._encode(group):
                 if ids and max(ids) >= self.vocab_size:
                     ids = [i if i < self.vocab_size else self.tokenizer.unk_token_id for i in ids]
@@ -120,24 +135,51 @@ class Encoder:
 
     def _encode(self, group: list[Document]) -> list[list[int]]:
         """The ids of documents that are all texts or all ids."""
-        # JSON can spell half a surrogate pair, which Python has as a str but which the tokenizer refuses.
-        texts = [document.encode("utf-8", "replace").decode() for document in group if isinstance(document, str)]
+        texts = [document for document in group if isinstance(document, str)]
         if not texts:
-            return [document.tolist() for document in group if not isinstance(document, str)]
+            return [document[: self.most].tolist() for document in group if not isinstance(document, str)]
+        if self._characters is None or self.most is None:
+            return self._ids(texts)
+        cut = [cut_at_blank(text, self._characters) for text in texts]
+        encoded = self._ids(cut)
+        short = [
+            number
+            for number, ids in enumerate(encoded)
+            if len(ids) < self.most and len(cut[number]) < len(texts[number])
+        ]
+        for number, ids in zip(short, self._ids([texts[number] for number in short]), strict=True):
+            encoded[number] = ids
+        return encoded
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        # JSON can spell half a surrogate pair, which Python has as a str but which the tokenizer refuses.
+        texts = [text.encode("utf-8", "replace").decode() for text in texts]
+        if self.tokenizer.is_fast:
+            encodings = self.tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            return [encoding.ids for encoding in encodings]
         encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
         ids: list[list[int]] = encoded["input_ids"]
         return ids
 
 
-def _groups(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Consecutive documents, at most GROUP_DOCUMENTS of them and about GROUP_CHARACTERS characters."""
+def _groups(documents: Iterable[Document], most: int | None) -> Iterator[list[Document]]:
+    """Consecutive documents for one call, of each of which up to about `most` characters count; None: all."""
+    larger = 8 if _threads() > THREADS else 1
     group: list[Document] = []
     size = 0
     for document in documents:
         group.append(document)
-        size += len(document)
-        if len(group) == GROUP_DOCUMENTS or size >= GROUP_CHARACTERS:
+        size += len(document) if most is None else min(len(document), most)
+        if len(group) == GROUP_DOCUMENTS * larger or size >= GROUP_CHARACTERS * larger:
             yield group
             group, size = [], 0
     if group:
         yield group
+
+
+def _threads() -> int:
+    """Threads of the tokenizer."""
+    chosen = os.environ.get("RAYON_NUM_THREADS", "")
+    if chosen.isdecimal() and int(chosen) > 0:
+        return int(chosen)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

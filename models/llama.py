@@ -17,12 +17,10 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from configs.messages import first_line
+from models.kernels.aligned_mlp import AlignedMLP
 from models.kernels.attention import ATTENTION, row_arguments
+from models.kernels.cross_entropy import CompiledChunk, Gradients, chunk_gradients, summed_cross_entropy
 from models.model_settings import Model
-
-# Positions whose logits exist at once: 131 MB of float32 at vocabulary 32,000, whatever the micro-batch. As fast as
-# any size that was measured (docs/performance.md).
-LOSS_CHUNK = 1024
 
 # Weights of one model can be loaded into another only if these are equal.
 SHAPE_KEYS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -44,7 +42,13 @@ class Loss(NamedTuple):
 class LlamaForCausalLM(transformers.LlamaForCausalLM):
     """A causal LM whose forward returns the summed loss and never holds all logits."""
 
+    def __init__(self, config: LlamaConfig):
+        super().__init__(config)
+        for layer in self.model.layers:
+            layer.mlp = AlignedMLP(config)
+
     _compiled = False
+    _loss_chunk: Gradients = staticmethod(chunk_gradients)
 
     def hidden_states(self, input_ids: Tensor, indices: Tensor | None = None) -> Tensor:
         """Hidden states after the last norm.
@@ -67,12 +71,9 @@ class LlamaForCausalLM(transformers.LlamaForCausalLM):
             input_ids = input_ids.flatten()[indices].unsqueeze(0)
         hidden = decoder.embed_tokens(input_ids)
         rotary = decoder.rotary_emb(hidden, position_ids=positions)
-        if indices is not None and self._compiled:
-            # One graph for every N, with kernels chosen for the largest N. Chosen for the first N, they would differ
-            # after a resume.
-            for tensor, dimension in ((hidden, 1), (indices, 0), *((part, 1) for part in rotary)):
-                torch._dynamo.mark_dynamic(tensor, dimension, hint_override=rows * length)
         arguments = row_arguments(indices, (rows, length), self.config.num_attention_heads)
+        if indices is not None and self._compiled:
+            arguments["most"] = rows * length
         for layer in decoder.layers:
             hidden = layer(hidden, position_embeddings=rotary, **arguments)
         normed: Tensor = decoder.norm(hidden)
@@ -96,21 +97,43 @@ class LlamaForCausalLM(transformers.LlamaForCausalLM):
         targets = F.pad(labels[:, 1:], (0, 1), value=-100).flatten()
         if indices is not None:
             targets = targets[indices]
-        # A sum in bfloat16 has three digits, so low precision sums the single losses in float32 (docs/numerics.md).
-        loss = F.linear_cross_entropy(
-            hidden.flatten(0, 1),
-            self.lm_head.weight,
-            targets,
-            reduction="sum" if hidden.dtype == torch.float32 else "none",
-            options=nn.LinearCrossEntropyOptions(batch_chunk_size=LOSS_CHUNK),
-        )
-        return Loss(loss.sum(dtype=torch.float32))
+        flat = hidden.flatten(0, 1)
+        return Loss(summed_cross_entropy(flat, self.lm_head.weight, targets, self._loss_chunk).float())
 
     def compile(self, **options: Any) -> None:
-        """Compile each decoder layer. One graph serves them all; the chunked loss does not compile."""
+        """Compile each decoder layer, and the loss of a chunk of positions. One graph serves all layers."""
         self._compiled = True
+        self._loss_chunk = CompiledChunk(**options)
         for layer in self.model.layers:
-            layer.compile(**options)
+            layer.forward = CompiledForward(layer, options)
+
+
+class CompiledForward:
+    """The compiled forward of a decoder layer. It is called inside the layer's hooks, where FSDP2 gathers the weights
+    and replaces the layer's input.
+    """
+
+    def __init__(self, layer: nn.Module, options: dict[str, Any]):
+        self._layer, self._compiled = layer, torch.compile(_layer_forward, **options)
+
+    def __call__(self, hidden: Tensor, *, most: int | None = None, **arguments: Any) -> Tensor:
+        """The layer's output. `most`: of a list of positions, the most that it can have in this run."""
+        if most is not None:
+            # One graph for every N, with kernels chosen for the largest N. Chosen for the first N, they would differ
+            # after a resume.
+            marked = [(hidden, 1), *((part, 1) for part in arguments["position_embeddings"])]
+            if "indices" in arguments:
+                marked.append((arguments["indices"], 0))
+            for tensor, dimension in marked:
+                torch._dynamo.mark_dynamic(tensor, dimension, hint_override=most)
+        output: Tensor = self._compiled(self._layer, hidden, **arguments)
+        return output
+
+
+def _layer_forward(layer: nn.Module, hidden: Tensor, **arguments: Any) -> Tensor:
+    # FSDP2 gives the layer a class of its own after this was compiled, and only the last class recomputes activations.
+    output: Tensor = type(layer).forward(layer, hidden, **arguments)
+    return output
 
 
 def llama_config(section: Model) -> LlamaConfig:

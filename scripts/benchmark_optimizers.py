@@ -24,9 +24,6 @@ Writes optimizers_<model>[_whole]_<device>_<dtype>.csv and .png into the results
 import argparse
 from pathlib import Path
 
-import training.processes.repeatable_sums  # noqa: F401  before torch loads
-
-# isort: split
 import torch
 
 from analysis.paths import RESULTS

@@ -11,9 +11,6 @@ seconds come from this table.
 import argparse
 from pathlib import Path
 
-import training.processes.repeatable_sums  # noqa: F401  before torch loads
-
-# isort: split
 import torch
 
 from analysis.paths import NANO

@@ -29,9 +29,6 @@ import tempfile
 from dataclasses import asdict, fields
 from pathlib import Path
 
-import training.processes.repeatable_sums  # noqa: F401  before torch loads
-
-# isort: split
 import torch
 
 from analysis.paths import RESULTS

@@ -11,9 +11,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import training.processes.repeatable_sums  # noqa: F401  before torch loads
-
-# isort: split
 import torch
 
 from benchmarks.parallel import compare, write

@@ -11,9 +11,6 @@ Exit codes as for train.py.
 import sys
 from pathlib import Path
 
-import training.processes.repeatable_sums  # noqa: F401  before torch loads
-
-# isort: split
 from analysis.run_evaluation import describe, evaluate_run, evaluation_settings, save
 from configs.schema import SettingsError
 from training.processes.failures import Ending

@@ -11,9 +11,6 @@ Writes fim_error.csv, fim_error.png and medians.md; without RUN the last two are
 import argparse
 from pathlib import Path
 
-import training.processes.repeatable_sums  # noqa: F401  before torch loads
-
-# isort: split
 from analysis.fisher.measurement import COLUMNS, measure
 from analysis.fisher.picture import write_picture
 from analysis.paths import RESULTS

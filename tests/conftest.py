@@ -2,9 +2,6 @@
 
 from pathlib import Path
 
-import training.processes.repeatable_sums  # noqa: F401  before torch loads
-
-# isort: split
 import pytest
 
 from tests import tiny

@@ -7,7 +7,8 @@ from torch import nn
 
 import optimizers
 from configs.schema import Config, Model
-from models.llama import LOSS_CHUNK, LlamaForCausalLM, build_model
+from models.kernels.cross_entropy import working_bytes
+from models.llama import LlamaForCausalLM, build_model
 from optimizers import BaseOptimizer, partition
 from training.optimizer import build_optimizer
 
@@ -86,19 +87,20 @@ def forward_bytes(section: Model, positions: int, element_bytes: int) -> Forward
             normalised values, the output), q, k, v and the attention's output, its 4 a of log-sums, four MLP tensors;
         `activation_bytes` = layers x that, and P (4 h + 2 b h + 4) for the final norm and the loss's gradient of it;
         `checkpointed_activation_bytes` = the same with P b h for each layer (its input), and one whole layer;
-        `logits_bytes` = min(P, chunk) V logits in float32, once more in the weights' dtype if that is narrower, and
-            lm_head's gradient b V h, which exists from the forward to the backward pass.
+        `logits_bytes` = what the loss holds (models/kernels/cross_entropy.py).
 
     Temporary buffers of single operations are left out. So is what padding saves (models/unpadding.py).
     """
     h, f, layers, b = section.hidden_size, section.intermediate_size, section.num_hidden_layers, element_bytes
     layer = positions * (8 * h + 8 * b * h + 4 * b * f + 4 * section.num_attention_heads + 8)
     outside = positions * (4 * h + 2 * b * h + 4)
-    logit_width = 4 if b >= 4 else 4 + b
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     return {
         "activation_bytes": layers * layer + outside,
         "checkpointed_activation_bytes": layers * positions * b * h + layer + outside,
-        "logits_bytes": min(positions, LOSS_CHUNK) * section.vocab_size * logit_width + b * section.vocab_size * h,
+        "logits_bytes": working_bytes(
+            positions, section.vocab_size, h, dtype=torch.float32 if b >= 4 else torch.bfloat16, device=device
+        ),
     }
 
 

@@ -38,6 +38,7 @@ class Train:
     clip_grad_norm: float | None = setting(None, "largest global gradient norm; null: no clipping", above=0)
     threads: int | None = setting(None, "CPU threads of torch; null: torch's choice", least=1)
     dtype: Literal["float32", "bfloat16"] = setting("float32", "dtype of weights and matrix states")
+    tf32: bool = setting(False, "a float32 model's products in TF32 on CUDA: faster, 11 bits; not the optimizer's")
     stochastic_rounding: bool = setting(False, "round bfloat16 weights up or down at random, without bias")
     compile: Literal["auto", True, False] = setting("auto", "compile the layers; auto: when the run is long enough")
     parallel: Literal["ddp", "fsdp2"] = setting("ddp", "ddp: every process holds the whole model; fsdp2: its rows")

@@ -14,6 +14,7 @@ from ..parallel import shards, state_dicts
 from . import adamw
 from .generators import rounding_source
 from .options import Params, check_all
+from .precision import ieee_products
 from .traits import Traits
 
 
@@ -224,10 +225,11 @@ class BaseOptimizer(torch.optim.Optimizer):
         return [parameter]
 
     def _step_together(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
-        if group["algorithm"] == "adam":
-            self.step_adam(group, parameters)
-        else:
-            self.step_group(group, parameters)
+        with ieee_products():
+            if group["algorithm"] == "adam":
+                self.step_adam(group, parameters)
+            else:
+                self.step_group(group, parameters)
 
     def step_adam(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         """One fused AdamW step of `parameters`, by the group's lr, betas, eps and weight_decay."""

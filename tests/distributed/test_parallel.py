@@ -68,6 +68,12 @@ def test_bfloat16_shards_are_computed_in_bfloat16(found):
     assert found["dtypes"] == ["torch.bfloat16"]
 
 
+@pytest.mark.distributed
+@pytest.mark.parametrize("layout", ["Replicas", "Shards"])
+def test_bfloat16_gradients_are_added_up_in_float32(found, layout):
+    assert found["reduced"][layout] == {"added in": ["torch.float32"], "gradients": ["torch.bfloat16"]}
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if issubclass(registry.get(name)[0], MatrixOptimizer)])
 def test_a_refresh_writes_only_the_state_it_declares(name, monkeypatch):
     """Replicas exchange nothing else after a shared refresh."""

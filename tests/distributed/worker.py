@@ -6,7 +6,9 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+import torch.distributed as dist
 from torch.distributed.tensor.debug import CommDebugMode
 
 from benchmarks import parallel as check
@@ -85,6 +87,31 @@ def dtypes(world) -> list[str]:
     return sorted(map(str, seen))
 
 
+def reduced(kind, world) -> dict[str, list[str]]:
+    """The dtypes in which gradients of a bfloat16 model are added up, and those of the gradients."""
+    layout, _ = check.lay_out("adam", kind, world, torch.bfloat16)
+    rows, seen = check.batch(0)[check.share(world)["share"]], set()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, place in (("all_reduce", 0), ("reduce_scatter_tensor", 1), ("reduce_scatter_single", 1)):
+            call = getattr(dist, name, None)
+            if call is not None:
+                patch.setattr(dist, name, watched(call, place, seen))
+        layout.model(rows, rows).loss_sum.backward()
+    gradients = {str(parameter.grad.dtype) for parameter in layout.unwrapped.parameters()}
+    return {"added in": sorted(seen), "gradients": sorted(gradients)}
+
+
+def watched(call, place, seen):
+    """A collective that notes the dtype of its input."""
+
+    def note(*args, **kwargs):
+        given = args[place] if len(args) > place else kwargs["input"]
+        seen.add(str(given.dtype))
+        return call(*args, **kwargs)
+
+    return note
+
+
 def main(out: Path) -> None:
     world = start_world(seed=0, threads=1, deterministic=False, dtype="float32")
     found = {
@@ -92,6 +119,7 @@ def main(out: Path) -> None:
         "resumed": {name: resumed(name, world) for name in (LIKE_ROWS, LIKE_MATRICES, "soap", "adam_8bit")},
         "accumulated": {kind.__name__: accumulated(kind, world) for kind in (Replicas, Shards)},
         "dtypes": dtypes(world),
+        "reduced": {kind.__name__: reduced(kind, world) for kind in (Replicas, Shards)},
     }
     if world.is_main:
         out.write_text(json.dumps(found))

@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 
-from models import llama
+from models.kernels import cross_entropy
 from models.llama import build_model
 from models.model_settings import Model
 
@@ -48,7 +48,7 @@ def gradients(model):
 @pytest.fixture(params=["one chunk", "chunks"])
 def chunked(request, monkeypatch):
     if request.param == "chunks":
-        monkeypatch.setattr(llama, "LOSS_CHUNK", 8)
+        monkeypatch.setitem(cross_entropy.CHUNK, "cpu", 8)
 
 
 def test_loss_and_gradients_equal_those_of_transformers(chunked):
@@ -115,7 +115,7 @@ def largest_allocation(run):
 
 
 def test_never_all_logits_at_once(monkeypatch):
-    monkeypatch.setattr(llama, "LOSS_CHUNK", 32)
+    monkeypatch.setitem(cross_entropy.CHUNK, "cpu", 32)
     model, (ids, labels) = build(vocab_size=2000), batch(rows=16)
     logits = ids.numel() * 2000 * 4
     assert largest_allocation(lambda: plain(model)(ids, labels=labels).loss.backward()) >= logits

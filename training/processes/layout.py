@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed import group
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from models.llama import LlamaForCausalLM
 from optimizers import BaseOptimizer
@@ -74,9 +74,10 @@ class Shards:
         self._world, self.unwrapped, self.model = world, model, model
         self.state_device = torch.device("cpu")  # whole tensors need not fit on the device
         mesh = init_device_mesh(world.device.type, (world.count,))
+        precision = MixedPrecisionPolicy(reduce_dtype=torch.promote_types(model.dtype, torch.float32))
         for layer in model.model.layers:
-            fully_shard(layer, mesh=mesh)
-        self._sharded = fully_shard(model, mesh=mesh)
+            fully_shard(layer, mesh=mesh, mp_policy=precision)
+        self._sharded = fully_shard(model, mesh=mesh, mp_policy=precision)
         model.to(world.device)  # type: ignore[arg-type]
         if world.mixed_precision != "no":
             forward = torch.autocast(world.device.type, torch.bfloat16)(model.forward)

@@ -1,7 +1,9 @@
 """The start of a process: under accelerate's launcher or alone."""
 
+import logging
 import os
 import random
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,8 +18,12 @@ from training.processes.signals import Signals
 from training.processes.world import PATIENCE, World
 from training.run_errors import MachineError
 
+log = logging.getLogger(__name__)
 
-def start_world(*, seed: int, threads: int | None, deterministic: bool, dtype: str) -> World:
+GPUS = Path("/proc/driver/nvidia/gpus")  # where NVIDIA's driver shows them
+
+
+def start_world(*, seed: int, threads: int | None, deterministic: bool, dtype: str, tf32: bool = False) -> World:
     """Start this process under accelerate (or alone), with its threads and random states set.
 
     Args:
@@ -25,13 +31,15 @@ def start_world(*, seed: int, threads: int | None, deterministic: bool, dtype: s
         threads: CPU threads of torch; None leaves torch's choice.
         deterministic: whether torch may use deterministic algorithms only.
         dtype: of the weights, "float32" or "bfloat16".
+        tf32: whether CUDA may round the factors of float32 products to 11 bits; an optimizer's step does not.
 
     Raises SettingsError when the environment makes no sense, when accelerate would shard the model itself, when the
     launcher and accelerate disagree about the number of processes, or when the launcher's mixed precision does not go
-    with weights of `dtype`; MachineError when the processes do not meet.
+    with weights of `dtype`; MachineError when the processes do not meet, or when there is a GPU that torch cannot use.
     """
     check_launch()
     _refuse_accelerates_sharding()
+    _refuse_unusable_gpu()
     signals = Signals()
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
@@ -39,11 +47,16 @@ def start_world(*, seed: int, threads: int | None, deterministic: bool, dtype: s
     accelerator = _accelerator()
     _check_count(accelerator)
     _check_precision(accelerator.mixed_precision, dtype)
+    # Also against TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, which NVIDIA's containers set.
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    # Weight gradients add up thousands of positions; parts of such a sum would be added up in bfloat16.
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     if threads is not None:
         torch.set_num_threads(threads)
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+    log.info(describe(accelerator, dtype))
     return World(accelerator, signals)
 
 
@@ -62,6 +75,35 @@ def _accelerator() -> Accelerator:
         raise SettingsError(f"accelerate cannot start from this environment: {one_line(error)}") from error
     except dist.DistError as error:
         raise MachineError(f"the processes of the run did not meet: {first_line(error)}") from error
+
+
+def describe(accelerator: Accelerator, dtype: str) -> str:
+    """What the run computes on, in one line."""
+    count = accelerator.num_processes
+    if accelerator.device.type == "cuda":
+        place = f"{torch.cuda.get_device_name(accelerator.device)}, CUDA {torch.version.cuda}"
+    else:
+        place = f"the CPU, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)} each"
+        if _driver_shows_gpu():
+            place += " (there is a GPU, which this run does not use)"
+    mixed = "" if accelerator.mixed_precision == "no" else f" with autocast to {accelerator.mixed_precision}"
+    return f"{count} process{'es' * (count > 1)} on {place}, {dtype}{mixed}"
+
+
+def _driver_shows_gpu() -> bool:
+    return GPUS.is_dir() and any(GPUS.iterdir())
+
+
+def _refuse_unusable_gpu() -> None:
+    """A driver that is too old would otherwise mean days of training on the CPU."""
+    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if asked or hidden or torch.version.cuda is None or torch.cuda.is_available() or not _driver_shows_gpu():
+        return
+    raise MachineError(
+        f"this machine has an NVIDIA GPU, but torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use it: "
+        "is the driver older than that? To train on the CPU, set CUDA_VISIBLE_DEVICES=-1"
+    )
 
 
 def _refuse_accelerates_sharding() -> None:

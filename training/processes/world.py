@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from training.processes.signals import Signals
 from training.processes.watchdog import DEAD, PeerFailed, Watchdog
@@ -51,7 +52,10 @@ class World:
         with warnings.catch_warnings():
             # Its successor, forward_sync_buffers, is unknown to accelerate.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            return self.accelerator.prepare_model(model)
+            replicated: nn.Module = self.accelerator.prepare_model(model)
+        if isinstance(replicated, DistributedDataParallel) and any(p.itemsize < 4 for p in model.parameters()):
+            replicated.register_comm_hook(None, averaged_in_float32)
+        return replicated
 
     def all_gather(self, *numbers: int) -> list[list[int]]:
         """The `numbers` of every process, by process index. Host only: the device is not waited for."""
@@ -134,6 +138,16 @@ class World:
             self.all_gather(0)
             self._watchdog.stop()
             dist.destroy_process_group()
+
+
+def averaged_in_float32(
+    _: None,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]
+) -> torch.futures.Future[Tensor]:
+    """DDP's hook for a bucket of bfloat16 gradients: their mean over all processes, rounded once."""
+    total = bucket.buffer().float().div_(dist.get_world_size())
+    future = dist.all_reduce(total, async_op=True).get_future()
+    return future.then(lambda done: bucket.buffer().copy_(done.value()[0]))
 
 
 def _picklable(error: Exception) -> Exception:

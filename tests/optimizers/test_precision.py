@@ -1,0 +1,49 @@
+"""The precision of products: a step's own, whatever the program has chosen."""
+
+import pytest
+import torch
+
+from optimizers import Adam, Muon
+
+MATMUL = torch.backends.cuda.matmul
+
+
+@pytest.fixture(params=["high", "highest"])
+def chosen(request):
+    """What a program has chosen for its model."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(request.param)
+    yield request.param
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("layerwise", [False, True])
+def test_steps_multiply_in_float32_and_leave_the_choice_alone(chosen, monkeypatch, layerwise):
+    seen = []
+
+    def watch(original):
+        return lambda self, *rest: seen.append(MATMUL.fp32_precision) or original(self, *rest)
+
+    monkeypatch.setattr(Muon, "step_group", watch(Muon.step_group))
+    monkeypatch.setattr(Muon, "step_adam", watch(Muon.step_adam))
+    weights = [torch.nn.Parameter(torch.ones(4, 6)) for _ in range(2)]
+    optimizer = Muon([{"params": weights[:1]}, {"params": weights[1:], "algorithm": "adam"}])
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+        if layerwise:
+            optimizer.step_parameter(weight)
+    if not layerwise:
+        optimizer.step()
+    assert seen == ["ieee", "ieee"]
+    # The getter raises if the two ways of choosing disagree.
+    assert torch.get_float32_matmul_precision() == chosen and MATMUL.allow_tf32 == (chosen == "high")
+
+
+def test_the_choice_is_restored_after_an_error(chosen, monkeypatch):
+    before = MATMUL.fp32_precision
+    monkeypatch.setattr(Adam, "step_group", lambda *_: 1 / 0)
+    weight = torch.nn.Parameter(torch.ones(3))
+    weight.grad = torch.ones(3)
+    with pytest.raises(ZeroDivisionError):
+        Adam([weight]).step()
+    assert MATMUL.fp32_precision == before

@@ -1,0 +1,102 @@
+"""The start of a process: what it computes on, said in a line, and GPUs that cannot be used."""
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import tiny
+from training.processes import start
+from training.run_errors import MachineError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def gpu(tmp_path, monkeypatch):
+    """A machine whose driver shows a GPU, and torch made for CUDA that finds none."""
+    (tmp_path / "0000:01:00.0").mkdir()
+    monkeypatch.setattr(start, "GPUS", tmp_path)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+
+
+def start_alone(**changes):
+    world = start.start_world(**{"seed": 0, "threads": None, "deterministic": False, "dtype": "float32"} | changes)
+    world.signals.release()
+    return world
+
+
+def test_a_gpu_that_torch_cannot_use_is_an_error(gpu):
+    with pytest.raises(MachineError, match=r"has an NVIDIA GPU, but torch .* \(CUDA 13\.0\) cannot use it"):
+        start_alone()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("CUDA_VISIBLE_DEVICES", ""), ("CUDA_VISIBLE_DEVICES", "-1"), ("ACCELERATE_USE_CPU", "true")]
+)
+def test_the_cpu_may_be_asked_for(gpu, monkeypatch, caplog, name, value):
+    monkeypatch.setenv(name, value)
+    caplog.set_level(logging.INFO)
+    assert start_alone().device.type == "cpu"
+    assert "1 process on the CPU" in caplog.text and "there is a GPU, which this run does not use" in caplog.text
+
+
+def test_torch_without_cuda_asks_for_the_cpu(gpu, monkeypatch, caplog):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    caplog.set_level(logging.INFO)
+    start_alone(dtype="bfloat16")
+    assert "which this run does not use), bfloat16" in caplog.text
+
+
+def test_a_machine_without_a_driver_trains_on_the_cpu(gpu, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(start, "GPUS", tmp_path / "missing")
+    caplog.set_level(logging.INFO)
+    start_alone()
+    assert "GPU" not in caplog.text
+
+
+@pytest.mark.parametrize(("tf32", "precision"), [(True, "high"), (False, "highest")])
+def test_precision_of_products(tf32, precision):
+    torch.set_float32_matmul_precision("high")  # as an environment variable of NVIDIA's containers does
+    start_alone(tf32=tf32)
+    assert torch.get_float32_matmul_precision() == precision
+    assert not torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "expandable_segments:True"),
+        ({"PYTORCH_ALLOC_CONF": "a:1"}, "a:1"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "b:1"}, None),
+    ],
+)
+def test_the_allocator_is_set_before_torch_is_imported(given, expected):
+    """Unless the user has set it, by its new or its old name."""
+    code = """
+import json, os, sys
+class Watch:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            print(json.dumps(os.environ.get("PYTORCH_ALLOC_CONF")))
+            sys.exit()
+sys.meta_path.insert(0, Watch())
+import train
+"""
+    environment = {"PATH": "/usr/bin:/bin", **given}
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert json.loads(found.stdout) == expected, found.stderr
+
+
+@pytest.mark.slow
+def test_a_run_says_what_it_computes_on(text, tmp_path):
+    command = [sys.executable, "train.py", *tiny.command(text, tmp_path / "run", "train.steps=1")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stderr.count("1 process on the CPU, 1 thread each, float32\n") == 1
