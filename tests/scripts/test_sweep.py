@@ -5,6 +5,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -128,13 +129,22 @@ def tiny_sweep(text, tmp_path):
     return [str(tmp_path / "out"), "tests/tiny.yaml", *data, *length, "run.seed=0,1"]
 
 
+def wait_for_a_step(metrics):
+    """Until the run has recorded one: before that there is nothing to save."""
+    wait_for(metrics)
+    end = time.monotonic() + 60
+    while not metrics.read_text():
+        assert time.monotonic() < end, "no step is recorded"
+        time.sleep(0.05)
+
+
 @pytest.mark.faults
 def test_an_interrupted_sweep_resumes_and_a_finished_one_is_skipped(sweep, tiny_sweep, tmp_path):
     first, second = tmp_path / "out" / "tiny_seed=0", tmp_path / "out" / "tiny_seed=1"
     environment = os.environ | {"PYTHON": sys.executable}
     command = ["scripts/sweep.sh", *tiny_sweep]
     driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
-    wait_for(first / "metrics.jsonl")
+    wait_for_a_step(first / "metrics.jsonl")
     driver.send_signal(signal.SIGINT)
     said, _ = driver.communicate(timeout=60)
     assert driver.returncode == 130
