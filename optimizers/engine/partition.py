@@ -1,43 +1,80 @@
-"""Which parameter goes where: rules on names, the first match decides, and every parameter is covered."""
+"""Which parameter goes where: the caller's rules first, then what the parameter is to its model."""
 
 import re
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import nn
 
-# The matrices of attention and MLP blocks go to the method; embeddings, norms and biases to Adam; the last
-# layer (lm_head) where the caller says.
-RULES: tuple[tuple[str, str], ...] = (
-    (r"(^|\.)lm_head\.weight$", "last_layer"),
-    (r"embed|(^|\.)wte\.|(^|\.)wpe\.", "adam"),
-    (r"norm|(^|\.)ln_|\.bias$", "adam"),
-    (r"(^|[._])(attn|attention|mlp|feed_forward)\..*weight$", "matrix"),
-)
+from . import kinds
+
+# (regular expression, destination): the first whose expression is found in a parameter's name decides.
+Rules = Sequence[tuple[str, Literal["method", "adam"]]]
 
 
-def parameter_groups(model: nn.Module, *, last_layer: str) -> list[dict]:
+def parameter_groups(model: nn.Module, *, last_layer: str, rules: Rules = (), any_shape: bool = False) -> list[dict]:
     """Groups for an optimizer of matrices: the method's, then Adam's (marked algorithm="adam").
 
-    last_layer: "method" or "adam", for lm_head. Each group holds (name, parameter) pairs under "params" and a
-    "label". Frozen parameters are left out. Raises ValueError naming a parameter that no rule covers, and
-    for last_layer="method" on a model whose lm_head is tied to its embedding.
+    The matrices of hidden layers go to the method; embeddings, norms, biases, routers, convolutions and heads of tasks
+    to Adam (`kinds.Part`). Each group holds (name, parameter) pairs under "params" and a "label". Experts that a model
+    holds in one tensor [experts, rows, columns] are a group of their own, marked stacked=True. Frozen parameters are
+    left out.
+
+    Args:
+        last_layer: "method" or "adam", for lm_head.
+        rules: are asked before the kind of a parameter is. "method" takes a tensor of three dimensions for experts.
+        any_shape: whether the method takes any shape. What no rule covers then goes to Adam.
+
+    Raises ValueError for a rule that cannot be read or matches nothing, a parameter that no rule covers, and
+    last_layer="method" on a model whose lm_head is tied to its embedding.
     """
+    chosen = _chosen(model, rules)
     method: list[tuple[str, nn.Parameter]] = []
+    experts: list[tuple[str, nn.Parameter]] = []
     adam: list[tuple[str, nn.Parameter]] = []
-    seen_last_layer = False
-    for name, parameter in model.named_parameters():
+    for name, parameter, part in kinds.parts(model):
         if not parameter.requires_grad:
             continue
-        part = next((part for pattern, part in RULES if re.search(pattern, name)), None)
-        if part is None or (part == "matrix" and parameter.ndim != 2):
-            raise ValueError(f"no rule says who steps the parameter {name} of shape {tuple(parameter.shape)}")
-        seen_last_layer |= part == "last_layer"
-        to_method = part == "matrix" or (part == "last_layer" and last_layer == "method")
-        (method if to_method else adam).append((name, parameter))
-    if last_layer == "method" and not seen_last_layer:
-        raise ValueError("last_layer=method needs a trainable lm_head.weight of its own (this model ties or lacks it)")
-    groups = [{"params": method, "label": "method"}, {"params": adam, "label": "adam", "algorithm": "adam"}]
+        destination = chosen.get(name)
+        if destination is None and part is None and not any_shape:
+            raise ValueError(
+                f"no rule says who steps the parameter {name} of shape {tuple(parameter.shape)}; say it with "
+                f'rules=[("{re.escape(name)}", "adam")], or "method" for a matrix'
+            )
+        if destination is None and part == "tied" and last_layer == "method":
+            raise ValueError(
+                f"last_layer=method needs an lm_head of its own, but this model ties it to the embedding {name}: with "
+                "last_layer=adam both are Adam's"
+            )
+        by_method = part in ("matrix", "experts") or (part == "last_layer" and last_layer == "method")
+        if destination == "adam" or (destination is None and not by_method):
+            adam.append((name, parameter))
+        else:
+            (experts if parameter.ndim == 3 else method).append((name, parameter))
+    groups = [
+        {"params": method, "label": "method"},
+        {"params": experts, "label": "method", "stacked": True},
+        {"params": adam, "label": "adam", "algorithm": "adam"},
+    ]
     return [group for group in groups if group["params"]]
+
+
+def _chosen(model: nn.Module, rules: Rules) -> dict[str, str]:
+    """Name of a parameter -> the destination that the caller's rules give it. Raises ValueError for a bad rule."""
+    chosen: dict[str, str] = {}
+    names = [name for name, _ in model.named_parameters()]
+    for pattern, destination in rules:
+        if destination not in ("method", "adam"):
+            raise ValueError(f"rules: the destination of {pattern!r} must be method or adam, got {destination!r}")
+        try:
+            matched = [name for name in names if re.search(pattern, name)]
+        except re.error as error:
+            raise ValueError(f"rules: {pattern!r} is no regular expression: {error}") from error
+        if not matched:
+            raise ValueError(f"rules: {pattern!r} matches no parameter of the model, whose first is {names[0]}")
+        chosen = {**dict.fromkeys(matched, destination), **chosen}
+    return chosen
 
 
 def describe(optimizer: torch.optim.Optimizer) -> str:

@@ -16,7 +16,8 @@ class Stack:
     """Matrices of one shape, learning rate, dtype and age, oriented so that m <= n.
 
     `state[key]` is [B, ...]. The i-th matrix's own state, `states[i][key]`, is a view of its i-th slice. B counts the
-    matrices that this process owns: all of them, unless parameters are sharded.
+    matrices that this process owns: all of them, unless parameters are sharded. A single parameter of three dimensions
+    is all B matrices.
     """
 
     parameters: list[Tensor]
@@ -31,7 +32,9 @@ class Stack:
 
     def __post_init__(self) -> None:
         keys = [key for key, value in self.states[0].items() if isinstance(value, Tensor)] if self.owned else []
-        if len(self.owned) == 1:
+        if self._is_one_tensor:
+            self.state = {key: self.states[0][key] for key in keys}
+        elif len(self.owned) == 1:
             for key in keys if self.transposed else ():
                 self.states[0][key] = self._ordered(self.states[0][key])
             self.state = {key: self.states[0][key].unsqueeze(0) for key in keys}
@@ -41,6 +44,10 @@ class Stack:
                 for state, view in zip(self.states, self.state[key].unbind(0), strict=True):
                     state[key] = view
         self._views = [{key: state[key] for key in keys} for state in self.states]
+
+    @property
+    def _is_one_tensor(self) -> bool:
+        return self.parameters[0].ndim == 3
 
     def _ordered(self, held: Tensor) -> Tensor:
         """State [r, n] of one transposed matrix, in the memory order of its gradient, which goes by columns.
@@ -77,8 +84,12 @@ class Stack:
     ) -> None:
         """W <- W - lr lr_factor D, before or after weight decay, in all matrices of the stack."""
         assert direction is not None and gradient is not None
+        matrices = self.parameters
+        if self._is_one_tensor:
+            matrices = list(matrices[0].unbind(0))
+            noise = noise and noise * len(matrices)  # one source is drawn from again and again
         weights.subtract_direction(
-            [self.oriented(parameter) for parameter in self.parameters],
+            [self.oriented(matrix) for matrix in matrices],
             direction,
             gradient,
             step=group["lr"] * self.lr_factor * direction.scale,
@@ -90,9 +101,18 @@ class Stack:
     def _stacked(self, matrices: list[Tensor]) -> Tensor | None:
         if not matrices:
             return None
-        stack = matrices[0].unsqueeze(0) if len(matrices) == 1 else torch.stack(matrices)
+        if self._is_one_tensor:
+            stack = matrices[0]
+        else:
+            stack = matrices[0].unsqueeze(0) if len(matrices) == 1 else torch.stack(matrices)
         return self.oriented(stack).to(working_dtype(stack.dtype))
 
     def oriented(self, matrices: Tensor) -> Tensor:
         """[..., rows, columns] <-> [..., m, n]."""
         return matrices.mT if self.transposed else matrices
+
+
+def matrix_shape(parameter: Tensor) -> tuple[int, int]:
+    """Rows and columns of a matrix, or of each matrix of a stack."""
+    rows, columns = parameter.shape[-2:]
+    return rows, columns
