@@ -20,6 +20,14 @@ FREE_ON_RESUME = (
     "train.parallel",
 )
 
+# Settings that came after runs were recorded. At these defaults they are left out, so that runs keep their identity.
+LATER: dict[str, Any] = {
+    "model.num_key_value_heads": None,
+    "model.head_dim": None,
+    "model.rope_scaling": None,
+    "model.tie_word_embeddings": False,
+}
+
 
 def to_dict(config: Config) -> dict[str, Any]:
     """The settings as plain nested dicts, lists, numbers and texts, fit for YAML and JSON."""
@@ -40,7 +48,11 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _binding(settings: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in flatten(settings).items() if not key.startswith(FREE_ON_RESUME)}
+    return {
+        key: value
+        for key, value in flatten(settings).items()
+        if not key.startswith(FREE_ON_RESUME) and not (key in LATER and value == LATER[key])
+    }
 
 
 def flatten(settings: dict[Any, Any], prefix: str = "") -> dict[str, Any]:

@@ -61,7 +61,7 @@ def _output_layer(model: nn.Module) -> nn.Module | None:
     """What transformers' `get_output_embeddings` returns, of the model or of what a wrapper holds."""
     for module in model.modules():
         if callable(get := getattr(module, "get_output_embeddings", None)) and (layer := get()) is not None:
-            return layer  # type: ignore[no-any-return]
+            return layer
     return None
 
 

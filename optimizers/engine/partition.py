@@ -52,7 +52,7 @@ def parameter_groups(model: nn.Module, *, last_layer: str, rules: Rules = (), an
             adam.append((name, parameter))
         else:
             (experts if parameter.ndim == 3 else method).append((name, parameter))
-    groups = [
+    groups: list[dict] = [
         {"params": method, "label": "method"},
         {"params": experts, "label": "method", "stacked": True},
         {"params": adam, "label": "adam", "algorithm": "adam"},
