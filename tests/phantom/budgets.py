@@ -8,28 +8,36 @@ from typing import NamedTuple
 
 class Budget(NamedTuple):
     launches: int
-    times_bound: float  # bytes over scripts/optimizer_bounds.py's
+    times_bound: float  # bytes over benchmarks/bounds.py's
     transients: float  # GiB
 
 
 BUDGETS: dict[str, dict[str, Budget]] = {
+    "adafactor": {"llama_60m": Budget(207, 8.7, 0.63), "llama_1_3b": Budget(900, 8.7, 1.29)},
     "adam": {"llama_60m": Budget(6, 1.01, 0.01), "llama_1_3b": Budget(70, 1.01, 0.01)},
     "adam_8bit": {"llama_60m": Budget(77, 1.25, 0.01), "llama_1_3b": Budget(225, 1.25, 0.01)},
+    "adam_mini": {"llama_60m": Budget(210, 6, 0.38), "llama_1_3b": Budget(660, 6, 0.77)},
     "alice": {"llama_60m": Budget(322, 3.9, 0.15), "llama_1_3b": Budget(1450, 4.45, 0.65)},
     "alice_0": {"llama_60m": Budget(320, 3.85, 0.15), "llama_1_3b": Budget(1430, 4.4, 0.65)},
     "apollo": {"llama_60m": Budget(200, 1.75, 0.07), "llama_1_3b": Budget(1070, 2.6, 0.4)},
     "apollo_mini": {"llama_60m": Budget(210, 1.6, 0.05), "llama_1_3b": Budget(1130, 2.55, 0.27)},
     "apollo_svd": {"llama_60m": Budget(200, 1.75, 0.07), "llama_1_3b": Budget(1070, 2.6, 0.4)},
+    "dion": {"llama_60m": Budget(113, 2.9, 0.11), "llama_1_3b": Budget(550, 5, 0.65)},
     "eigen_adam": {"llama_60m": Budget(110, 4.6, 0.18), "llama_1_3b": Budget(530, 7.8, 1.05)},
     "fira": {"llama_60m": Budget(322, 3.95, 0.15), "llama_1_3b": Budget(1450, 4.5, 0.65)},
     "galore": {"llama_60m": Budget(100, 2.8, 0.15), "llama_1_3b": Budget(380, 3.05, 0.65)},
     "galore_8bit": {"llama_60m": Budget(135, 2.0, 0.11), "llama_1_3b": Budget(500, 3.8, 0.65)},
     "lamb": {"llama_60m": Budget(210, 3.7, 0.4), "llama_1_3b": Budget(1580, 5.8, 1.05)},
     "lars": {"llama_60m": Budget(196, 2.5, 0.3), "llama_1_3b": Budget(1100, 4.1, 0.8)},
+    "ldadam": {"llama_60m": Budget(196, 6.5, 0.33), "llama_1_3b": Budget(1050, 12.2, 1.99)},
+    "lion": {"llama_60m": Budget(99, 4.8, 0.26), "llama_1_3b": Budget(370, 4.8, 0.52)},
     "muon": {"llama_60m": Budget(168, 6.2, 0.2), "llama_1_3b": Budget(890, 13.6, 1.2)},
     "natural_galore": {"llama_60m": Budget(187, 4.2, 0.41), "llama_1_3b": Budget(1210, 4.5, 0.95)},
+    "normuon": {"llama_60m": Budget(224, 7.7, 0.28), "llama_1_3b": Budget(1220, 17.2, 1.67)},
     "racs": {"llama_60m": Budget(337, 3.65, 0.09), "llama_1_3b": Budget(1890, 8.1, 0.52)},
+    "scale": {"llama_60m": Budget(103, 3.8, 0.19), "llama_1_3b": Budget(390, 2.6, 0.76)},
     "shampoo": {"llama_60m": Budget(76, 2.25, 0.13), "llama_1_3b": Budget(330, 3.1, 0.8)},
+    "sinkgd": {"llama_60m": Budget(258, 4.3, 0.09), "llama_1_3b": Budget(1420, 9.9, 0.52)},
     "soap": {"llama_60m": Budget(120, 4.7, 0.26), "llama_1_3b": Budget(590, 6.6, 1.55)},
     "swan": {"llama_60m": Budget(285, 13.6, 0.15), "llama_1_3b": Budget(1580, 41.5, 1.05)},
 }

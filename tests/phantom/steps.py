@@ -42,7 +42,7 @@ def options(name: str, model: str) -> dict[str, Any]:
 
 
 def bound(optimizer: torch.optim.Optimizer, name: str) -> float:
-    """Bytes that a step cannot do without (scripts/optimizer_bounds.py)."""
+    """Bytes that a step cannot do without (benchmarks/bounds.py)."""
     total = 0.0
     for group in optimizer.param_groups:
         adam = group["algorithm"] == "adam"
@@ -82,12 +82,12 @@ def count_pass(model_name: str, *, dtype: torch.dtype, padded: bool, autocast: b
     labels = ids.clone()
     if padded:
         labels[:, LENGTH * 3 // 4 :] = -100
-    needed = unpadding.needed_positions(labels)  # made on the CPU of real labels, before anything is fake
+    indices = unpadding.unpadded_indices(labels)  # made on the CPU of real labels, before anything is fake
     with device.phantom():
         device.to_phantom(model)
         with Count() as moved:
             inputs = {"input_ids": _moved(ids), "labels": _moved(labels)}
-            inputs |= {} if needed is None else {"needed": _moved(needed)}
+            inputs |= {} if indices is None else {"indices": _moved(indices)}
         with Count() as count:
             with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
                 loss = model(**inputs).loss_sum
