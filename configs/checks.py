@@ -6,6 +6,7 @@ from pathlib import Path
 
 from configs.reading import Settings, SettingsError
 from configs.sections import Config, optimizer_options
+from models.model_settings import rope_fault
 from optimizers import registry
 
 
@@ -42,13 +43,20 @@ def _check_optimizer(config: Config, settings: Settings) -> None:
     except ValueError as error:
         option = str(error).split(" ")[0].split("=")[0]
         raise SettingsError(f"{settings.where(f'optimizer.{option}')}optimizer.{error}") from error
-    refusal = registry.get(name)[0].traits.last_layer_refusal
+    traits = registry.get(name)[0].traits
     for key in ("last_layer", "embeddings"):
         settings.require(
-            refusal is None or getattr(config.optimizer, key) != "method",
+            traits.last_layer_refusal is None or getattr(config.optimizer, key) != "method",
             f"optimizer.{key}",
-            f"must be adam for {name}: {refusal}",
+            f"must be adam for {name}: {traits.last_layer_refusal}",
         )
+    last_layer = config.optimizer.last_layer or traits.last_layer
+    embeddings = config.optimizer.embeddings or traits.embeddings
+    settings.require(
+        not config.model.tie_word_embeddings or last_layer != "method" or embeddings == "method",
+        "optimizer.last_layer",
+        f"must be adam for {name} with model.tie_word_embeddings=true and embeddings that are Adam's: both are one",
+    )
 
 
 def _check_paths(config: Config, settings: Settings) -> None:
@@ -65,13 +73,8 @@ def _check_paths(config: Config, settings: Settings) -> None:
 
 
 def _check_relations(config: Config, settings: Settings) -> None:
-    run, model, data, train = config.run, config.model, config.data, config.train
-    heads, longest = model.num_attention_heads, model.max_position_embeddings
-    settings.require(
-        model.hidden_size % (2 * heads) == 0,
-        "model.hidden_size",
-        f"must be divisible by twice model.num_attention_heads {heads}, got {model.hidden_size}",
-    )
+    run, data, train, longest = config.run, config.data, config.train, config.model.max_position_embeddings
+    _check_heads(config, settings)
     settings.require(
         data.sequence_length <= longest,
         "data.sequence_length",
@@ -87,6 +90,28 @@ def _check_relations(config: Config, settings: Settings) -> None:
         "run.record_basis_cosines",
         "needs train.parallel=ddp and train.layerwise=false: otherwise the main process does not see every refresh",
     )
+
+
+def _check_heads(config: Config, settings: Settings) -> None:
+    model, heads = config.model, config.model.num_attention_heads
+    settings.require(
+        model.head_dim is not None or model.hidden_size % (2 * heads) == 0,
+        "model.hidden_size",
+        f"must be divisible by twice model.num_attention_heads {heads}, got {model.hidden_size}",
+    )
+    settings.require(
+        model.head_dim is None or model.head_dim % 2 == 0,
+        "model.head_dim",
+        f"must be even, because rotary positions turn pairs, got {model.head_dim}",
+    )
+    shared = model.num_key_value_heads
+    settings.require(
+        shared is None or heads % shared == 0,
+        "model.num_key_value_heads",
+        f"must divide model.num_attention_heads {heads}, got {shared}",
+    )
+    fault = None if model.rope_scaling is None else rope_fault(model.rope_scaling)
+    settings.require(fault is None, "model.rope_scaling", str(fault))
 
 
 def check_layout(config: Config, processes: int) -> None:

@@ -20,8 +20,15 @@ FREE_ON_RESUME = (
     "train.micro_batch_size",
     "train.parallel",
 )
-# Settings that are younger than some records: where they are null, a run is what it was before.
-ABSENT_IF_NULL = ("optimizer.embeddings",)
+
+# Settings that came after runs were recorded. At these defaults they are left out, so that runs keep their identity.
+LATER: dict[str, Any] = {
+    "model.num_key_value_heads": None,
+    "model.head_dim": None,
+    "model.rope_scaling": None,
+    "model.tie_word_embeddings": False,
+    "optimizer.embeddings": None,
+}
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -46,7 +53,7 @@ def _binding(settings: dict[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in flatten(settings).items()
-        if not key.startswith(FREE_ON_RESUME) and not (value is None and key in ABSENT_IF_NULL)
+        if not key.startswith(FREE_ON_RESUME) and not (key in LATER and value == LATER[key])
     }
 
 

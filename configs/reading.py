@@ -139,6 +139,8 @@ def value_of(value: Any, hint: Any, key: str) -> Any:
     if isinstance(value, list):
         (item, *_) = typing.get_args(hint) or (None,)
         return [value_of(member, item, key) for member in value]
+    if isinstance(value, dict):
+        return {str(name): value_of(member, Any, f"{key}.{name}") for name, member in value.items()}
     return value.typed() if isinstance(value, Unread) else value
 
 

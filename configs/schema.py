@@ -178,6 +178,8 @@ def _expected(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return f"one of {', '.join(str(a).lower() if isinstance(a, bool) else str(a) for a in arguments)}"
+    if origin is dict:
+        return "a mapping"
     if origin is list:
         return "a list"
     if origin is tuple:

@@ -5,6 +5,7 @@ embeddings, no bias, every matrix and embedding drawn from N(0, 0.02).
 """
 
 import contextlib
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,16 +21,12 @@ from configs.messages import first_line
 from models.kernels.aligned_mlp import AlignedMLP
 from models.kernels.attention import ATTENTION, row_arguments
 from models.kernels.cross_entropy import CompiledChunk, Gradients, chunk_gradients, summed_cross_entropy
-from models.model_settings import Model
+from models.model_settings import Model, rope_fault
 
-# Weights of one model can be loaded into another only if these are equal.
+# A saved model is read only if its configuration and ours agree in these.
 SHAPE_KEYS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-
-# Beyond the sizes: with another value of one of these, equal weights are another function.
-SAME_FUNCTION_KEYS = (
-    *("num_key_value_heads", "head_dim", "tie_word_embeddings", "rms_norm_eps", "rope_parameters"),
-    *("hidden_act", "attention_bias", "mlp_bias"),
-)
+SETTABLE_KEYS = (*SHAPE_KEYS, "num_key_value_heads", "head_dim", "tie_word_embeddings", "rms_norm_eps")
+FIXED_KEYS = ("hidden_act", "attention_bias", "mlp_bias", "attention_dropout")
 
 
 class Loss(NamedTuple):
@@ -139,14 +136,14 @@ def _layer_forward(layer: nn.Module, hidden: Tensor, **arguments: Any) -> Tensor
 def llama_config(section: Model) -> LlamaConfig:
     """transformers' configuration for the `model` section of the settings."""
     return LlamaConfig(
-        **{key: getattr(section, key) for key in SHAPE_KEYS},
+        **{key: getattr(section, key) for key in (*SHAPE_KEYS, "num_key_value_heads", "head_dim")},
         max_position_embeddings=section.max_position_embeddings,
         rms_norm_eps=section.rms_norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": section.rope_theta},
+        rope_parameters={"rope_type": "default", **(section.rope_scaling or {}), "rope_theta": section.rope_theta},
         initializer_range=section.initializer_range,
         # A padding id would freeze one row of the embedding at zero.
         pad_token_id=None,
-        tie_word_embeddings=False,
+        tie_word_embeddings=section.tie_word_embeddings,
         attn_implementation=ATTENTION,  # type: ignore[call-arg]
     )
 
@@ -177,6 +174,7 @@ def build_model(
     if torch.device(device).type != "meta":
         if saved is None:
             model.to_empty(device=device)
+            model.tie_weights()  # to_empty made two of a matrix that is shared
             initialize(model, seed)
             # Its frequencies are not saved, and stay in float32 at every dtype: rounded, they are another RoPE.
             model.model.rotary_emb = LlamaRotaryEmbedding(config).to(device)
@@ -201,7 +199,7 @@ def initialize(model: LlamaForCausalLM, seed: int) -> None:
 
 
 def check_saved(folder: Path, config: LlamaConfig) -> None:
-    """Raise ValueError unless `folder` was written by `save_pretrained` for a model of `config`'s sizes."""
+    """Raise ValueError unless `folder` was written by `save_pretrained` for the architecture of `config`."""
     if not (folder / "config.json").is_file():
         raise ValueError(f"model.init_from: {folder} has no config.json, it is not a folder of save_pretrained")
     try:
@@ -210,10 +208,36 @@ def check_saved(folder: Path, config: LlamaConfig) -> None:
         raise ValueError(f"model.init_from: {folder}/config.json cannot be read: {error}") from error
     if saved.model_type != "llama":
         raise ValueError(f"model.init_from: {folder} holds a {saved.model_type} model, not a llama")
-    for key in (*SHAPE_KEYS, *SAME_FUNCTION_KEYS):
+    for key in FIXED_KEYS:
         ours, theirs = getattr(config, key), getattr(saved, key)
         if ours != theirs:
-            raise ValueError(f"model.init_from: {folder} has {key} {theirs}, the settings say {ours}")
+            raise ValueError(f"model.init_from: {folder} has {key} {theirs}, only {ours} can be trained")
+    for key in SETTABLE_KEYS:
+        ours, theirs = getattr(config, key), getattr(saved, key)
+        if ours != theirs:
+            shown = str(theirs).lower() if isinstance(theirs, bool) else theirs
+            raise ValueError(
+                f"model.init_from: {folder} has {key} {theirs}, the settings say {ours}: model.{key}={shown}"
+            )
+    _check_rope(folder, dict(config.rope_parameters or {}), dict(saved.rope_parameters))
+
+
+def _check_rope(folder: Path, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Raise ValueError, naming the settings that would do, if the saved rotary positions are others than ours."""
+    theirs = {key: value for key, value in theirs.items() if value is not None}
+    if ours == theirs:
+        return
+    theta = theirs.pop("rope_theta")
+    fault = None if theirs["rope_type"] == "default" else rope_fault(theirs)
+    if fault is not None:
+        raise ValueError(
+            f"model.init_from: {folder} has rope parameters that cannot be trained: model.rope_scaling {fault}"
+        )
+    scaling = "null" if theirs["rope_type"] == "default" else json.dumps(theirs)
+    raise ValueError(
+        f"model.init_from: {folder} has other rotary positions than the settings: model.rope_theta={theta} "
+        f"model.rope_scaling={scaling}"
+    )
 
 
 def load_saved(folder: Path, config: LlamaConfig, dtype: torch.dtype) -> LlamaForCausalLM:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .engine import Direction, MatrixOptimizer, Option, Traits, register
 from .engine.options import Betas, EpsAboveZero, LearningRate, Params, WeightDecay
+from .engine.stack import matrix_shape
 from .functional.numerics import average, working_dtype
 
 Value = Annotated[Literal["row", "tensor"], Option("block of a v_proj: each row, or the whole matrix")]
@@ -53,7 +54,7 @@ class AdamMini(MatrixOptimizer):
     def check_parameter(self, parameter: Tensor, group: dict[str, Any]) -> None:
         super().check_parameter(parameter, group)
         if (role := group.get("role")) in ("query", "key"):
-            rows, heads = parameter.shape[0], group.get("heads")
+            (rows, _), heads = matrix_shape(parameter), group.get("heads")
             if not heads or rows % heads:
                 raise ValueError(f"heads must divide the {rows} rows of a {role} matrix, got {heads}")
 

@@ -253,3 +253,20 @@ def test_a_plan_that_cannot_be_made_is_one_sentence(text, tmp_path, capsys):
     assert train.main(tiny.command(text, tmp_path / "run", "model.init_from=/nowhere", "--plan=json")) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1 and "model.init_from" in captured.err
+
+
+def test_a_model_of_another_architecture_resumes_exactly_and_opens(text, tmp_path, monkeypatch):
+    """Fewer heads of keys and values, wide heads, scaled positions and a last layer that is the embedding."""
+    argv = [tiny.command(text, tmp_path / name, *tiny.GROUPED_AND_TIED) for name in ("whole", "run")]
+    assert train.main(argv[0]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("training.loop.Trainer._update", tiny.unplugged_after(8))
+        assert train.main(argv[1]) == 1
+    assert train.main(argv[1]) == 0
+    assert tiny.weights(tmp_path / "run") == tiny.weights(tmp_path / "whole")
+    assert tiny.metrics(tmp_path / "run") == tiny.metrics(tmp_path / "whole")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert model.config.rope_parameters == {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
+    assert (model.config.num_key_value_heads, model.config.head_dim) == (1, 24)
+    assert evaluate_script.main([str(tmp_path / "run")]) == 0

@@ -10,6 +10,15 @@ from training.run_errors import MachineError
 CLOCKED = ("tokens_per_second", "optimizer_seconds", "data_seconds", "train_seconds")
 WORDS = ("the", "people", "of", "this", "nation", "have", "seen", "work", "and", "hope", "in", "every", "state")
 
+# Settings of another architecture: shared heads of keys and values, wide heads, scaled positions, a tied last layer.
+GROUPED_AND_TIED = (
+    "model.num_key_value_heads=1",
+    "model.head_dim=24",
+    "model.rope_scaling={rope_type: linear, factor: 2.0}",
+    "model.tie_word_embeddings=true",
+    "optimizer.last_layer=adam",
+)
+
 
 def write_text(folder: Path) -> Path:
     """Put train.jsonl and eval.jsonl, 120 and 60 documents of 5 to 60 words, into `folder`; returns it."""

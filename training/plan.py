@@ -51,7 +51,7 @@ class Memory(ForwardMemory):
 
 class Work(TypedDict):
     """`flops_per_position` of forward and backward, without recomputation: 6 an element of every matrix but the
-    embedding, and 6 h x length a layer (width h) for attention, of which causality computes half."""
+    embedding, and 6 h x length a layer (all heads' width h) for attention, of which causality computes half."""
 
     steps: int
     batch_size: int
@@ -82,9 +82,11 @@ def plan_run(config: Config) -> Plan:
 def forward_bytes(section: Model, positions: int, element_bytes: int) -> ForwardMemory:
     """Bytes that a forward pass over `positions` positions keeps for backward, by the eager graph.
 
-    With P positions, b bytes an element, width h, MLP width f, a heads and vocabulary V:
-        a layer keeps P (8 h + 8 b h + 4 b f + 4 a + 8): two norms (a float32 input and 4 bytes of scale each, the
-            normalised values, the output), q, k, v and the attention's output, its 4 a of log-sums, four MLP tensors;
+    With P positions, b bytes an element, width h, MLP width f, a heads and c heads of keys and values of width d, and
+    vocabulary V:
+        a layer keeps P (8 h + 4 b h + 2 b d (a + c) + 4 b f + 4 a + 8): two norms (a float32 input and 4 bytes of scale
+            each, the normalised values, the output), q, k, v and the attention's output, its 4 a of log-sums, four MLP
+            tensors;
         `activation_bytes` = layers x that, and P (4 h + 2 b h + 4) for the final norm and the loss's gradient of it;
         `checkpointed_activation_bytes` = the same with P b h for each layer (its input), and one whole layer;
         `logits_bytes` = what the loss holds (models/kernels/cross_entropy.py).
@@ -92,7 +94,8 @@ def forward_bytes(section: Model, positions: int, element_bytes: int) -> Forward
     Temporary buffers of single operations are left out. So is what padding saves (models/unpadding.py).
     """
     h, f, layers, b = section.hidden_size, section.intermediate_size, section.num_hidden_layers, element_bytes
-    layer = positions * (8 * h + 8 * b * h + 4 * b * f + 4 * section.num_attention_heads + 8)
+    heads, shared, width = section.heads()
+    layer = positions * (8 * h + 4 * b * h + 2 * b * width * (heads + shared) + 4 * b * f + 4 * heads + 8)
     outside = positions * (4 * h + 2 * b * h + 4)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return {
@@ -137,9 +140,12 @@ def _memory(config: Config, model: LlamaForCausalLM, optimizer: BaseOptimizer) -
 
 
 def _work(config: Config, model: nn.Module) -> Work:
-    train, length, h = config.train, config.data.sequence_length, config.model.hidden_size
-    multiplied = sum(p.numel() for p in model.parameters() if p.ndim == 2) - config.model.vocab_size * h
-    flops_per_position = 6 * multiplied + 6 * config.model.num_hidden_layers * h * length
+    train, length, section = config.train, config.data.sequence_length, config.model
+    heads, _, width = section.heads()
+    multiplied = sum(p.numel() for p in model.parameters() if p.ndim == 2)
+    if not section.tie_word_embeddings:
+        multiplied -= section.vocab_size * section.hidden_size
+    flops_per_position = 6 * multiplied + 6 * section.num_hidden_layers * heads * width * length
     positions = train.steps * train.batch_size * length
     return {
         "steps": train.steps,

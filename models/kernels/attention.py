@@ -48,7 +48,8 @@ def attention(
     """Causal attention in the signature of transformers' layers, within each row.
 
     Args:
-        query, key, value: [rows, heads, length, width], or [1, heads, N, width] of a list of positions.
+        query, key, value: [rows, heads, length, width], or [1, heads, N, width] of a list of positions; keys and
+            values may have fewer heads, each for as many of the queries' in turn.
         lengths, indices, shape: from `row_arguments`.
 
     Returns:
@@ -56,6 +57,8 @@ def attention(
     """
     if lengths is not None:
         # Rotary embedding leaves query and key in float32 under autocast, which casts for torch's operators only.
+        each = query.shape[1] // key.shape[1]  # heads of queries that share one of keys and values
+        key, value = key.repeat_interleave(each, 1), value.repeat_interleave(each, 1)
         alike = (tensor.to(value.dtype).squeeze(0).transpose(0, 1) for tensor in (query, key, value))
         output, _ = row_attention(*alike, lengths)
         return output.unsqueeze(0), None

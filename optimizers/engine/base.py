@@ -149,6 +149,10 @@ class BaseOptimizer(torch.optim.Optimizer):
         empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
         return adamw.allocate(empty) if group["algorithm"] == "adam" else self.allocate(empty, group)
 
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's. State that a process holds by rows, as its parameter is sharded, is a DTensor in it."""
+        return state_dicts.with_shards(self, super().state_dict())
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, but every tensor of state gets the dtype and device that the method holds it in.
 
@@ -156,7 +160,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         are understood. Raises ValueError, and changes nothing, for groups of another method or size, and for tensors of
         other names or shapes than the parameters' state has.
         """
-        state_dict = state_dicts.checked(self, state_dict)
+        state_dict = state_dicts.checked(self, state_dicts.without_shards(state_dict))
         saved = [i for group in state_dict["param_groups"] for i in group["params"]]
         super().load_state_dict({**state_dict, "state": {i: {} for i in state_dict["state"]}})
         for i, (parameter, group) in zip(saved, state_dicts.members(self), strict=True):

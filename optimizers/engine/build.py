@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from . import partition, registry
 from .base import BaseOptimizer
+from .matrix import MatrixOptimizer
 
 
 def build(
@@ -16,18 +17,22 @@ def build(
     adam_lr: float = 1e-3,
     last_layer: Literal["method", "adam"] | None = None,
     embeddings: Literal["method", "adam"] | None = None,
+    rules: partition.Rules = (),
     **options: Any,
 ) -> BaseOptimizer:
-    """The optimizer `name` for a transformers causal LM, its parameters parted by `partition.RULES`.
+    """The optimizer `name` for a model of transformers or one's own, its parameters parted by `partition`.
 
     Args:
         lr: learning rate of the method.
         adam_lr: learning rate of the parameters stepped by Adam: norms, and embeddings and lm_head where it steps them.
         last_layer, embeddings: who steps lm_head and the embeddings; None: the method's own default.
+        rules: pairs of a regular expression and "method" or "adam". The first that is found in a parameter's name
+            decides, before the kind of the parameter does.
         options: of the method, by the names of its constructor.
 
-    Raises ValueError, the text naming the option, for an unknown name or option, a value out of bounds, or a last layer
-    or embeddings that the method cannot step.
+    Raises ValueError, the text naming the option, for an unknown name or option, a value out of bounds, a last layer
+    or embeddings that the method cannot step, a rule that matches nothing, or a parameter of which nothing says what it
+    is. Methods for any shape leave the latter to Adam.
     """
     cls, presets = registry.get(name)
     registry.check(name, **options)
@@ -37,7 +42,8 @@ def build(
             raise ValueError(f"{option} must be method or adam, got {who!r}")
         if who == "method" and cls.traits.last_layer_refusal:
             raise ValueError(f"{option}=method is refused for {name}: {cls.traits.last_layer_refusal}")
-    groups = partition.parameter_groups(model, **by, traits=cls.traits)
+    any_shape = not issubclass(cls, MatrixOptimizer)
+    groups = partition.parameter_groups(model, **by, traits=cls.traits, rules=rules, any_shape=any_shape)
     for group in groups:
         group["lr"] = adam_lr if group.get("algorithm") == "adam" else lr
         if cls.traits.steps_everything:

@@ -23,7 +23,8 @@ from .stack import Stack, matrix_shape
 
 
 class MatrixOptimizer(BaseOptimizer):
-    """Steps stacks of matrices of one shape, oriented so that m <= n unless `traits.oriented` is False.
+    """Steps stacks of matrices of one shape, oriented so that m <= n unless `traits.oriented` is False. In a group with
+    stacked=True each parameter is a stack by itself, [B, rows, columns], and so is its state.
 
     A subclass defines the state it holds (`state_shapes`), what it subtracts (`update`) and, if it keeps bases that are
     renewed at intervals, when (`refresh_due`) and how (`refresh`).
@@ -78,10 +79,17 @@ class MatrixOptimizer(BaseOptimizer):
     # ---- the loop
 
     def check_parameter(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        if parameter.ndim != 2 and not (parameter.ndim == 1 and self.traits.also_steps):
+        stacked = group.get("stacked", False)
+        dimensions = (3,) if stacked else (1, 2) if self.traits.also_steps else (2,)
+        if parameter.ndim not in dimensions:
             raise ValueError(
-                f"{type(self).__name__} steps matrices; a parameter of shape {tuple(parameter.shape)} belongs "
-                'in a group with algorithm="adam"'
+                f"{type(self).__name__} steps {'stacks of ' if stacked else ''}matrices; a parameter of shape "
+                f'{tuple(parameter.shape)} belongs in a group with algorithm="adam"'
+            )
+        if stacked and isinstance(parameter, DTensor):
+            raise ValueError(
+                f"{type(self).__name__} steps stacks of matrices that are whole; a sharded one of shape "
+                f'{tuple(parameter.shape)} belongs in a group with algorithm="adam"'
             )
 
     def allocate(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
@@ -89,7 +97,7 @@ class MatrixOptimizer(BaseOptimizer):
         m, n = (columns, rows) if self.traits.transposes(rows, columns) else (rows, columns)
         state: dict[str, Any] = {"step": 0} if self.traits.counts_steps else {}
         for key, (shape, dtype) in self.state_shapes(m, n, parameter.dtype, group).items():
-            state[key] = torch.zeros(shape, dtype=dtype, device=parameter.device)
+            state[key] = torch.zeros((*parameter.shape[:-2], *shape), dtype=dtype, device=parameter.device)
         return state
 
     def step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
@@ -209,7 +217,8 @@ class MatrixOptimizer(BaseOptimizer):
             alike.setdefault((p.shape, factor, p.dtype, p.device, self._age(p)), []).append(p)
         lists = []
         for members in alike.values():
-            count = kernels.stackable(members[0], device_type) * shards.processes(members[0])
+            stacked = members[0].ndim == 3
+            count = 1 if stacked else kernels.stackable(members[0], device_type) * shards.processes(members[0])
             lists += [members[i : i + count] for i in range(0, len(members), count)]
         return lists
 
@@ -224,11 +233,12 @@ class MatrixOptimizer(BaseOptimizer):
     ) -> Stack:
         owned = [parameter for parameter in parameters if self.owns(parameter)]
         rows, columns = matrix_shape(parameters[0])
+        each = range(len(parameters[0]) if parameters[0].ndim == 3 else 1)
         fields: dict[str, Any] = {
             "parameters": parameters,
             "owned": owned,
             "transposed": self.traits.transposes(rows, columns),
-            "indices": [position[parameter] for parameter in owned],
+            "indices": [position[parameter] + len(position) * i for parameter in owned for i in each],
             "lr_factor": self.lr_factor(rows, columns, group),
             "decay_factor": self.decay_factor(group),
             "group_elements": elements,

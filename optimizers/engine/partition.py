@@ -1,86 +1,133 @@
-"""Which parameter goes where: rules on names, the first match decides, and every parameter is covered."""
+"""Which parameter goes where: the caller's rules first, then what the parameter is to its model."""
 
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from . import kinds
 from .traits import Traits
 
-# The matrices of attention and MLP blocks go to the method; norms and biases to Adam, unless the method's traits say
-# otherwise; the last layer (lm_head) and the embeddings where the caller says.
-RULES: tuple[tuple[str, str], ...] = (
-    (r"(^|\.)lm_head\.weight$", "last_layer"),
-    (r"embed|(^|\.)wte\.|(^|\.)wpe\.", "embedding"),
-    (r"\.bias$", "bias"),
-    (r"norm|(^|\.)ln_", "norm"),
-    (r"(^|[._])(attn|attention|mlp|feed_forward)\..*weight$", "matrix"),
-)
+# (regular expression, destination): the first whose expression is found in a parameter's name decides.
+Rules = Sequence[tuple[str, Literal["method", "adam"]]]
 # Of the matrices, those of heads; the method's traits say whether it tells them apart.
 HEADS = {"q_proj.weight": "query", "k_proj.weight": "key", "v_proj.weight": "value"}
-VECTORS = ("norm", "bias")
 
 
 def parameter_groups(
-    model: nn.Module, *, last_layer: str, embeddings: str = "adam", traits: Traits | None = None
+    model: nn.Module,
+    *,
+    last_layer: str,
+    embeddings: str = "adam",
+    traits: Traits | None = None,
+    rules: Rules = (),
+    any_shape: bool = False,
 ) -> list[dict]:
     """Groups for an optimizer of matrices: the method's, then Adam's (marked algorithm="adam").
 
+    The matrices of hidden layers go to the method. Norms and biases are Adam's, unless the method's `traits` say
+    otherwise; routers, convolutions and heads of tasks always are (`kinds.Part`), and so is an embedding, norm or bias
+    of more than two dimensions.
+
     Each group holds (name, parameter) pairs under "params" and a "label", "method" or "adam". The method has one group,
-    and one more for each role that its `traits` tell apart (with "role", and "heads" for queries and keys) and for its
-    vectors, whose weights do not decay. Frozen parameters are left out.
+    and one more for each role that its traits tell apart (with "role", and "heads" for queries and keys), for its
+    vectors, whose weights do not decay, and for experts that a model holds in one tensor [experts, rows, columns]
+    (stacked=True). Frozen parameters are left out.
 
     Args:
-        last_layer, embeddings: "method" or "adam".
+        last_layer, embeddings: "method" or "adam". An embedding that is lm_head too goes where embeddings go.
+        rules: are asked before the kind of a parameter is. "method" takes a tensor of three dimensions for experts.
+        any_shape: whether the method takes any shape. What no rule covers then goes to Adam.
 
-    Raises ValueError naming a parameter that no rule covers, for last_layer="method" on a model whose lm_head is tied
-    to an embedding that Adam steps, and where heads cannot be counted.
+    Raises ValueError for a rule that cannot be read or matches nothing, a parameter that no rule covers,
+    last_layer="method" on a model whose lm_head is tied to an embedding that Adam steps, and where heads cannot be
+    counted.
     """
     traits = traits or Traits()
-    by_method = {"matrix", *traits.also_steps}
-    by_method |= {part for part, by in (("last_layer", last_layer), ("embedding", embeddings)) if by == "method"}
+    by_method = {"matrix", "experts", *traits.also_steps}
+    by_method |= {"last_layer"} if last_layer == "method" else set()
+    by_method |= {"embedding", "tied"} if embeddings == "method" else set()
+    chosen = _chosen(model, rules)
     method: dict[str, list[tuple[str, nn.Parameter]]] = {}
     adam: list[tuple[str, nn.Parameter]] = []
-    parts = set()
-    for name, parameter in model.named_parameters():
+    for name, parameter, part in kinds.parts(model):
         if not parameter.requires_grad:
             continue
-        part = next((part for pattern, part in RULES if re.search(pattern, name)), None)
-        if part is None or (part == "matrix" and parameter.ndim != 2):
-            raise ValueError(f"no rule says who steps the parameter {name} of shape {tuple(parameter.shape)}")
-        parts.add(part)
-        members = method.setdefault(_role(name, part, traits), []) if part in by_method else adam
+        destination = chosen.get(name)
+        if destination is None:
+            _check_part(name, parameter, part, last_layer, embeddings, any_shape)
+            fits = any_shape or part == "experts" or 1 <= parameter.ndim <= 2
+            destination = "method" if part in by_method and fits else "adam"
+        members = adam if destination == "adam" else method.setdefault(_role(name, parameter, part, traits), [])
         members.append((name, parameter))
-    if last_layer == "method" and "last_layer" not in parts and embeddings != "method":
-        raise ValueError("last_layer=method needs a trainable lm_head.weight of its own (this model ties or lacks it)")
     groups: list[dict] = [
         {"params": members, "label": "method", **_options(role, model)} for role, members in method.items()
     ]
     return groups + ([{"params": adam, "label": "adam", "algorithm": "adam"}] if adam else [])
 
 
-def _role(name: str, part: str, traits: Traits) -> str:
-    """The role of a parameter of the method's: "vector", one that the traits tell apart, or "matrix"."""
-    if part in VECTORS:
+def _check_part(
+    name: str, parameter: nn.Parameter, part: kinds.Part | None, last_layer: str, embeddings: str, any_shape: bool
+) -> None:
+    """Raises ValueError for a parameter, without a rule of the caller's, that can be sent nowhere."""
+    if part is None and not any_shape:
+        raise ValueError(
+            f"no rule says who steps the parameter {name} of shape {tuple(parameter.shape)}; say it with "
+            f'rules=[("{re.escape(name)}", "adam")], or "method" for a matrix'
+        )
+    if part == "tied" and last_layer == "method" and embeddings != "method":
+        raise ValueError(
+            f"last_layer=method needs an lm_head of its own, but this model ties it to the embedding {name}: with "
+            "last_layer=adam both are Adam's, with embeddings=method both are the method's"
+        )
+
+
+def _role(name: str, parameter: nn.Parameter, part: kinds.Part | None, traits: Traits) -> str:
+    """The group of a parameter of the method's: "vector", "experts", a role that the traits tell apart, or "matrix"."""
+    if part in ("norm", "bias"):
         return "vector"
-    role = HEADS.get(".".join(name.split(".")[-2:]), part) if part == "matrix" else part
+    if parameter.ndim == 3:
+        return "experts"
+    role = HEADS.get(".".join(name.split(".")[-2:])) if part == "matrix" else part
+    role = "embedding" if role == "tied" else role
     return role if role in traits.roles else "matrix"
 
 
 def _options(role: str, model: nn.Module) -> dict[str, Any]:
-    """What the group of a role says beside its parameters."""
+    """What a group says beside its parameters."""
     if role == "vector":
         return {"weight_decay": 0.0}
+    if role == "experts":
+        return {"stacked": True}
     if role not in ("query", "key"):
         return {} if role == "matrix" else {"role": role}
-    config = getattr(model, "config", None)
+    # A wrapper has no configuration, what it holds does.
+    config = next((module.config for module in model.modules() if hasattr(module, "config")), None)
     heads = getattr(config, "num_attention_heads", None)
     if role == "key":
         heads = getattr(config, "num_key_value_heads", None) or heads
     if heads is None:
         raise ValueError(f"the {role} heads of the model cannot be counted: it has no config.num_attention_heads")
     return {"role": role, "heads": heads}
+
+
+def _chosen(model: nn.Module, rules: Rules) -> dict[str, str]:
+    """Name of a parameter -> the destination that the caller's rules give it. Raises ValueError for a bad rule."""
+    chosen: dict[str, str] = {}
+    names = [name for name, _ in model.named_parameters()]
+    for pattern, destination in rules:
+        if destination not in ("method", "adam"):
+            raise ValueError(f"rules: the destination of {pattern!r} must be method or adam, got {destination!r}")
+        try:
+            matched = [name for name in names if re.search(pattern, name)]
+        except re.error as error:
+            raise ValueError(f"rules: {pattern!r} is no regular expression: {error}") from error
+        if not matched:
+            raise ValueError(f"rules: {pattern!r} matches no parameter of the model, whose first is {names[0]}")
+        chosen = {**dict.fromkeys(matched, destination), **chosen}
+    return chosen
 
 
 def describe(optimizer: torch.optim.Optimizer) -> str:

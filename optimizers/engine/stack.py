@@ -18,7 +18,8 @@ class Stack:
     """Matrices of one shape, learning rate, dtype and age, oriented as the method wants them (`Traits.oriented`).
 
     `state[key]` is [B, ...]. The i-th matrix's own state, `states[i][key]`, is a view of its i-th slice. B counts the
-    matrices that this process owns: all of them, unless parameters are sharded.
+    matrices that this process owns: all of them, unless parameters are sharded. A single parameter of three dimensions
+    is all B matrices.
     """
 
     parameters: list[Tensor]
@@ -34,7 +35,9 @@ class Stack:
 
     def __post_init__(self) -> None:
         keys = [key for key, value in self.states[0].items() if isinstance(value, Tensor)] if self.owned else []
-        if len(self.owned) == 1:
+        if self._is_one_tensor:
+            self.state = {key: self.states[0][key] for key in keys}
+        elif len(self.owned) == 1:
             for key in keys if self.transposed else ():
                 self.states[0][key] = self._ordered(self.states[0][key])
             self.state = {key: self.states[0][key].unsqueeze(0) for key in keys}
@@ -44,6 +47,16 @@ class Stack:
                 for state, view in zip(self.states, self.state[key].unbind(0), strict=True):
                     state[key] = view
         self._views = [{key: state[key] for key in keys} for state in self.states]
+
+    @property
+    def _is_one_tensor(self) -> bool:
+        return self.parameters[0].ndim == 3
+
+    def _matrices(self) -> list[Tensor]:
+        """The stack's weights, not oriented, one by one; of a sharded one this process's rows."""
+        if self._is_one_tensor:
+            return list(self.parameters[0].unbind(0))
+        return [local(parameter) for parameter in self.parameters]
 
     def _ordered(self, held: Tensor) -> Tensor:
         """State [r, n] of one transposed matrix, in the memory order of its gradient, which is stored by columns.
@@ -73,7 +86,9 @@ class Stack:
 
     def norms(self) -> Tensor | None:
         """float64 [B]: Frobenius norms of the owned matrices' weights; None where none is owned."""
-        norms = whole_norms([local(parameter) for parameter in self.parameters], self.parameters)
+        norms = whole_norms(self._matrices(), self.parameters)
+        if self._is_one_tensor:
+            return norms
         owned = set(self.owned)
         kept = [norm for parameter, norm in zip(self.parameters, norms, strict=True) if parameter in owned]
         return torch.stack(kept) if kept else None
@@ -88,8 +103,11 @@ class Stack:
     ) -> None:
         """W <- W - lr lr_factor D, before or after weight decay, in all matrices of the stack."""
         assert direction is not None and gradient is not None
+        matrices = self._matrices()
+        if self._is_one_tensor:
+            noise = noise and noise * len(matrices)  # one source is drawn from again and again
         weights.subtract_direction(
-            [self.oriented(local(parameter)) for parameter in self.parameters],
+            [self.oriented(matrix) for matrix in matrices],
             direction,
             gradient,
             step=group["lr"] * self.lr_factor * direction.scale,
@@ -102,7 +120,9 @@ class Stack:
         if not matrices:
             return None
         dtype = working_dtype(matrices[0].dtype)
-        if len(matrices) == 1:
+        if self._is_one_tensor:
+            stack = matrices[0].to(dtype)
+        elif len(matrices) == 1:
             stack = matrices[0].unsqueeze(0).to(dtype)
         elif matrices[0].dtype == dtype:
             stack = torch.stack(matrices)
@@ -125,6 +145,6 @@ class Stack:
 
 
 def matrix_shape(parameter: Tensor) -> tuple[int, int]:
-    """Rows and columns of a matrix; a vector is one row."""
-    rows, columns = parameter.shape if parameter.ndim == 2 else (1, parameter.shape[0])
+    """Rows and columns of a matrix, or of each matrix of a stack; a vector is one row."""
+    rows, columns = parameter.shape[-2:] if parameter.ndim > 1 else (1, parameter.shape[0])
     return rows, columns

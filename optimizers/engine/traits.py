@@ -14,7 +14,7 @@ class Traits:
     last_layer_refusal: str | None = None
     # Parts of a model that are the method's beyond these: vectors ("norm", "bias"), to it matrices of one row.
     also_steps: tuple[str, ...] = ()
-    # Roles of matrices that the method tells apart, each a group of its own with this "role" (partition.ROLES).
+    # Roles of matrices that the method tells apart, each a group of its own with this "role" (partition.py).
     roles: tuple[str, ...] = ()
     # Whether embeddings and norms are the method's too.
     steps_everything: bool = False

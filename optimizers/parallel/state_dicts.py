@@ -40,6 +40,30 @@ def members(optimizer: "BaseOptimizer") -> Iterator[tuple[Tensor, dict[str, Any]
     return ((parameter, group) for group in optimizer.param_groups for parameter in group["params"])
 
 
+# ---- shards
+
+
+def with_shards(optimizer: "BaseOptimizer", state_dict: dict[str, Any]) -> dict[str, Any]:
+    """`state_dict` of this process, state by rows as DTensors: torch.distributed.checkpoint takes plain tensors of one
+    name for copies, and saves one of them."""
+    state = dict(state_dict["state"])
+    for i, (parameter, _) in enumerate(members(optimizer)):
+        if i in state and isinstance(parameter, DTensor) and optimizer.owner(parameter) is None:
+            state[i] = {
+                key: _sharded(value, parameter) if _by_rows(value) else value for key, value in state[i].items()
+            }
+    return {**state_dict, "state": state}
+
+
+def without_shards(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """The inverse: DTensors as the rows that this process holds."""
+    state = {
+        i: {key: shards.local(value) if isinstance(value, Tensor) else value for key, value in held.items()}
+        for i, held in state_dict["state"].items()
+    }
+    return {**state_dict, "state": state}
+
+
 # ---- loading
 
 
@@ -147,7 +171,7 @@ def _whole_state(optimizer: "BaseOptimizer", parameter: DTensor, group: dict[str
     held, owner, mesh = optimizer.state[parameter], optimizer.owner(parameter), parameter.device_mesh
     if owner is None:
         for key, value in held.items():
-            yield key, _joined(value, parameter) if _by_rows(value) else value
+            yield key, _sharded(value, parameter).full_tensor() if _by_rows(value) else value
         return
     for key, value in optimizer.template(parameter, group).items():
         if isinstance(value, Tensor):
@@ -164,11 +188,10 @@ def _by_rows(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim > 0
 
 
-def _joined(shard: Tensor, like: DTensor) -> Tensor:
-    whole = DTensor.from_local(
+def _sharded(shard: Tensor, like: DTensor) -> DTensor:
+    return DTensor.from_local(
         shard, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
     )
-    return whole.full_tensor()
 
 
 def _on_host(value: Any) -> Any:

@@ -303,6 +303,15 @@ def test_the_resolved_settings_load_again(write):
     assert identity.to_dict(again) == identity.to_dict(ours)
 
 
+def test_settings_that_came_later_leave_recorded_runs_their_identity():
+    now = identity.to_dict(config())
+    before = {**now, "model": {k: v for k, v in now["model"].items() if f"model.{k}" not in identity.LATER}}
+    assert before != now and identity.differences(before, now) == []
+    later = identity.to_dict(config("model.num_key_value_heads=2"))
+    assert identity.differences(before, later) == ["model.num_key_value_heads"]
+    assert identity.config_hash(config("model.num_key_value_heads=2")) != identity.config_hash(config())
+
+
 def test_differences_include_added_and_removed_keys():
     old, new = identity.to_dict(config()), identity.to_dict(config("optimizer=racs"))
     assert {"optimizer.name", "optimizer.rank", "optimizer.beta"} <= set(identity.differences(old, new))
@@ -315,7 +324,7 @@ def test_differences_include_added_and_removed_keys():
 def test_every_file_of_a_group_loads(group):
     for path in sorted((FOLDER / group).glob("*.yaml")):
         extra = ["data.path=x"] if path.stem in ("files", "prepared") else []
-        assert getattr(config(f"{group}={path.stem}", *extra), group)
+        assert getattr(config("optimizer=racs", f"{group}={path.stem}", *extra), group)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -14,12 +14,13 @@ from training.processes.start import start_world
 
 
 @pytest.mark.distributed
-def test_one_process_then_replicas_then_shards_then_one(text, tmp_path):
+@pytest.mark.parametrize("model", [(), tiny.GROUPED_AND_TIED], ids=["llama", "grouped and tied"])
+def test_one_process_then_replicas_then_shards_then_one(model, text, tmp_path):
     """Every row of metrics, also those of earlier layouts: same rows of data, tokens, losses and learning rates. Rows
     end in padding, of which each process leaves out its own."""
     whole, run = tmp_path / "whole", tmp_path / "run"
-    assert train.main(tiny.command(text, whole, "data.packing=false")) == 0
-    argv = tiny.command(text, run, "data.packing=false")
+    assert train.main(tiny.command(text, whole, "data.packing=false", *model)) == 0
+    argv = tiny.command(text, run, "data.packing=false", *model)
     step = "term:training.loop.Trainer._update"
     subprocess.run([sys.executable, "tests/faults/faulty.py", f"{step}:4", *argv], cwd=ROOT, check=False, timeout=90)
     assert tiny.saved_steps(run)[-1] == 4

@@ -1,6 +1,8 @@
 """The optimizers outside of this project's training loop."""
 
 import ast
+import logging
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import transformers
 
 import optimizers
 from optimizers import RACS
+from tests.snippets import PAGE, batches, sentences, snippet
 
 from .test_partition import llama
 
@@ -28,35 +31,127 @@ def test_imports_torch_and_the_standard_library_alone(path):
     assert names <= {"torch", *sys.stdlib_module_names}
 
 
-def sentences() -> list[dict]:
-    """48 rows of 16 ids that follow each other by one rule, so that there is something to learn."""
-    starts = torch.arange(48)
-    ids = (starts[:, None] * 7 + 5 * torch.arange(16)) % 64
-    return [{"input_ids": row, "labels": row} for row in ids]
+def run(heading: str, **names) -> dict:
+    """The names after a snippet of docs/in-your-own-loop.md was run with `names`."""
+    names = {"torch": torch, "optimizers": optimizers, **names}
+    exec(snippet(heading), names)
+    return names
 
 
-def test_transformers_trainer(tmp_path):
-    model = llama()
-    arguments = transformers.TrainingArguments(
-        output_dir=str(tmp_path),
-        num_train_epochs=4,
-        per_device_train_batch_size=8,
-        learning_rate=0.02,
-        lr_scheduler_type="constant",
-        logging_steps=1,
-        report_to="none",
-        save_strategy="epoch",
-        use_cpu=True,
-        disable_tqdm=True,
-    )
-    optimizer = optimizers.build(model, "alice", lr=0.02, adam_lr=1e-2, rank=8, leading=2, update_interval=5)
-    trainer = transformers.Trainer(model, arguments, train_dataset=sentences(), optimizers=(optimizer, None))
-    trainer.train()
-    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-    assert len(losses) == 24
-    assert losses[-1] < 0.8 * losses[0]
-    saved = torch.load(tmp_path / "checkpoint-24" / "optimizer.pt", weights_only=True)
-    assert saved["param_groups"][0]["rank"] == 8
+def fresh() -> transformers.LlamaForCausalLM:
+    torch.manual_seed(0)
+    return llama()
+
+
+def same_weights(first, second) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_every_snippet_of_the_page_has_a_test():
+    """Those of several processes in tests/distributed/own_loops.py."""
+    called = Path(__file__).read_text() + (Path(__file__).parents[1] / "distributed" / "own_loops.py").read_text()
+    headings = re.findall(r"^## (.*)$", PAGE.read_text(), flags=re.M)
+    assert len(headings) >= 8
+    assert [heading for heading in headings if f'run("{heading}"' not in called] == []
+
+
+@pytest.mark.parametrize("has_adapters", [False, True])
+def test_destinations_with_and_without_rules(has_adapters):
+    model = llama(tie_word_embeddings=True)
+    if has_adapters:
+        model.adapter = torch.nn.ParameterDict({"down": torch.ones(4, 16)})
+    optimizer = run("Which parameter goes where", model=model, has_adapters=has_adapters)["optimizer"]
+    (method, adam) = ({*group["param_names"]} for group in optimizer.param_groups)
+    assert ("adapter.down" in method) == has_adapters
+    assert any("layers.0." in name and "proj" in name for name in adam) == has_adapters
+    assert "model.embed_tokens.weight" in adam
+
+
+@pytest.mark.slow
+def test_transformers_trainer_accumulates_clips_and_resumes(tmp_path):
+    """bfloat16 autocast; a run that goes on from its middle ends with the bits of the one that was left alone."""
+    names = {"transformers": transformers, "dataset": sentences()}
+    whole, resumed = fresh(), fresh()
+    trainer = run("Trainer of transformers", model=whole, folder=str(tmp_path), checkpoint=None, **names)["trainer"]
+    middle = str(tmp_path / "checkpoint-4")
+    saved = torch.load(f"{middle}/optimizer.pt", weights_only=True)
+    assert saved["param_groups"][0]["rank"] == 8 and saved["state"][0]["step"] == 4
+    run("Trainer of transformers", model=resumed, folder=str(tmp_path / "again"), checkpoint=middle, **names)
+    assert same_weights(whole, resumed)
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    assert len(rows) == 8 and rows[-1]["loss"] < rows[0]["loss"]
+    assert trainer.optimizer.param_groups[0]["lr"] < 1e-9, "the cosine ends at zero, from 0.02"
+
+
+@pytest.fixture
+def fit(tmp_path):
+    """Lightning's training of a model, from a checkpoint or None; returns the checkpoint that it left."""
+    lightning = pytest.importorskip("lightning", reason="needs lightning, of the version in requirements-test.txt")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    rows = torch.utils.data.DataLoader(sentences(), batch_size=4)
+
+    def fit(model, name: str, epochs: int, *, accumulate: int = 1, checkpoint: Path | None = None) -> Path:
+        folder = tmp_path / name
+        settings = {"epochs": epochs, "accumulate": accumulate, "checkpoint": checkpoint, "folder": str(folder)}
+        run("Lightning", lightning=lightning, model=model, loader=rows, **settings)
+        return next(folder.glob("checkpoints/*.ckpt"))
+
+    return fit
+
+
+@pytest.mark.slow
+def test_lightning_resumes_exactly(fit):
+    whole, resumed = fresh(), fresh()
+    fit(whole, "whole", 2)
+    fit(resumed, "resumed", 2, checkpoint=fit(fresh(), "first", 1))
+    assert same_weights(whole, resumed)
+
+
+@pytest.mark.slow
+def test_lightning_accumulates_and_clips_as_a_plain_loop_does(fit):
+    ours, plain, rows = fresh(), fresh(), sentences()
+    fit(ours, "ours", 1, accumulate=2)
+    optimizer = optimizers.build(plain, "racs", lr=0.02, adam_lr=1e-2)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.1, total_iters=4)
+    for step in range(6):
+        for half in (rows[8 * step : 8 * step + 4], rows[8 * step + 4 : 8 * step + 8]):
+            ids = torch.stack([row["input_ids"] for row in half])
+            (plain(input_ids=ids, labels=ids).loss / 2).backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+    for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+def test_grad_scaler_steps_unscaled_gradients_and_leaves_out_overflows():
+    model = fresh()
+    optimizer = optimizers.build(model, "muon", lr=0.01, adam_lr=1e-2)
+    names = {"model": model, "optimizer": optimizer, "device": "cpu"}
+    scaler = run("float16 with a GradScaler", batches=batches(6), **names)["scaler"]
+    assert scaler.get_scale() == 2.0**8 and optimizer.state[model.lm_head.weight]["step"] == 6
+    before = [p.detach().clone() for p in model.parameters()]
+    model.lm_head.weight.register_hook(lambda gradient: gradient * torch.inf)
+    scaler = run("float16 with a GradScaler", batches=batches(1), **names)["scaler"]
+    assert scaler.get_scale() == 2.0**7 and optimizer.state[model.lm_head.weight]["step"] == 6
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.slow
+def test_a_compiled_function_may_step():
+    """With a backend that compiles nothing, so that the numbers are those of the plain loop to the bit."""
+    ours, plain, rows = fresh(), fresh(), batches(4)
+    optimizer, other = (optimizers.build(model, "alice", lr=0.02, rank=8, leading=2) for model in (ours, plain))
+    losses = run("torch.compile", model=ours, optimizer=optimizer, batches=rows, backend="eager")["losses"]
+    expected = []
+    for batch in rows:
+        loss = plain(**batch).loss
+        loss.backward()
+        other.step()
+        other.zero_grad()
+        expected.append(loss.item())
+    assert losses == expected and same_weights(ours, plain)
 
 
 def test_a_bare_loop_with_groups_of_ones_own():

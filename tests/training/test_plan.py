@@ -40,6 +40,26 @@ def test_parameter_counts(model, millions):
     assert counted["matrix_parameters"] + counted["adam_parameters"] == counted["parameters"]
 
 
+@pytest.mark.parametrize(
+    ("model", "parameters"),
+    [
+        ("llama_2_7b", 6_738_415_616),
+        ("llama_3_2_1b", 1_235_814_400),
+        ("tinyllama_1_1b", 1_100_048_384),
+        ("smollm_135m", 134_515_008),
+    ],
+)
+def test_published_models_have_their_published_sizes(model, parameters):
+    assert plan(f"model={model}", "optimizer=racs")["parameters"] == parameters
+
+
+def test_a_tied_embedding_is_counted_once_and_multiplied_once():
+    tied = plan("model.tie_word_embeddings=true", "optimizer=racs")
+    untied = plan("optimizer=racs")
+    assert untied["parameters"] - tied["parameters"] == 4096 * 128
+    assert tied["flops_per_position"] == untied["flops_per_position"]
+
+
 @pytest.mark.parametrize(("size", "millions"), list(zip(SIZES, (25.30, 84.93, 302.38, 1207.91), strict=True)))
 def test_matrices_of_attention_and_mlp(size, millions):
     counted = plan(f"configs/experiment/table2/{size}/racs.yaml")  # lm_head by Adam
@@ -85,9 +105,10 @@ def saved_for_backward(config):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_activations_are_those_that_autograd_saves(dtype, checkpointing):
+@pytest.mark.parametrize("heads", [[], ["model.num_key_value_heads=2", "model.head_dim=16"]], ids=["even", "shared"])
+def test_activations_are_those_that_autograd_saves(dtype, checkpointing, heads):
     sizes = ["model.vocab_size=128", "model.hidden_size=32", "model.intermediate_size=40", "data.sequence_length=16"]
-    settings = [*sizes, f"train.dtype={dtype}", f"train.activation_checkpointing={str(checkpointing).lower()}"]
+    settings = [*sizes, *heads, f"train.dtype={dtype}", f"train.activation_checkpointing={str(checkpointing).lower()}"]
     configs = [load([*settings, f"model.num_hidden_layers={layers}"]).config for layers in (2, 3)]
     held = [saved_for_backward(config) for config in configs]
     key = "checkpointed_activation_bytes" if checkpointing else "activation_bytes"

@@ -55,12 +55,12 @@ class Replicas:
         return number
 
     def weights(self) -> dict[str, Tensor]:
-        """The whole state dict of the model, on the main process. All processes call it."""
-        return self.unwrapped.state_dict()
+        """The whole state dict of the model, on the main process, with tied weights once. All processes call it."""
+        return _once(self.unwrapped, self.unwrapped.state_dict())
 
     def load(self, weights: dict[str, Tensor]) -> None:
         """Load what `weights` returned on this or another layout. RuntimeError if it is another model's."""
-        self.unwrapped.load_state_dict(weights)
+        self.unwrapped.load_state_dict(_everywhere(self.unwrapped, weights))
 
 
 class Shards:
@@ -107,18 +107,27 @@ class Shards:
 
     def weights(self) -> dict[str, Tensor]:
         """As `Replicas.weights`, on the CPU; {} on all processes but the main one."""
-        return get_model_state_dict(
-            self.model,  # type: ignore[return-value]
-            options=StateDictOptions(full_state_dict=True, cpu_offload=True),
-        )
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        return _once(self.unwrapped, get_model_state_dict(self.model, options=options))  # type: ignore[arg-type]
 
     def load(self, weights: dict[str, Tensor]) -> None:
         """As `Replicas.load`."""
-        # A copy, because torch replaces the values of the dict that it is given by shards.
-        set_model_state_dict(self.model, dict(weights), options=StateDictOptions(full_state_dict=True))
+        whole = _everywhere(self.unwrapped, weights)
+        set_model_state_dict(self.model, whole, options=StateDictOptions(full_state_dict=True))  # type: ignore[arg-type]
 
 
 Layout = Replicas | Shards
+
+
+def _once(model: LlamaForCausalLM, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`weights` without the second name of each tied one: a file of safetensors holds no tensor twice."""
+    return {name: tensor for name, tensor in weights.items() if name not in model.all_tied_weights_keys}
+
+
+def _everywhere(model: LlamaForCausalLM, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of what `_once` made, with all names. torch replaces the values of a dict that it shards."""
+    tied = {name: weights[kept] for name, kept in model.all_tied_weights_keys.items() if kept in weights}
+    return {**weights, **tied}
 
 
 def lay_out(model: LlamaForCausalLM, world: World, *, parallel: str) -> Layout:
