@@ -21,7 +21,7 @@ def cuda_functions():
 FORMS = {"kernels": contextlib.nullcontext, "plain": kernels.disabled, "cuda": cuda_functions}
 
 
-@pytest.fixture(params=FORMS)
+@pytest.fixture(params=[pytest.param(form, marks=pytest.mark.slow if form == "cuda" else ()) for form in FORMS])
 def form(request):
     """Functions that kernels may replace, in each form; without a compiler most kernels are the plain form."""
     with FORMS[request.param]():

@@ -246,6 +246,7 @@ def test_a_tied_last_layer_goes_where_embeddings_go(name):
 
 
 @every_architecture
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lion", "adafactor", "adam_mini", "scale"])
 def test_methods_for_embeddings_and_vectors_step_every_architecture(method, name):
     """Adam has tensors of more than two dimensions, experts apart, routers and heads of tasks."""
