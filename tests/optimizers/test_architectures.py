@@ -9,6 +9,8 @@ from torch import nn
 
 import optimizers
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 LLAMA_LIKE = {**SIZES, "intermediate_size": 24, "num_key_value_heads": 1}
 ENCODER = {**SIZES, "intermediate_size": 24, "max_position_embeddings": 32}

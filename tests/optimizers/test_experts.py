@@ -10,6 +10,8 @@ from optimizers.engine.matrix import MatrixOptimizer
 
 from .harness import gradient, options_of
 
+pytestmark = pytest.mark.slow
+
 NAMES = [name for name in registry.names() if issubclass(registry.get(name)[0], MatrixOptimizer)]
 EXPERTS = 3
 
