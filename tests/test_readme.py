@@ -106,6 +106,7 @@ def test_commands_of_train_are_valid(words, monkeypatch):
         assert launch["num_processes"] >= 2
 
 
+@pytest.mark.slow
 def test_sweep_plans_a_run_for_each_value():
     (words,) = commands("scripts/sweep.sh")
     shown = subprocess.run(

@@ -21,6 +21,8 @@ from analysis.tables.table import Table
 from experiments.nano_files import STUDY, file_of
 from tests.made_records import STEPS, kept, nano_study
 
+pytestmark = pytest.mark.slow
+
 PACE = {"adam": 0.4, "racs": 0.5, "alice": 0.6}  # seconds of a step
 
 
@@ -50,7 +52,6 @@ def data_of(page):
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
 
 
-@pytest.mark.slow
 def test_equal_records_make_equal_figures(study, tmp_path):
     folder, figures = study
     write_svgs(figures, tmp_path / "one")

@@ -67,6 +67,7 @@ def test_all_load_and_no_two_share_a_run_folder():
     assert len(runs) == len(set(runs)) >= 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "published"), SIZES)
 def test_table_2(size, published):
     folder = EXPERIMENTS / "table2" / size
@@ -163,6 +164,7 @@ def test_sizes_of_table_10(size, published, plans):
     assert head == 32_000 * config(EXPERIMENTS / "table2" / size / "adam.yaml").model.hidden_size
 
 
+@pytest.mark.slow
 def test_memory_of_table_3(plans):
     with (FOLDER.parent / "results" / "paper" / "table3_memory.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -178,6 +180,7 @@ def test_memory_of_table_3(plans):
     assert compared >= 40
 
 
+@pytest.mark.slow
 def test_table_4(plans):
     folder = EXPERIMENTS / "table4"
     assert {path.stem for path in folder.glob("*.yaml")} == {"racs", "alice"}
@@ -193,6 +196,7 @@ def test_table_4(plans):
     assert options(folder / "alice.yaml") == options(EXPERIMENTS / "table2" / "1_3b" / "alice.yaml") | published
 
 
+@pytest.mark.slow
 def test_ablations_differ_from_the_130m_runs_only_in_their_parts():
     folder, size = EXPERIMENTS / "ablations", EXPERIMENTS / "table2" / "130m"
     alice = {

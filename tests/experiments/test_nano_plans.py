@@ -66,11 +66,13 @@ def test_every_method_is_tuned_on_equally_many_rates(tmp_path, monkeypatch):
 
 def test_the_nano_files_are_those_of_the_plans():
     files = {path.stem for path in (ROOT / "configs/experiment/nano").glob("*.yaml")}
-    assert files == {*STUDY, *comparison_runs()}
-    assert set(comparison_runs()) == files & set(registry.names())
+    assert files == {*STUDY, *COMPARISON}
+    assert set(COMPARISON) == files & set(registry.names())
     nested = {path.relative_to(ROOT) for path in (ROOT / "configs/experiment/nano").rglob("*/*.yaml")}
     assert nested == set(ablation_files()) and len(nested) == 10
 
+
+COMPARISON = comparison_runs()
 
 # Learning rate of the method, and options that are not those of configs/optimizer at this size.
 LOW_RANK = {"rank": 32, "update_interval": 50}
@@ -120,12 +122,12 @@ def test_a_nano_file_is_what_its_row_says(row, tmp_path):
 
 
 def test_every_row_is_in_a_plan_and_every_plan_has_rows():
-    assert set(ROWS) == {*STUDY, *comparison_runs()}
+    assert set(ROWS) == {*STUDY, *COMPARISON}
 
 
-@pytest.mark.parametrize("row", comparison_runs())
+@pytest.mark.parametrize("row", COMPARISON)
 def test_the_comparison_has_short_runs_on_the_builtin_text(row):
-    config, study = (load(arguments).config for arguments in (comparison_runs()[row], study_settings(file_of(row))))
+    config, study = (load(arguments).config for arguments in (COMPARISON[row], study_settings(file_of(row))))
     assert (config.data.source, config.data.sequence_length, config.data.tokenizer) == ("builtin", 128, None)
     assert (config.train.steps, config.train.batch_size, config.train.compile) == (300, 8, "auto")
     assert study.train.compile is True and study.data.source == "files"

@@ -10,15 +10,19 @@ from pathlib import Path
 from tests.phantom.compiler import compiler
 
 SOURCE = Path(__file__).with_name("guard.cpp")
+CACHE = SOURCE.parent / "__pycache__"  # of this checkout, like its compiled Python
 
 
 def load_guard() -> None:
     """Compile guard.cpp for the installed torch, some seconds the first time, and load it."""
     torch_folder = Path(importlib.util.find_spec("torch").origin).parent
     version = (torch_folder / "version.py").read_bytes()
-    built = Path(tempfile.gettempdir()) / f"phantom-{hashlib.sha256(version + SOURCE.read_bytes()).hexdigest()[:16]}.so"
+    # The library names torch's folder, where the loader finds libc10.so.
+    key = hashlib.sha256(str(torch_folder).encode() + version + SOURCE.read_bytes()).hexdigest()[:16]
+    built = CACHE / f"guard-{key}.so"
     if not built.is_file():
-        with tempfile.TemporaryDirectory(dir=built.parent) as folder:  # several processes may be here at once
+        CACHE.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as folder:  # several processes may be here at once
             made = Path(folder) / built.name
             libraries = torch_folder / "lib"
             program = compiler()

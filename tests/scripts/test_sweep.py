@@ -9,7 +9,6 @@ import time
 
 import pytest
 import yaml
-from wandb.sdk.launch.sweeps import utils as agent
 
 from analysis.paths import ROOT
 from configs.identity import to_dict
@@ -202,7 +201,7 @@ def test_one_run_is_picked_by_its_place_among_all(sweep, tiny_sweep, tmp_path):
 # ---- wandb
 
 
-def agents_command(config: dict, name: str) -> list[str]:
+def agents_command(agent, config: dict, name: str) -> list[str]:
     """What wandb's agent executes for one value of the parameter, by its own functions (Agent._command_run)."""
     found = agent.create_sweep_command_args({"args": {"only": {"value": name}}})
     found["program"] = [config["program"]]
@@ -216,12 +215,14 @@ def test_an_agent_makes_the_runs_of_the_sweep(sweep, tiny_sweep, tmp_path):
     settings = ["wandb.project=llama", "wandb.tags=[a,b]"]
     _, printed, _ = sweep(*tiny_sweep, *settings, "-l", f"{sys.executable} -u", "--wandb")
     (tmp_path / "sweep.yaml").write_text(printed)
+    from wandb.sdk.launch.sweeps import utils as agent  # seconds, for this test alone
+
     config = agent.load_sweep_config(str(tmp_path / "sweep.yaml"))
     assert (config["method"], config["project"]) == ("grid", "llama")
     assert config["metric"] == {"name": "eval/perplexity", "goal": "minimize"}
     names = config["parameters"]["only"]["values"]
     assert names == ["tiny_seed=0", "tiny_seed=1"]
-    command = agents_command(config, names[1])
+    command = agents_command(agent, config, names[1])
     assert command[:2] == ["bash", "scripts/sweep.sh"]
     _, shown, _ = sweep(*command[2:], "-n")
     assert shown.startswith(f"{sys.executable} -u train.py tests/tiny.yaml ")
