@@ -99,6 +99,14 @@ ROWS = {
     "shampoo": (0.1, {}),
     "soap": (0.003, {}),
     "swan": (0.0015, {}),
+    "sinkgd": (0.02, {}),
+    "scale": (0.004, {}),
+    "normuon": (0.002, {}),
+    "adam_mini": (0.001, {}),
+    "ldadam": (0.002, {"rank": 32}),
+    "dion": (0.01, {"rank": 32}),
+    "adafactor": (0.02, {}),
+    "lion": (0.0005, {}),
 }
 ROWS |= {f"{name}_last_layer_adam": (*ROWS[name], "adam") for name in ("alice", "alice_0", "fira", "galore")}
 TEXT = [
