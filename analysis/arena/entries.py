@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from analysis.arena.ledger import Ledger, Line, Point
-from analysis.arena.spec import Cell, Spec, cells, config_of, file_of, positions_per_step
+from analysis.arena.spec import Cell, Spec, cells, config_of, file_of, positions_per_step, shared_settings
 from analysis.arena.walk import Walk, start_and_axes, walk
 
 ADAM_LR = 0.01  # where tuning of the Adam-stepped part starts if nobody says
@@ -40,11 +40,11 @@ def steps_of(spec: Spec, entry: Entry) -> int:
 def arguments(spec: Spec, entry: Entry) -> list[str]:
     """Arguments of train.py for a run, but for its folder. A basis lasts for an equal share of every run."""
     steps = steps_of(spec, entry)
-    settings = [f"model={entry.cell.size}", f"train.batch_size={entry.cell.batch_size}", f"train.steps={steps}"]
-    if hasattr(config_of(spec, entry.row, entry.cell).optimizer, "update_interval"):
+    settings = [*shared_settings(spec, entry.cell), f"train.steps={steps}"]
+    if {"rank", "update_interval"} <= vars(config_of(spec, entry.row, entry.cell).optimizer).keys():
         settings.append(f"optimizer.update_interval={max(1, steps // spec.refreshes)}")
     settings += [f"optimizer.{setting}={value}" for setting, value in entry.point.items()]
-    return [str(file_of(spec, entry.row)), *spec.settings, *settings, f"run.seed={entry.seed}"]
+    return [str(file_of(spec, entry.row)), *settings, f"run.seed={entry.seed}"]
 
 
 # ---- tuning

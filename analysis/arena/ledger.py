@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from analysis.paths import ARENA_RESULTS
+from analysis.records import Evaluation
 from configs.schema import SettingsError
 
 Point = dict[str, Any]  # setting of the optimizer -> value
@@ -16,7 +17,7 @@ class Line(TypedDict):
     """A run that ended at the end of its schedule, or whose loss was not finite (`loss` is None, `summary` is empty).
 
     name: of the run, made of what follows; steps, tokens: of the whole schedule, tokens as positions; point: the tuned
-    settings; evaluations: [step, train_seconds, loss] of each.
+    settings; held_out: evaluations on other texts.
     """
 
     name: str
@@ -29,8 +30,9 @@ class Line(TypedDict):
     seed: int
     loss: float | None
     summary: dict[str, Any]
-    evaluations: list[list[float]]
+    evaluations: list[Evaluation]
     optimizer: NotRequired[dict[str, Any]]
+    held_out: NotRequired[dict[str, dict[str, float]]]
 
 
 class Ledger:

@@ -54,8 +54,10 @@ class Budget:
 class Spec:
     """An arena. A cell is a model size with a batch size; `tokens` are positions of a run.
 
-    ladder: the data ratios, as positions; settings: of train.py, for all runs; against: rows that the others are tested
-    against, at the level `significance` on one side; published: whether each row also runs as its file says.
+    ladder: the data ratios, as positions; refreshes: how often a low-rank basis is renewed in a run; settings: of
+    train.py, for all runs; against: rows that the others are tested against, at the level `significance` on one side;
+    published: whether each row also runs as its file says; held_out: name -> settings of other texts that the finished
+    runs at `tokens` are evaluated on.
     """
 
     title: str = ""
@@ -69,6 +71,7 @@ class Spec:
     published: bool = True
     against: list[str] = field(default_factory=lambda: ["adam", "muon"])
     significance: float = 0.01
+    held_out: dict[str, list[str]] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
     rows: dict[str, Entrant] = field(default_factory=dict)
     name: str = ""  # the file's stem
@@ -119,8 +122,12 @@ def file_of(spec: Spec, row: str) -> Path:
 
 def config_of(spec: Spec, row: str, cell: Cell) -> Config:
     """The settings of a row as its file and the arena have them."""
-    changes = (f"model={cell.size}", f"train.batch_size={cell.batch_size}")
-    return _loaded((str(ROOT / file_of(spec, row)), *spec.settings, *changes))
+    return _loaded((str(ROOT / file_of(spec, row)), *shared_settings(spec, cell)))
+
+
+def shared_settings(spec: Spec, cell: Cell) -> list[str]:
+    """The settings of all runs of a cell."""
+    return [f"model={cell.size}", *spec.settings, f"train.batch_size={cell.batch_size}"]
 
 
 @cache

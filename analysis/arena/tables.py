@@ -2,19 +2,20 @@
 
 import math
 import statistics
-from collections.abc import Sequence
 
 from analysis.arena.entries import Entry, finished, published, tuning
 from analysis.arena.ledger import Ledger, Line, Point, ledger_of
 from analysis.arena.loss_curve import LossCurve, fit
 from analysis.arena.significance import p_value, pooled_deviation
 from analysis.arena.spec import Cell, Spec, all_specs, cells, positions_per_step
-from analysis.comparison import mean
+from analysis.comparison import crossing, deviation, mean
+from analysis.records import Clock
 from analysis.rows import style
 from analysis.tables.cells import text
 from analysis.tables.table import Table
 
 SCALE = "arena"
+CLOCKS: tuple[Clock, ...] = ("step", "train_seconds")
 
 
 def arena_tables() -> list[Table]:
@@ -54,15 +55,16 @@ def standings(spec: Spec, ledger: Ledger, cell: Cell) -> Table:
     """The rows at the data ratio of the comparison, by perplexity."""
     found = finals(spec, ledger, cell)
     losses = {row: [_loss(line) for line in lines] for row, lines in found.items()}
-    deviation = pooled_deviation(losses.values())
+    spread = pooled_deviation(losses.values())
     curve = reference_curve(spec, ledger, cell)
     rows = []
     for row in sorted(found, key=lambda row: statistics.fmean(losses[row])):
         lines = found[row]
         perplexities = [math.exp(loss) for loss in losses[row]]
         rows.append(
-            [style(row).label, text(statistics.fmean(perplexities)), _spread(perplexities), str(len(lines)),
-             *(_p(row, other, losses, deviation) for other in spec.against),
+            [style(row).label, text(statistics.fmean(perplexities)), text(deviation(perplexities)), str(len(lines)),
+             *(text(_held_out(lines, name)) for name in spec.held_out),
+             *(_p(row, other, losses, spread) for other in spec.against),
              *_speed_ups(row, found, curve, spec.against[0]),
              str(lines[0]["summary"]["optimizer_state_bytes"]), shown(lines[0]["point"]),
              _recipe(spec, ledger, row, cell), lines[0]["summary"]["config_hash"]]
@@ -74,12 +76,12 @@ def standings(spec: Spec, ledger: Ledger, cell: Cell) -> Table:
         f"{spec.title}: {cell.size}, {positions_per_step(spec, cell):,} positions a step".replace("llama_", ""),
         f"Perplexity on the validation text after {spec.tokens:,} positions, at the end of the schedule, mean over n "
         f"seeds. p: one-sided test that a row is no better, on losses, with one standard deviation for all rows "
-        f"({text(deviation, 4) or 'unknown'} nats); significant below {spec.significance:g}. Speed-up in tokens: those "
+        f"({text(spread, 4) or 'unknown'} nats); significant below {spec.significance:g}. Speed-up in tokens: those "
         f"that tuned {reference} needs for the same loss, on its fitted curve, over the row's; none where the curve "
         f"would be extrapolated. In steps and seconds: where {reference}'s final loss is first met. As published: "
         "perplexity of the row's file as it stands, one seed.",
-        ["method", "ppl", "sd", "n", *against, "in tokens", "in steps", "in seconds", "state bytes", "tuned",
-         "as published", "config hash"],
+        ["method", "ppl", "sd", "n", *spec.held_out, *against, "in tokens", "in steps", "in seconds", "state bytes",
+         "tuned", "as published", "config hash"],
         rows,
         SCALE,
     )  # fmt: skip
@@ -161,14 +163,15 @@ def _loss(line: Line) -> float:
     return line["loss"]
 
 
-def _spread(values: Sequence[float]) -> str:
-    return text(statistics.stdev(values)) if len(values) > 1 else ""
+def _held_out(lines: list[Line], name: str) -> float | None:
+    """The mean perplexity on another text, over the seeds that were evaluated on it."""
+    return mean([line["held_out"][name]["perplexity"] for line in lines if name in line.get("held_out", {})])
 
 
-def _p(row: str, other: str, losses: dict[str, list[float]], deviation: float | None) -> str:
-    if row == other or other not in losses or not deviation:
+def _p(row: str, other: str, losses: dict[str, list[float]], spread: float | None) -> str:
+    if row == other or other not in losses or not spread:
         return ""
-    return f"{p_value(losses[row], losses[other], deviation):.2g}"
+    return f"{p_value(losses[row], losses[other], spread):.2g}"
 
 
 def _recipe(spec: Spec, ledger: Ledger, row: str, cell: Cell) -> str:
@@ -188,24 +191,12 @@ def _speed_ups(row: str, found: dict[str, list[Line]], curve: LossCurve | None, 
     targets = {line["seed"]: line for line in found.get(reference, [])}
     pairs = [(line, targets[line["seed"]]) for line in found[row] if line["seed"] in targets]
     ratios = []
-    for column in (0, 1):  # steps, seconds
-        times = [(_last(target, column), _met(line, _loss(target), column)) for line, target in pairs]
+    for clock in CLOCKS:
+        times = [(target["evaluations"][-1][clock], _met(line, target, clock)) for line, target in pairs]
         ratios.append(mean([whole / met for whole, met in times if met]))
     return [text(saved / found[row][0]["tokens"] if saved else None), *map(text, ratios)]
 
 
-def _last(line: Line, column: int) -> float:
-    return line["evaluations"][-1][column]
-
-
-def _met(line: Line, loss: float, column: int) -> float | None:
-    """Step (0) or seconds (1) where the line through a run's evaluations first meets a loss."""
-    before = None
-    for row in line["evaluations"]:
-        if row[2] <= loss:
-            if before is None:
-                return row[column]
-            share = (before[2] - loss) / (before[2] - row[2])
-            return before[column] + share * (row[column] - before[column])
-        before = row
-    return None
+def _met(line: Line, target: Line, clock: Clock) -> float | None:
+    """Where a run first meets the final loss of another."""
+    return crossing(line["evaluations"], _loss(target), clock)

@@ -45,7 +45,9 @@ def frontier_figure(spec: Spec, ledger: Ledger, cells: list[Cell]) -> "Figure | 
             }
             best = front(points)
             dress(axes, f"{cell.size.removeprefix('llama_')}, {positions_per_step(spec, cell):,} positions a step")
-            axes.step(*zip(*(points[row] for row in best), strict=True), where="post", color=MUTED, linewidth=1, zorder=1)
+            axes.step(
+                *zip(*(points[row] for row in best), strict=True), where="post", color=MUTED, linewidth=1, zorder=1
+            )
             for row, (held, perplexity) in points.items():
                 look = style(row)
                 axes.plot(held, perplexity, "o", color=look.colour, markersize=7 if row in best else 5, zorder=3)

@@ -1,6 +1,7 @@
 """An arena from its spec to its records: stage after stage, until nothing is left to run."""
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,10 +61,27 @@ def line_of(spec: Spec, entry: Entry) -> Line | None:
         line["loss"] = kept["summary"]["final_loss"]
         line["summary"] = dict(kept["summary"])
         line["optimizer"] = kept["settings"]["optimizer"]
-        line["evaluations"] = [[row["step"], row["train_seconds"], row["loss"]] for row in kept["evaluations"]]
+        line["evaluations"] = kept["evaluations"]
+        if "held_out" in kept:
+            line["held_out"] = kept["held_out"]
         return line
     ended = log.read_text(errors="replace").splitlines() if log.is_file() else []
     return line if ended and DIVERGED.search(ended[-1]) else None
+
+
+def held_out_jobs(spec: Spec, entries: Sequence[Entry]) -> list[Job]:
+    """Evaluations of the finished runs of these entries on other texts."""
+    jobs = []
+    for entry in entries:
+        folder = RUNS / spec.name / entry.name
+        if (ROOT / folder / "summary.json").is_file():
+            evaluated = records.record(ROOT / folder).get("held_out", {})
+            for name, settings in spec.held_out.items():
+                command = (sys.executable, "scripts/evaluate.py", str(folder), "--save", name, *settings)
+                log = RUNS / spec.name / f"{entry.name}_{name}.log"
+                done = Job(f"{entry.name}_{name}", command, proof=folder / "evaluations.json", log=log, again=True)
+                jobs += [] if name in evaluated else [done]
+    return jobs
 
 
 def run_stage(spec: Spec, ledger: Ledger, rows: list[str], stage: str, machine: Machine) -> int:
@@ -76,6 +94,8 @@ def run_stage(spec: Spec, ledger: Ledger, rows: list[str], stage: str, machine: 
         entries = [entry for entry in entries if entry.name not in ledger.lines]
         jobs = [job(spec, entry, machine.launcher) for entry in entries]
         code = run_all(jobs, at_once=machine.at_once, devices=machine.devices)
+        if stage == "final" and code <= 1:
+            code = max(code, run_all(held_out_jobs(spec, entries), at_once=machine.at_once, devices=machine.devices))
         ended = keep(spec, ledger, entries)
         if code > 1 or ended < len(entries):
             return code or 1
@@ -91,7 +111,9 @@ def budget(spec: Spec, ledger: Ledger, rows: list[str], at_once: int) -> str:
         lines.append(f"  {stage:<10}{runs:>5} runs {tokens / 1e6:>9,.0f}M positions {tokens / pace / 3600:>8,.1f} h")
     hours = total / pace / 3600
     price = f", {hours * spec.budget.hourly_rate:,.2f} {spec.budget.currency}" if spec.budget.hourly_rate else ""
-    lines.append(f"  in all {hours:,.1f} hours of one run{price}; with {at_once} at a time {hours / at_once:,.1f} hours")
+    lines.append(
+        f"  in all {hours:,.1f} hours of one run{price}; with {at_once} at a time {hours / at_once:,.1f} hours"
+    )
     return "\n".join(lines)
 
 

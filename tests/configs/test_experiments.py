@@ -62,7 +62,7 @@ def plans():
 
 def test_all_load_and_no_two_share_a_run_folder():
     runs = {path.relative_to(EXPERIMENTS): config(path).run.dir for path in CELLS}
-    # scripts/nano_study.py and scripts/compare.py name the folders of nano runs.
+    # scripts/arena.sh and scripts/compare.py name the folders of nano runs.
     runs = [run for path, run in runs.items() if path.parts[0] != "nano"]
     assert len(runs) == len(set(runs)) >= 64
 
