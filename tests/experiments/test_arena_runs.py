@@ -19,7 +19,7 @@ ladder: [512]
 tuning: {{tokens: 256, runs: 2, factor: 1.0e+30}}
 published: false
 against: [adam]
-held_out: {{same: [data=files, {held_out}, data.eval_tokens=300]}}
+held_out: {{same: [{held_out}, data.eval_tokens=300]}}
 rows:
   adam: {{lr: 0.01, adam_lr: 0.01}}
   racs: {{lr: 0.02, adam_lr: 0.01}}
