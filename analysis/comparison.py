@@ -47,8 +47,13 @@ def reached(run: Record, loss: float, key: Clock = "step") -> float | None:
 
 def crossed(run: Record, loss: float, key: Clock = "step") -> float | None:
     """`key` where the line through the evaluations first meets `loss`; None if it never does."""
+    return crossing(run["evaluations"], loss, key)
+
+
+def crossing(evaluations: Sequence[Evaluation], loss: float, key: Clock) -> float | None:
+    """`crossed` of a run with these evaluations."""
     before: Evaluation | None = None
-    for row in run["evaluations"]:
+    for row in evaluations:
         if row["loss"] <= loss:
             if before is None:
                 return row[key]

@@ -1,4 +1,4 @@
-"""The files of configs/experiment/nano, and the two plans over them: the study and the comparison on builtin text."""
+"""The files of configs/experiment/nano: the rows of results/nano, and short runs on built-in text."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from optimizers import registry
 
 FOLDER = Path("configs/experiment/nano")  # in the project's folder
 
-# The rows of the study: the methods of Table 2, and four more.
+# The rows of results/nano: the methods of Table 2, and four more.
 STUDY = (
     *("adam", "alice", "alice_0", "alice_0_last_layer_adam", "alice_last_layer_adam", "alice_two_sided"),
     *("apollo_mini", "apollo_svd", "eigen_adam", "fira", "fira_last_layer_adam", "galore"),
@@ -29,11 +29,6 @@ def file_of(row: str) -> Path:
     return FOLDER / f"{row}.yaml"
 
 
-def ablation_files() -> list[Path]:
-    """The files of the ablations, each a change to a row of the study."""
-    return [FOLDER / "ablations" / path.name for path in sorted((ROOT / FOLDER / "ablations").glob("*.yaml"))]
-
-
 def study_settings(file: Path) -> list[str]:
     """Arguments of train.py for a run of the study."""
     return [str(file), *STUDY_SETTINGS]
@@ -41,7 +36,7 @@ def study_settings(file: Path) -> list[str]:
 
 def shortened(file: Path, steps: int) -> list[str]:
     """Settings of a run of `steps` steps, in which a basis still lasts for a twentieth of the run."""
-    low_rank = hasattr(load([str(ROOT / file)]).config.optimizer, "rank")
+    low_rank = {"rank", "update_interval"} <= vars(load([str(ROOT / file)]).config.optimizer).keys()
     return [f"train.steps={steps}", *([f"optimizer.update_interval={steps // 20}"] if low_rank else [])]
 
 

@@ -3,8 +3,9 @@
     python scripts/collect_results.py [--runs FOLDER ...]
     python scripts/collect_results.py STUDY [--runs FOLDER ...] [--title TEXT]
 
-The first writes every table of the paper, with its numbers and ours, into results/full and results/nano, as CSV and
-Markdown. The second writes STUDY/table.md and table.csv, a row for each optimizer with its best learning rate.
+The first writes every table of the paper, with its numbers and ours, into results/full and results/nano, and those of
+the arenas into results/arena, as CSV and Markdown. The second writes STUDY/table.md and table.csv, a row for each
+optimizer with its best learning rate.
 --runs takes the records of the finished runs below these folders first, into results/full/runs or STUDY/runs. Tables
 come from records alone, so they can be made again, byte for byte, without the run folders.
 """
@@ -15,20 +16,20 @@ from pathlib import Path
 
 from analysis import records
 from analysis.paths import FULL, RESULTS
-from analysis.tables import arena
+from analysis.tables import best_runs
 from analysis.tables.all_tables import all_tables
 from analysis.tables.table import write_table
 
 
 def write_paper_tables() -> None:
-    """Every table of results/full and results/nano."""
+    """Every table of results/full, results/nano and results/arena."""
     for table in all_tables():
         path = RESULTS / table.scale / table.name
         write_table(path, f"# {table.title}", table.columns, table.rows, table.note)
         print(path.with_suffix(".md"))
 
 
-def write_arena(study: Path, title: str | None) -> int:
+def write_study(study: Path, title: str | None) -> int:
     """The table of a study under its title, which STUDY/title.txt keeps; returns the exit code."""
     found = records.read(study / "runs")
     if not found:
@@ -38,7 +39,7 @@ def write_arena(study: Path, title: str | None) -> int:
     if title is not None:
         kept.write_text(title + "\n")
     heading = kept.read_text().strip() if kept.is_file() else ""
-    write_table(study / "table", heading, arena.COLUMNS, arena.arena_rows(found.values()), "")
+    write_table(study / "table", heading, best_runs.COLUMNS, best_runs.best_rows(found.values()), "")
     print((study / "table.md").read_text(), end="")
     return 0
 
@@ -55,7 +56,7 @@ def main() -> int:
             print(f"{runs} holds no finished run", file=sys.stderr)
             return 2
     if arguments.study is not None:
-        return write_arena(arguments.study, arguments.title)
+        return write_study(arguments.study, arguments.title)
     write_paper_tables()
     return 0
 

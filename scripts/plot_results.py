@@ -2,7 +2,8 @@
 
     python scripts/plot_results.py
 
-Writes results/figures/*.svg, results/nano/figures/*.svg and results/report.html; equal records give equal bytes.
+Writes results/figures/*.svg, results/nano/figures/*.svg, results/arena/figures/*.svg and results/report.html; equal
+records give equal bytes.
 Where a panel shows both, the paper's curves are thin, light and broken, ours strong: the mean over seeds, in a band
 from the lowest to the highest. A figure of ours alone is not drawn without records.
 """
@@ -10,9 +11,9 @@ from the lowest to the highest. A figure of ours alone is not drawn without reco
 import argparse
 
 from analysis import records
-from analysis.figures.all_figures import full_size_figures, nano_figures
+from analysis.figures.all_figures import arena_figures, full_size_figures, nano_figures
 from analysis.figures.canvas import write_svgs
-from analysis.paths import FULL, NANO, RESULTS
+from analysis.paths import ARENA_RESULTS, FULL, NANO, RESULTS
 from analysis.report.page import page
 from analysis.tables.all_tables import all_tables
 from analysis.tables.nano_size import step_seconds
@@ -24,6 +25,7 @@ def main() -> None:
     full, nano = (list(records.read(folder / "runs").values()) for folder in (FULL, NANO))
     write_svgs(full_size_figures(full), RESULTS / "figures")
     write_svgs(nano_figures(nano, step_seconds()), NANO / "figures")
+    write_svgs(arena_figures(), ARENA_RESULTS / "figures")
     (RESULTS / "report.html").write_text(page(full, nano, all_tables()))
 
 

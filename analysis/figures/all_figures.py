@@ -1,12 +1,15 @@
-"""Every figure of results/figures and results/nano/figures, by the stem of its file."""
+"""Every figure of results/figures, results/nano/figures and results/arena/figures, by the stem of its file."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from analysis import curves
+from analysis.arena.ledger import ledger_of
+from analysis.arena.spec import all_specs, cells
 from analysis.figures.basis_cosines import cosine_figure
 from analysis.figures.canvas import results_style
 from analysis.figures.footprints import memory_figure
+from analysis.figures.frontier import frontier_figure
 from analysis.figures.perplexity import curve_figure
 from analysis.figures.throughput import nano_rates, rates, throughput_figure
 from analysis.panels import FIGURE_1, FIGURE_2, FIGURE_5, Panel
@@ -53,6 +56,12 @@ def nano_figures(records: Iterable[Record], pace: dict[str, float]) -> dict[str,
             pairs += [("the paper's 130M", curves.published(panel))]
         figures["figure5"] = curve_figure(pairs, columns=2)
         return figures | _figure_6(rows)
+
+
+def arena_figures() -> dict[str, "Figure"]:
+    """Perplexity against bytes of state, for each arena that has runs."""
+    drawn = {spec.name: frontier_figure(spec, ledger_of(spec.name), cells(spec)) for spec in all_specs()}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
 def _figure_6(rows: dict[str, list[Record]]) -> dict[str, "Figure"]:

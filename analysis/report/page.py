@@ -17,7 +17,11 @@ from analysis.tables.table import Table
 
 PARTS = Path(__file__).resolve().parent
 UPLOT = PARTS / "uplot"
-SCALES = {"full": "Tables at the paper's sizes", "nano": "Tables at nano size"}
+SCALES = {
+    "arena": "The arena: tuned methods at nano size",
+    "full": "Tables at the paper's sizes",
+    "nano": "Tables at nano size, 2,048 positions a step",
+}
 NUMBER = re.compile(r"([-−+]?\d.*)?")  # a cell that is set flush right
 CODE, CODE_ELEMENT = re.compile(r"`([^`]+)`"), r"<code>\1</code>"
 LONG = 40  # characters of a cell that may break into lines
@@ -35,7 +39,11 @@ def page(full: list[Record], nano: list[Record], tables: list[Table]) -> str:
     parts = {
         "runs": f"{_runs(full)} at the paper's sizes and {_runs(nano)} at nano size",
         "data": _json(data_sets(full, nano)),
-        "tables": "\n".join(_tables(scale, [table for table in tables if table.scale == scale]) for scale in SCALES),
+        "tables": "\n".join(
+            _tables(scale, [table for table in tables if table.scale == scale])
+            for scale in SCALES
+            if any(table.scale == scale for table in tables)
+        ),
         "charts.js": (PARTS / "charts.js").read_text(),
         "uplot.css": (UPLOT / "uPlot.min.css").read_text(),
         "uplot.js": f"/*\n{(UPLOT / 'LICENSE').read_text()}*/\n{(UPLOT / 'uPlot.iife.min.js').read_text()}",

@@ -1,4 +1,4 @@
-"""Tables of the nano study (scripts/nano_study.py): Table 2 at nano size and the learning rates tried."""
+"""Tables of the study with 2,048 positions a step (results/nano): Table 2 at nano size and the learning rates tried."""
 
 from collections.abc import Sequence
 

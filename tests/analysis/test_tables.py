@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from analysis.rows import by_row
-from analysis.tables import arena
+from analysis.tables import best_runs
 from analysis.tables.cells import mean_of_reached
 from analysis.tables.full_size import table_2, table_4
 from analysis.tables.table import Table, write_table
@@ -98,7 +98,7 @@ def test_the_arena_has_each_optimizers_best_rate_and_those_tried(tmp_path, monke
     ]
     slower = kept(file_of("racs"), 0, 110.0)
     slower["settings"]["optimizer"]["lr"] = 0.01
-    rows = [dict(zip(arena.COLUMNS, row, strict=True)) for row in arena.arena_rows([*runs, slower])]
+    rows = [dict(zip(best_runs.COLUMNS, row, strict=True)) for row in best_runs.best_rows([*runs, slower])]
     assert [row["optimizer"] for row in rows] == ["alice, last layer adam", "racs", "adam"]
     assert rows[1]["lr tried"] == "0.01: 111.2 0.02: 101.1" and rows[1]["lr"] == "0.02"
     assert int(rows[1]["steps to adam's loss"]) < 1000

@@ -56,13 +56,13 @@ def assert_has(path, **expected) -> None:
 @pytest.fixture(scope="module")
 def plans():
     """`train.py FILE --plan=json` of every cell of the paper, by its path below configs/experiment."""
-    cells = [path for path in CELLS if "nano" not in path.relative_to(EXPERIMENTS).parts]
+    cells = [path for path in CELLS if path.relative_to(EXPERIMENTS).parts[0] not in ("nano", "later")]
     return {str(path.relative_to(EXPERIMENTS).with_suffix("")): plan_run(config(path)) for path in cells}
 
 
 def test_all_load_and_no_two_share_a_run_folder():
     runs = {path.relative_to(EXPERIMENTS): config(path).run.dir for path in CELLS}
-    # scripts/nano_study.py and scripts/compare.py name the folders of nano runs.
+    # scripts/arena.sh and scripts/compare.py name the folders of nano runs.
     runs = [run for path, run in runs.items() if path.parts[0] != "nano"]
     assert len(runs) == len(set(runs)) >= 64
 
@@ -147,6 +147,28 @@ def test_a_table_2_file_is_exactly_its_size_and_method(size, tmp_path):
     for method in methods:
         expected = load([str(tmp_path / "nothing.yaml"), *table_2_cell(size, method)]).config
         assert to_dict(config(folder / f"{method}.yaml")) == to_dict(expected), method
+
+
+def test_later_methods_are_table_2_runs_but_for_their_optimizer():
+    """The methods published since, at the sizes and with the training of Table 2."""
+    later = {"sinkgd", "scale", "normuon", "adam_mini", "ldadam", "dion", "adafactor", "lion"}
+    for size in COLUMNS:
+        folder, adam = EXPERIMENTS / "later" / size, config(EXPERIMENTS / "table2" / size / "adam.yaml")
+        assert {path.stem for path in folder.iterdir()} == later
+        for name in later:
+            cell = config(folder / f"{name}.yaml")
+            assert (cell.model, cell.data, cell.train, cell.schedule) == (
+                adam.model,
+                adam.data,
+                adam.train,
+                adam.schedule,
+            )
+            assert (cell.optimizer.name, cell.run.dir.count(name)) == (name, 1)
+        assert options(folder / "sinkgd.yaml")["lr"] == 0.02
+        assert options(folder / "scale.yaml")["lr"] == (0.0002 if size == "1_3b" else 0.001)
+        assert (
+            options(folder / "ldadam.yaml")["rank"] == options(folder / "dion.yaml")["rank"] == PUBLISHED[size]["rank"]
+        )
 
 
 @pytest.mark.slow

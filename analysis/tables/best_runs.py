@@ -10,7 +10,7 @@ COLUMNS = ["optimizer", "perplexity", "lr", "lr tried", "adam_lr", "steps", "tok
            "optimizer state, bytes", "seed", "config hash", "commit"]  # fmt: skip
 
 
-def arena_rows(records: Iterable[Record]) -> list[list[str]]:
+def best_rows(records: Iterable[Record]) -> list[list[str]]:
     """A row of COLUMNS for each optimizer and last layer, by perplexity: its best run by final loss.
 
     The records are of runs that differ in settings of the optimizer alone.

@@ -1,0 +1,1 @@
+"""The arena: tuned optimizers compared by perplexity, tokens, seconds and bytes of state."""

@@ -1,0 +1,165 @@
+"""The runs that an arena needs, given the records of those that are finished."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from analysis.arena.ledger import Ledger, Line, Point
+from analysis.arena.spec import Cell, Spec, cells, config_of, file_of, positions_per_step, shared_settings
+from analysis.arena.walk import Walk, start_and_axes, walk
+
+ADAM_LR = 0.01  # where tuning of the Adam-stepped part starts if nobody says
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run: a row in a cell over `tokens` positions, at a point, with a seed."""
+
+    row: str
+    cell: Cell
+    tokens: int
+    point: Point
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """A name that says all that tells the runs of an arena apart."""
+        values = "_".join(f"{setting}={_shown(value)}" for setting, value in self.point.items())
+        place = f"{self.cell.size}_{self.cell.batch_size}x{self.tokens}"
+        return f"{self.row}_{place}_{values}_s{self.seed}".replace("/", "-").replace(" ", "")
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def steps_of(spec: Spec, entry: Entry) -> int:
+    """Steps of a run."""
+    return entry.tokens // positions_per_step(spec, entry.cell)
+
+
+def arguments(spec: Spec, entry: Entry) -> list[str]:
+    """Arguments of train.py for a run, but for its folder. A basis lasts for an equal share of every run."""
+    steps = steps_of(spec, entry)
+    settings = [*shared_settings(spec, entry.cell), f"train.steps={steps}"]
+    if {"rank", "update_interval"} <= vars(config_of(spec, entry.row, entry.cell).optimizer).keys():
+        settings.append(f"optimizer.update_interval={max(1, steps // spec.refreshes)}")
+    settings += [f"optimizer.{setting}={value}" for setting, value in entry.point.items()]
+    return [str(file_of(spec, entry.row)), *settings, f"run.seed={entry.seed}"]
+
+
+# ---- tuning
+
+
+def tuning(spec: Spec, row: str, cell: Cell, ledger: Ledger) -> Walk:
+    """The walk of a row in a cell, as far as it has come. A row with `rates_of` has that row's."""
+    row = spec.rows[row].rates_of or row
+    section = config_of(spec, row, cell).optimizer
+    start, axes = start_and_axes(spec.rows[row], section.lr, section.adam_lr or ADAM_LR, spec.tuning)
+
+    def loss(point: Point) -> float | None:
+        line = ledger.lines.get(Entry(row, cell, spec.tuning.tokens, point, 0).name)
+        return None if line is None else float("inf") if line["loss"] is None else line["loss"]
+
+    return walk(start, axes, spec.tuning, loss)
+
+
+def tuning_entries(spec: Spec, ledger: Ledger, rows: list[str]) -> Iterator[Entry]:
+    """The next run of every walk: the one that it waits for."""
+    for cell in cells(spec):
+        for row in dict.fromkeys(spec.rows[row].rates_of or row for row in rows):
+            pending = tuning(spec, row, cell, ledger).pending
+            if pending is not None:
+                yield Entry(row, cell, spec.tuning.tokens, pending, 0)
+
+
+# ---- what follows tuning
+
+
+def final_entries(spec: Spec, ledger: Ledger, rows: list[str]) -> Iterator[Entry]:
+    """Every row at its best point with all its seeds, the first seed of all rows first."""
+    for seed in range(max(entrant.seeds for entrant in spec.rows.values())):
+        for cell, row, best in _tuned(spec, ledger, rows):
+            if seed < spec.rows[row].seeds:
+                yield Entry(row, cell, spec.tokens, best, seed)
+
+
+def ladder_entries(spec: Spec, ledger: Ledger, rows: list[str]) -> Iterator[Entry]:
+    """The rows of the ladder at every data ratio, on the first seed."""
+    for tokens in sorted(spec.ladder):
+        for cell, row, best in _tuned(spec, ledger, rows):
+            if spec.rows[row].ladder:
+                yield Entry(row, cell, tokens, best, 0)
+
+
+def published_entries(spec: Spec, ledger: Ledger, rows: list[str]) -> Iterator[Entry]:
+    """Every tuned row once as its file says: the published recipe."""
+    for cell in cells(spec) if spec.published else ():
+        for row in rows:
+            if spec.rows[row].rates_of is None:
+                yield published(spec, row, cell)
+
+
+def published(spec: Spec, row: str, cell: Cell) -> Entry:
+    """The run of a row's published recipe."""
+    section = config_of(spec, row, cell).optimizer
+    point: Point = {"lr": section.lr} | ({} if section.adam_lr is None else {"adam_lr": section.adam_lr})
+    return Entry(row, cell, spec.tokens, point, 0)
+
+
+def _tuned(spec: Spec, ledger: Ledger, rows: list[str]) -> Iterator[tuple[Cell, str, Point]]:
+    for cell in cells(spec):
+        for row in rows:
+            found = tuning(spec, row, cell, ledger)
+            if found.pending is None:
+                yield cell, row, found.best
+
+
+STAGES = {
+    "tuning": tuning_entries,
+    "final": final_entries,
+    "ladder": ladder_entries,
+    "published": published_entries,
+}
+
+
+def due(spec: Spec, ledger: Ledger, rows: list[str], stage: str) -> list[Entry]:
+    """The runs of a stage that can start now and have no record."""
+    entries = {entry.name: entry for entry in STAGES[stage](spec, ledger, rows)}
+    return [entry for name, entry in entries.items() if name not in ledger.lines]
+
+
+def finished(ledger: Ledger, entry: Entry) -> Line | None:
+    """The record of a run that reached the end of its schedule."""
+    line = ledger.lines.get(entry.name)
+    return line if line is not None and line["loss"] is not None else None
+
+
+def remaining(spec: Spec, ledger: Ledger, rows: list[str]) -> dict[str, tuple[int, int]]:
+    """Stage -> (runs, positions) that have no record yet. For walks that go on their whole number is counted."""
+    counts = {}
+    walks = dict.fromkeys(spec.rows[row].rates_of or row for row in rows)
+    left = sum(
+        spec.tuning.runs - len(found.points)
+        for cell in cells(spec)
+        for row in walks
+        if (found := tuning(spec, row, cell, ledger)).pending is not None
+    )
+    counts["tuning"] = (left, left * spec.tuning.tokens)
+    for stage, wanted in _wanted(spec, rows).items():
+        made = [entry for entry in STAGES[stage](spec, ledger, rows) if entry.name in ledger.lines]
+        runs, tokens = wanted
+        counts[stage] = (runs - len(made), tokens - sum(entry.tokens for entry in made))
+    return counts
+
+
+def _wanted(spec: Spec, rows: list[str]) -> dict[str, tuple[int, int]]:
+    """Stage -> (runs, positions) of the stages after tuning."""
+    count = len(cells(spec))
+    seeds = count * sum(spec.rows[row].seeds for row in rows)
+    ladders = count * sum(spec.rows[row].ladder for row in rows)
+    recipes = count * sum(spec.rows[row].rates_of is None for row in rows) if spec.published else 0
+    return {
+        "final": (seeds, seeds * spec.tokens),
+        "ladder": (ladders * len(spec.ladder), ladders * sum(spec.ladder)),
+        "published": (recipes, recipes * spec.tokens),
+    }

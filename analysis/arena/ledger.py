@@ -1,0 +1,80 @@
+"""Records of an arena's runs: lines of JSON in results/arena/NAME.jsonl that are only ever appended."""
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from analysis.paths import ARENA_RESULTS
+from analysis.records import Evaluation
+from configs.schema import SettingsError
+
+Point = dict[str, Any]  # setting of the optimizer -> value
+
+
+class Line(TypedDict):
+    """A run that ended at the end of its schedule, or whose loss was not finite (`loss` is None, `summary` is empty).
+
+    name: of the run, made of what follows; steps, tokens: of the whole schedule, tokens as positions; point: the tuned
+    settings; held_out: evaluations on other texts.
+    """
+
+    name: str
+    row: str
+    size: str
+    batch_size: int
+    steps: int
+    tokens: int
+    point: Point
+    seed: int
+    loss: float | None
+    summary: dict[str, Any]
+    evaluations: list[Evaluation]
+    optimizer: NotRequired[dict[str, Any]]
+    held_out: NotRequired[dict[str, dict[str, float]]]
+
+
+class Ledger:
+    """The lines of one file, by name. Several processes may append to it.
+
+    Raises SettingsError for a line that is no record.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.lines: dict[str, Line] = {}
+        if path.is_file():
+            whole, _, _ = path.read_text().rpartition("\n")  # an interrupted write leaves a part of a line
+            for number, text in enumerate(whole.splitlines(), start=1):
+                line = _line(text)
+                if line is None:
+                    raise SettingsError(f"{path}: line {number} is no record of a run; delete it to run that again")
+                self.lines.setdefault(line["name"], line)
+
+    def append(self, line: Line) -> None:
+        """Write a line at the end of the file, unless there is one of its name. A part of a line is cut off."""
+        if line["name"] in self.lines:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+            file.write(json.dumps(line, sort_keys=True).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.lines[line["name"]] = line
+
+
+def _line(text: str) -> Line | None:
+    try:
+        line = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    return line if isinstance(line, dict) and line.keys() >= Line.__required_keys__ else None  # type: ignore[return-value]
+
+
+def ledger_of(name: str) -> Ledger:
+    """The ledger of an arena."""
+    return Ledger(ARENA_RESULTS / f"{name}.jsonl")

@@ -1,0 +1,168 @@
+"""What an arena compares, and how: the file configs/arena/NAME.yaml."""
+
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from analysis.paths import ARENAS, ROOT
+from configs.schema import Config, SettingsError, load
+
+
+@dataclass
+class Entrant:
+    """A row: settings of train.py, and what of them is tuned.
+
+    file: below configs/experiment; None: nano/<row>.yaml. lr, adam_lr: where tuning starts. own: an option of the
+    method with the values to try, the first of which tuning starts with. rates_of: a row whose tuned values this one
+    takes instead. ladder: whether it is trained at all data ratios.
+    """
+
+    file: str | None = None
+    lr: float | None = None
+    adam_lr: float | None = None
+    own: dict[str, list[Any]] = field(default_factory=dict)
+    rates_of: str | None = None
+    seeds: int = 1
+    ladder: bool = False
+
+
+@dataclass
+class Tuning:
+    """runs: of each row and cell; factor: between two neighbouring rates; noise: what a loss (nats) must be lower by to
+    count as better."""
+
+    tokens: int = 2_048_000
+    runs: int = 5
+    factor: float = 2.0
+    noise: float = 0.003
+
+
+@dataclass
+class Budget:
+    """Of one job: positions a second, until records say better, and the price of an hour."""
+
+    positions_per_second: float = 5000.0
+    hourly_rate: float = 0.0
+    currency: str = "USD"
+
+
+@dataclass
+class Spec:
+    """An arena. A cell is a model size with a batch size; `tokens` are positions of a run.
+
+    ladder: the data ratios, as positions; refreshes: how often a low-rank basis is renewed in a run; settings: of
+    train.py, for all runs; against: rows that the others are tested against, at the level `significance` on one side;
+    published: whether each row also runs as its file says; held_out: name -> settings of other texts that the finished
+    runs at `tokens` are evaluated on.
+    """
+
+    title: str = ""
+    settings: list[str] = field(default_factory=list)
+    sizes: list[str] = field(default_factory=lambda: ["llama_nano"])
+    batch_sizes: list[int] = field(default_factory=lambda: [64])
+    tokens: int = 4_096_000
+    ladder: list[int] = field(default_factory=list)
+    refreshes: int = 20
+    tuning: Tuning = field(default_factory=Tuning)
+    published: bool = True
+    against: list[str] = field(default_factory=lambda: ["adam", "muon"])
+    significance: float = 0.01
+    held_out: dict[str, list[str]] = field(default_factory=dict)
+    budget: Budget = field(default_factory=Budget)
+    rows: dict[str, Entrant] = field(default_factory=dict)
+    name: str = ""  # the file's stem
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A model size with a batch size, in rows a step."""
+
+    size: str
+    batch_size: int
+
+
+def read_spec(path: Path) -> Spec:
+    """The arena that a YAML file declares. Raises SettingsError, one sentence, for a file that is none."""
+    try:
+        given = OmegaConf.load(path)
+        if not isinstance(given, DictConfig):
+            raise SettingsError(f"{path}: an arena is a mapping of settings")
+        spec = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Spec), given))
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+    except (OmegaConfBaseException, ValueError) as error:
+        raise SettingsError(f"{path}: {str(error).splitlines()[0]}") from error
+    assert isinstance(spec, Spec)
+    spec.name = path.stem
+    try:
+        _check(spec)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from error
+    return spec
+
+
+def all_specs() -> list[Spec]:
+    """The arenas of configs/arena, by name."""
+    return [read_spec(path) for path in sorted(ARENAS.glob("*.yaml"))]
+
+
+def cells(spec: Spec) -> list[Cell]:
+    """Every size with every batch size."""
+    return [Cell(size, batch_size) for size in spec.sizes for batch_size in spec.batch_sizes]
+
+
+def file_of(spec: Spec, row: str) -> Path:
+    """The settings file of a row, in the project's folder."""
+    return Path("configs/experiment") / (spec.rows[row].file or f"nano/{row}.yaml")
+
+
+def config_of(spec: Spec, row: str, cell: Cell) -> Config:
+    """The settings of a row as its file and the arena have them."""
+    return _loaded((str(ROOT / file_of(spec, row)), *shared_settings(spec, cell)))
+
+
+def shared_settings(spec: Spec, cell: Cell) -> list[str]:
+    """The settings of all runs of a cell."""
+    return [f"model={cell.size}", *spec.settings, f"train.batch_size={cell.batch_size}"]
+
+
+@cache
+def _loaded(arguments: tuple[str, ...]) -> Config:
+    return load(list(arguments)).config
+
+
+def positions_per_step(spec: Spec, cell: Cell) -> int:
+    """Positions that a step of a cell's runs trains on."""
+    row = next(iter(spec.rows))
+    return cell.batch_size * config_of(spec, row, cell).data.sequence_length
+
+
+def _check(spec: Spec) -> None:
+    """Raises SettingsError for a spec whose runs cannot be made or compared."""
+    if not spec.rows:
+        raise SettingsError("rows is empty")
+    if spec.tuning.runs < 1 or spec.tuning.factor <= 1 or spec.tuning.noise < 0:
+        raise SettingsError("tuning needs at least one run, a factor above 1 and a noise of at least 0")
+    for row, entrant in spec.rows.items():
+        if not (ROOT / file_of(spec, row)).is_file():
+            raise SettingsError(f"rows.{row}: there is no file {file_of(spec, row)}")
+        if entrant.seeds < 1:
+            raise SettingsError(f"rows.{row}.seeds must be at least 1, got {entrant.seeds}")
+        if len(entrant.own) > 1:
+            raise SettingsError(f"rows.{row}.own: one option of its own is tuned, got {', '.join(entrant.own)}")
+        if entrant.rates_of is not None and (
+            entrant.rates_of not in spec.rows or spec.rows[entrant.rates_of].rates_of is not None
+        ):
+            raise SettingsError(f"rows.{row}.rates_of: {entrant.rates_of} is no row that is tuned")
+    for row in spec.against:
+        if row not in spec.rows:
+            raise SettingsError(f"against: there is no row {row}")
+    for cell in cells(spec):
+        step = positions_per_step(spec, cell)
+        for tokens in (spec.tokens, spec.tuning.tokens, *spec.ladder):
+            if tokens % step or tokens <= 0:
+                raise SettingsError(f"{tokens} positions are no whole number of steps of {step}")

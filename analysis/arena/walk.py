@@ -1,0 +1,101 @@
+"""Tuning: a walk from point to point, of a fixed number of runs.
+
+A point gives each tuned setting a value. From the start the walk tries the neighbours along one setting after the other
+and moves to a neighbour whose loss is lower by more than the noise; while that helps it goes on in the same direction.
+When all settings were tried it begins again with the first. Every row gets equally many runs.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.arena.ledger import Point
+from analysis.arena.spec import Entrant, Tuning
+
+Loss = Callable[[Point], float | None]  # the final loss of the run at a point; infinite if it diverged, None if not run
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A tuned setting. `values`: those to choose from, in order; empty for a rate, which is multiplied or divided by
+    `factor`."""
+
+    setting: str
+    factor: float = 2.0
+    values: tuple[Any, ...] = ()
+
+    def neighbour(self, point: Point, direction: int) -> Point | None:
+        """The point one step up (1) or down (-1); None at the end of the values."""
+        value = point[self.setting]
+        if not self.values:
+            return point | {self.setting: float(f"{value * self.factor**direction:.6g}")}
+        place = self.values.index(value) + direction
+        return point | {self.setting: self.values[place]} if 0 <= place < len(self.values) else None
+
+
+@dataclass(frozen=True)
+class Walk:
+    """points: run so far, in order; best: of them; pending: the next to run, None when the walk is over; bracketed: the
+    settings whose neighbours of the best point, those there are, were both tried."""
+
+    points: list[Point]
+    best: Point
+    pending: Point | None
+    bracketed: list[str]
+
+
+def start_and_axes(entrant: Entrant, lr: float, adam_lr: float, tuning: Tuning) -> tuple[Point, list[Axis]]:
+    """Where a row's tuning starts, and what it tunes. lr, adam_lr: where the row does not say."""
+    point: Point = {"lr": entrant.lr or lr, "adam_lr": entrant.adam_lr or adam_lr}
+    axes = [Axis("lr", tuning.factor), Axis("adam_lr", tuning.factor)]
+    for setting, values in entrant.own.items():
+        point[setting] = values[0]
+        axes.append(Axis(setting, values=tuple(sorted(values))))
+    return point, axes
+
+
+def walk(start: Point, axes: list[Axis], tuning: Tuning, loss: Loss) -> Walk:
+    """The walk as far as runs have been made. It depends on their losses alone, so it can be interrupted anywhere."""
+    steps = _Steps(start, tuning, loss)
+    for point in steps.proposals(axes):
+        if len(steps.points) == tuning.runs:
+            break
+        if (found := loss(point)) is None:
+            return Walk(steps.points, steps.best, point, [])
+        steps.take(point, found)
+    bracketed = [axis.setting for axis in axes if _tried(axis, steps.best, steps.points)]
+    return Walk(steps.points, steps.best, None, bracketed)
+
+
+def _tried(axis: Axis, best: Point, points: list[Point]) -> bool:
+    neighbours = [axis.neighbour(best, direction) for direction in (1, -1)]
+    return all(neighbour is None or neighbour in points for neighbour in neighbours)
+
+
+class _Steps:
+    """The points that were run, and the best of them: where the walk stands."""
+
+    def __init__(self, start: Point, tuning: Tuning, loss: Loss):
+        self.start, self.best, self.points = start, start, list[Point]()
+        self._noise, self._lowest = tuning.noise, float("inf")
+
+    def take(self, point: Point, loss: float) -> None:
+        """Count a run; move to its point if that is better."""
+        self.points.append(point)
+        if loss < self._lowest - self._noise:
+            self.best, self._lowest = point, loss
+
+    def proposals(self, axes: list[Axis]) -> Iterator[Point]:
+        """Points to run, each new. Ends when no neighbour of the best point is left."""
+        yield self.start
+        before = -1
+        while len(self.points) > before:
+            before = len(self.points)
+            for axis in axes:
+                for direction in (1, -1):
+                    stood = None
+                    while stood is not self.best:
+                        stood = self.best
+                        point = axis.neighbour(stood, direction)
+                        if point is not None and point not in self.points:
+                            yield point

@@ -1,0 +1,235 @@
+"""The arena: the walk of tuning, the ledger, the fitted curve, the test, and tables that follow from records alone."""
+
+import json
+import math
+
+import pytest
+
+from analysis.arena.entries import Entry, arguments, due, remaining, tuning
+from analysis.arena.ledger import Ledger
+from analysis.arena.loss_curve import fit
+from analysis.arena.significance import p_value, pooled_deviation
+from analysis.arena.spec import Cell, Tuning, all_specs, read_spec
+from analysis.arena.tables import ratios, standings, tried
+from analysis.arena.walk import Axis, walk
+from analysis.figures.frontier import front
+from configs.schema import SettingsError, load
+
+CELL = Cell("llama_nano", 8)
+SPEC = """
+title: small
+batch_sizes: [8]
+tokens: 40960
+ladder: [20480, 40960, 81920]
+tuning: {tokens: 20480, runs: 4, noise: 0.01}
+against: [adam]
+rows:
+  adam: {lr: 0.004, adam_lr: 0.03, seeds: 2, ladder: true}
+  racs: {lr: 0.02, adam_lr: 0.03, own: {beta: [0.9, 0.95]}, seeds: 2, ladder: true}
+  plain_racs: {file: nano/ablations/racs_no_ema.yaml, rates_of: racs}
+"""
+
+
+@pytest.fixture
+def spec(tmp_path):
+    (tmp_path / "small.yaml").write_text(SPEC)
+    return read_spec(tmp_path / "small.yaml")
+
+
+def optimum(at: dict):
+    """A loss that is least at the point `at`, in octaves from it."""
+    return lambda point: 5 + sum(0.1 * math.log2(point[setting] / value) ** 2 for setting, value in at.items())
+
+
+AXES = [Axis("lr"), Axis("adam_lr")]
+START = {"lr": 1.0, "adam_lr": 1.0}
+
+
+@pytest.mark.parametrize("at", [{"lr": 1, "adam_lr": 1}, {"lr": 4, "adam_lr": 1}, {"lr": 0.5, "adam_lr": 2}])
+def test_a_walk_of_enough_runs_finds_and_brackets_the_optimum(at):
+    found = walk(START, AXES, Tuning(runs=30), optimum(at))
+    assert found.best == at and found.pending is None and found.bracketed == ["lr", "adam_lr"]
+    assert len({json.dumps(point) for point in found.points}) == len(found.points)  # none is run twice
+
+
+def test_a_walk_has_as_many_runs_as_it_is_given_and_says_what_they_left_open():
+    found = walk(START, AXES, Tuning(runs=5), optimum({"lr": 16, "adam_lr": 1}))
+    assert len(found.points) == 5 and found.best["lr"] == 16 and found.bracketed == []
+
+
+def test_a_walk_moves_for_more_than_noise_alone():
+    found = walk(START, AXES, Tuning(runs=9, noise=0.2), optimum({"lr": 2, "adam_lr": 1}))
+    assert found.best == START  # 2 is better, but by 0.1
+
+
+def test_a_walk_waits_for_the_run_it_needs_and_goes_on_from_there():
+    made, truth = {}, optimum({"lr": 2, "adam_lr": 0.5})
+    while (point := walk(START, AXES, Tuning(runs=6), lambda p: made.get(json.dumps(p))).pending) is not None:
+        made[json.dumps(point)] = truth(point)
+    assert len(made) == 6
+    assert walk(START, AXES, Tuning(runs=6), lambda p: made.get(json.dumps(p))).best == {"lr": 2, "adam_lr": 0.5}
+
+
+def test_a_diverged_start_is_left():
+    losses = {1.0: math.inf, 2.0: math.inf, 0.5: 4.0}
+    found = walk({"lr": 1.0}, [Axis("lr")], Tuning(runs=3), lambda point: losses.get(point["lr"], 5.0))
+    assert found.best == {"lr": 0.5}
+
+
+def test_values_of_an_own_option_end_where_they_end():
+    axis = Axis("betas", values=((0.8, 0.9), (0.9, 0.9)))
+    assert axis.neighbour({"betas": (0.9, 0.9)}, 1) is None
+    assert axis.neighbour({"betas": (0.9, 0.9)}, -1) == {"betas": (0.8, 0.9)}
+
+
+# ---- the ledger
+
+
+def line(entry, loss, state=100, steps=10):
+    rows = []
+    for step in range(1, steps + 1) if loss else ():
+        shared = {"kind": "eval", "step": step, "tokens": step * 2048, "train_seconds": 2.0 * step}
+        rows.append(shared | {"loss": loss + 1 - step / steps})
+    return {
+        "name": entry.name, "row": entry.row, "size": entry.cell.size, "batch_size": entry.cell.batch_size,
+        "steps": steps, "tokens": entry.tokens, "point": entry.point, "seed": entry.seed, "loss": loss,
+        "summary": {"optimizer_state_bytes": state, "config_hash": "abc", "train_seconds": 2.0 * steps} if loss else {},
+        "evaluations": rows,
+    }  # fmt: skip
+
+
+def test_a_torn_line_is_cut_off_and_the_others_stay(tmp_path):
+    first, second = (Entry("adam", CELL, 20480, {"lr": lr}, 0) for lr in (0.1, 0.2))
+    ledger = Ledger(tmp_path / "a.jsonl")
+    ledger.append(line(first, 4.0))
+    whole = ledger.path.read_bytes()
+    with ledger.path.open("ab") as file:
+        file.write(b'{"name": "half')
+    ledger = Ledger(ledger.path)
+    assert list(ledger.lines) == [first.name]
+    ledger.append(line(second, 3.0))
+    assert ledger.path.read_bytes().startswith(whole) and list(Ledger(ledger.path).lines) == [first.name, second.name]
+    ledger.append(line(second, 9.0))  # there already
+    assert Ledger(ledger.path).lines[second.name]["loss"] == 3.0
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"name": 1}\n')
+    with pytest.raises(SettingsError, match=r"a\.jsonl: line 1 is no record"):
+        Ledger(tmp_path / "a.jsonl")
+
+
+# ---- what an arena needs to run
+
+
+def made(spec, ledger, loss, stages=("tuning", "final", "ladder", "published")):
+    """Run every stage on paper; returns the number of runs of each."""
+    counts = {}
+    for stage in stages:
+        counts[stage] = 0
+        while entries := due(spec, ledger, list(spec.rows), stage):
+            counts[stage] += len(entries)
+            for entry in entries:
+                ledger.append(line(entry, loss(entry), state=200 if entry.row == "adam" else 100))
+    return counts
+
+
+def loss_of(entry):
+    """Adam's follows 2 D^-0.3 + 3; RACS is as good with half the data."""
+    tokens = entry.tokens * (1 if entry.row == "adam" else 2) / 20480
+    off = abs(math.log2(entry.point["lr"] / 0.004 if entry.row == "adam" else entry.point["lr"] / 0.02))
+    return 2 * tokens**-0.3 + 3 + 0.05 * off + 0.001 * entry.seed
+
+
+def test_every_tuned_row_gets_equally_many_runs_and_a_row_like_another_gets_none(spec, tmp_path):
+    ledger = Ledger(tmp_path / "small.jsonl")
+    left = remaining(spec, ledger, list(spec.rows))
+    counts = made(spec, ledger, loss_of)
+    # A ladder's run at the tuned point is the tuning's own, and at the comparison's tokens the final one.
+    assert counts == {"tuning": 8, "final": 5, "ladder": 2, "published": 2}
+    assert left["tuning"] == (8, 8 * 20480) and left["final"] == (5, 5 * 40960)
+    assert all(runs == 0 for runs, _ in remaining(spec, ledger, list(spec.rows)).values())
+    assert [cells[2] for cells in tried(spec, ledger).rows] == ["4", "4"]
+    assert tuning(spec, "plain_racs", CELL, ledger).best == tuning(spec, "racs", CELL, ledger).best
+
+
+def test_standings_have_the_speed_up_that_the_losses_were_made_with(spec, tmp_path):
+    ledger = Ledger(tmp_path / "small.jsonl")
+    made(spec, ledger, loss_of)
+    table = standings(spec, ledger, CELL)
+    rows = [dict(zip(table.columns, cells, strict=True)) for cells in table.rows]
+    racs = next(row for row in rows if row["method"] == "RACS")
+    assert float(racs["in tokens"]) == pytest.approx(2, abs=0.05)
+    assert float(racs["p against Adam"]) < 1e-6 and racs["n"] == "2"
+    assert rows[-1]["method"] == "Adam" and rows[-1]["in tokens"] == ""
+    assert [cells[0] for cells in ratios(spec, ledger, CELL).rows] == ["RACS", "Adam"]
+
+
+def test_a_speed_up_is_not_extrapolated(spec, tmp_path):
+    ledger = Ledger(tmp_path / "small.jsonl")
+    made(spec, ledger, lambda entry: loss_of(entry) - (2 if entry.row == "racs" else 0))
+    table = standings(spec, ledger, CELL)
+    racs = next(cells for cells in table.rows if cells[0] == "RACS")
+    assert racs[table.columns.index("in tokens")] == ""
+
+
+def test_a_diverged_run_is_a_result(spec, tmp_path):
+    ledger = Ledger(tmp_path / "small.jsonl")
+    counts = made(spec, ledger, lambda entry: None if entry.point["lr"] > 0.02 else loss_of(entry))
+    assert counts["tuning"] == 8 and "diverged" in tried(spec, ledger).rows[1][-1]
+
+
+# ---- numbers
+
+
+def test_a_fit_finds_the_curve_that_the_losses_lie_on():
+    tokens = [1e6, 2e6, 4e6, 8e6]
+    curve = fit(tokens, [0.9 * (t / 8e6) ** -0.35 + 3.1 for t in tokens])
+    assert (curve.a, curve.b, curve.c) == pytest.approx((0.9, 0.35, 3.1), rel=1e-3)
+    assert curve.tokens(curve.loss(3e6)) == pytest.approx(3e6, rel=1e-6)
+    assert curve.tokens(curve.loss(9e6)) is None and curve.tokens(9.0) is None
+    assert fit(tokens[:2], [4, 3]) is None and fit(tokens, [3, 4, 5, 6]) is None
+
+
+def test_the_test_is_the_normal_one_of_one_side():
+    assert pooled_deviation([[1, 2, 3], [5, 5], [7]]) == pytest.approx(math.sqrt(2 / 3))
+    assert pooled_deviation([[1], [2]]) is None
+    # z = 0.02 / (0.01 sqrt(1/3 + 1/3)) = 2.449
+    assert p_value([4.0] * 3, [4.02] * 3, 0.01) == pytest.approx(0.00715, rel=1e-3)
+    assert p_value([4.02] * 3, [4.0] * 3, 0.01) > 0.99
+
+
+def test_the_front_are_the_rows_that_no_other_beats_in_both():
+    assert front({"a": (1, 9.0), "b": (2, 8.0), "c": (2, 8.5), "d": (3, 8.2), "e": (4, 7.0)}) == ["a", "b", "e"]
+
+
+# ---- specs
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (("seeds: 2, ladder: true}\n  racs", "seeds: 0}\n  racs"), r"rows\.adam\.seeds must be at least 1"),
+        (("against: [adam]", "against: [sgd]"), "against: there is no row sgd"),
+        (("rates_of: racs", "rates_of: plain_racs"), r"rows\.plain_racs\.rates_of: plain_racs is no row that is tuned"),
+        (("tokens: 40960", "tokens: 40961"), "40961 positions are no whole number of steps of 2048"),
+        (("runs: 4", "runs: 0"), "tuning needs at least one run"),
+        (("title: small", "titel: small"), "titel"),
+        (("  adam: {", "  sgd: {lr: 1}\n  adam: {"), r"rows\.sgd: there is no file configs/experiment/nano/sgd.yaml"),
+    ],
+)
+def test_a_wrong_spec_is_one_sentence(tmp_path, change, sentence):
+    (tmp_path / "small.yaml").write_text(SPEC.replace(*change))
+    with pytest.raises(SettingsError, match=sentence) as error:
+        read_spec(tmp_path / "small.yaml")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_every_run_of_the_projects_arenas_has_settings_that_load(tmp_path):
+    for found in all_specs():
+        for stage in ("tuning", "published"):
+            for entry in due(found, Ledger(tmp_path / "none.jsonl"), list(found.rows), stage):
+                config = load(arguments(found, entry)).config
+                assert config.train.steps * config.train.batch_size * config.data.sequence_length == entry.tokens
+                assert config.optimizer.lr == entry.point["lr"]

@@ -1,0 +1,78 @@
+"""scripts/arena.sh: a small arena from its spec to its tables, with real runs, one of which diverges."""
+
+import sys
+
+import pytest
+
+from analysis.arena import ledger, spec, tables
+from experiments.arena import conduct
+from scripts import arena
+
+SPEC = """
+title: small
+settings: [{data}, train.threads=1, train.compile=false, data.sequence_length=32, data.eval_tokens=500,
+  data.tokenizer=null, model.hidden_size=32, model.intermediate_size=64, model.num_hidden_layers=1,
+  model.num_attention_heads=2, train.eval_every=2, data.streams=4]
+batch_sizes: [4]
+tokens: 512
+ladder: [512]
+tuning: {{tokens: 256, runs: 2, factor: 1.0e+30}}
+published: false
+against: [adam]
+held_out: {{same: [{held_out}, data.eval_tokens=300]}}
+rows:
+  adam: {{lr: 0.01, adam_lr: 0.01}}
+  racs: {{lr: 0.02, adam_lr: 0.01}}
+"""
+
+
+@pytest.fixture
+def small(tmp_path, text, monkeypatch):
+    """Calls scripts/arena.sh on a small spec with these arguments; its runs and records are in tmp_path."""
+    data = f"data.path={text}/train.jsonl, data.eval_path={text}/eval.jsonl"
+    held_out = f"data.eval_path={text}/eval.jsonl"
+    (tmp_path / "small.yaml").write_text(SPEC.format(data=data, held_out=held_out))
+    monkeypatch.setattr(conduct, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(ledger, "ARENA_RESULTS", tmp_path)
+    monkeypatch.setattr(spec, "ARENAS", tmp_path)
+
+    def call(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["arena.py", str(tmp_path / "small.yaml"), *arguments])
+        return arena.main()
+
+    return call
+
+
+@pytest.mark.slow
+def test_an_arena_runs_to_its_tables_and_a_second_call_runs_nothing(small, tmp_path, capfd):
+    assert small("-n") == 0
+    printed = capfd.readouterr().out
+    assert "4 runs" in printed and printed.count("train.py") == 2  # the starts of two walks
+    assert small() == 0
+    records = ledger.ledger_of("small").lines
+    # The second run of each walk, at 1e30 times the rate, is not finite, and the first is the best.
+    assert sorted((line["row"], line["tokens"], line["loss"] is None) for line in records.values()) == [
+        ("adam", 256, False), ("adam", 256, True), ("adam", 512, False),
+        ("racs", 256, False), ("racs", 256, True), ("racs", 512, False),
+    ]  # fmt: skip
+    assert all(
+        line["summary"]["device"] and "git_commit" in line["summary"] for line in records.values() if line["loss"]
+    )
+    standings, ratios, tried = tables.arena_tables()
+    assert {row[0] for row in standings.rows} == {"Adam", "RACS"}
+    assert all(row[standings.columns.index("same")] for row in standings.rows)
+    assert len(ratios.rows) == 2 and all("diverged" in row[-1] for row in tried.rows)
+    before = (tmp_path / "small.jsonl").read_bytes()
+    capfd.readouterr()
+    assert small() == 0 and "started" not in capfd.readouterr().out
+    assert (tmp_path / "small.jsonl").read_bytes() == before
+
+
+def test_a_wrong_row_or_job_is_one_sentence(small, capfd):
+    for arguments, sentence in (
+        (("--only", "sgd"), "--only: there is no row sgd; there are adam, racs"),
+        (("--job-index", "2"), "--job-index must be from 0 to 1, got 2"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            small(*arguments)
+        assert ended.value.code == 2 and capfd.readouterr().err.endswith(f"error: {sentence}\n")
