@@ -36,8 +36,8 @@ def write_encoder(folder: Path) -> Path:
 
 
 def write_task(folder: Path, name: str) -> Path:
-    """96 training and 48 validation rows of sst2 (which of "good" and "bad" a text has), mrpc (whether two texts have
-    the same of both) or stsb (how often a text has "good", 0 to 5), in `folder`/`name`."""
+    """96 training and 48 validation rows of sst2 (which of "good" and "bad" a text has), mrpc (which of them the
+    second of two texts has) or stsb (how often a text has "good", 0 to 5), in `folder`/`name`."""
     (folder / name).mkdir(parents=True)
     draw = random.Random(0)
     for split, rows in (("train", 96), ("validation", 48)):
@@ -54,7 +54,7 @@ def _row(name: str, draw: random.Random) -> dict[str, object]:
     if name == "sst2":
         return {"sentence": _text(draw, [first]), "label": int(first == "good")}
     texts = {"sentence1": _text(draw, [first]), "sentence2": _text(draw, [second])}
-    return {**texts, "label": int(first == second)}
+    return {**texts, "label": int(second == "good")}
 
 
 def _text(draw: random.Random, words: list[str]) -> str:

@@ -39,7 +39,7 @@ def test_every_file_loads_and_asks_for_the_rates_that_nobody_published():
     files = {file.stem: str(file) for file in GLUE.glob("*.yaml")}
     assert {"adam", "racs", "galore_rank_4", "galore_rank_8", "alice_rank_4", "alice_rank_8"} == set(files)
     for name in files.keys() - {"galore_rank_4", "galore_rank_8"}:
-        with pytest.raises(SettingsError, match="optimizer.lr is required|optimizer.adam_lr is required"):
+        with pytest.raises(SettingsError, match=r"optimizer\.(adam_)?lr is required and not set"):
             load(files[name], [], "rte", 0)
         rates = ["optimizer.lr=2e-3", *([] if name == "adam" else ["optimizer.adam_lr=1e-5"])]
         config = load(files[name], rates, "rte", 0)
@@ -84,16 +84,16 @@ def test_a_mistake_gets_one_sentence(tmp_path, text, overrides, said):
 
 
 def test_runs_are_every_setting_on_every_task_with_every_seed():
-    runs = plan([GALORE], ["optimizer.lr=1e-5,2e-5", "glue.epochs=3"], ["glue.data=x"], ["cola", "rte"][:1], [0, 7])
+    runs = plan([GALORE], ["optimizer.lr=1e-5,2e-5", "glue.epochs=3"], ["glue.data=x"], ["cola"], [0, 7])
     assert list(runs) == [f"galore_rank_4_lr={lr}_cola_s{seed}" for lr in ("1e-5", "2e-5") for seed in (0, 7)]
     config = runs["galore_rank_4_lr=2e-5_cola_s7"]
     assert (config.optimizer.lr, config.glue.seed, config.glue.epochs, config.glue.data) == (2e-5, 7, 3, "x")
-    assert "task=cola seed=7" in describe(config) and " lr=2e-05 adam_lr=3e-05 " in describe(config)
+    assert "task=cola seed=7" in describe(config) and " lr=2e-05 adam_lr=2e-05 " in describe(config)
 
 
 def test_lists_on_the_command_line_are_checked(tmp_path):
     assert (chosen_tasks("rte,cola,rte"), chosen_seeds("2,0,2")) == (["rte", "cola"], [2, 0])
-    with pytest.raises(SettingsError, match="unknown task 'mrcp'.*did you mean mrpc"):
+    with pytest.raises(SettingsError, match=r"unknown task 'mrcp'.*did you mean mrpc"):
         chosen_tasks("cola,mrcp")
     with pytest.raises(SettingsError, match="a seed must be a whole number, got '-1'"):
         chosen_seeds("0,-1")

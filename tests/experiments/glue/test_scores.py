@@ -28,6 +28,7 @@ def test_a_constant_answer_has_no_correlation_and_no_f1():
     assert SCORES["matthews"](zeros, LABELS) == SCORES["pearson"](zeros, LABELS) == SCORES["f1"](zeros, zeros) == 0.0
 
 
+@pytest.mark.slow
 def test_they_agree_with_torchmetrics():
     functional = pytest.importorskip("torchmetrics.functional", reason="comes with lightning")
     import torch
