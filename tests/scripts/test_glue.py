@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import runpy
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from analysis.paths import ROOT
 from experiments.glue.fine_tuning import build_optimizer, epochs_of, newest_checkpoint
 from experiments.glue.glue_settings import load
 from scripts.glue import main
-from tests.experiments.glue.made_tasks import write_encoder, write_task
+from tests.experiments.glue.made_tasks import write_all
 from tests.experiments.test_jobs import wait_for
 
 GLUE = "configs/experiment/glue"
@@ -33,11 +35,7 @@ METHODS = {
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A folder with the encoder in `encoder` and three tasks in `data`."""
-    folder = tmp_path_factory.mktemp("made")
-    write_encoder(folder / "encoder")
-    for name in ("sst2", "mrpc", "stsb"):
-        write_task(folder / "data", name)
-    return folder
+    return write_all(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture
@@ -183,6 +181,30 @@ def test_a_run_that_cannot_be_made_ends_with_one_sentence(glue, made, tmp_path):
     assert "name settings files to run, or --table" in glue(str(tmp_path))[2]
     code, _, said = glue(*arguments(made, tmp_path, "adam", "sst2", "optimizer.lr=1e30", "--only", "adam_sst2_s0"))
     assert code == 1 and said.endswith("the loss of epoch 1 is not finite: try a smaller optimizer.lr\n")
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_do_what_it_says(glue, tmp_path, monkeypatch):
+    """Those of the last section for real, those that need a network or a GPU as a list."""
+    page = (ROOT / "docs" / "glue.md").read_text()
+    lines = [line for block in re.findall(r"```bash\n(.*?)```", page, flags=re.S) for line in block.splitlines()]
+    words = [shlex.split(line, comments=True) for line in lines]
+    (make,) = (line[2] for line in words if line[1] == "-m")
+    monkeypatch.setattr(sys, "argv", [make, str(tmp_path / "made")])
+    runpy.run_module(make, run_name="__main__")
+    counts = []
+    for command in (line[2:] for line in words if line[1] == "scripts/glue.py"):
+        moved = [word.replace("runs/", f"{tmp_path}/") for word in command]
+        real = moved[0].startswith(f"{tmp_path}/made")
+        if not real and "--table" not in moved:
+            code, said, _ = glue(*moved, "-n")
+            assert code == 0
+            counts.append(said.count("\n"))
+        elif real:
+            code, said, _ = glue(*moved)
+            assert code == 0
+    assert counts == [24, 24, 6, 2, 1]
+    assert said.startswith("# Made-up tasks, no result\n\n| settings | STS-B | SST-2 |") and said.count("(2)") == 2
 
 
 @pytest.mark.parametrize("kind", ["Roberta", "Bert", "Electra"])

@@ -1,7 +1,11 @@
-"""An encoder of 22,000 parameters, its tokenizer, and small made-up tasks in GLUE's columns."""
+"""An encoder of 22,000 parameters, its tokenizer, and small made-up tasks in GLUE's columns.
+
+python -m tests.experiments.glue.made_tasks FOLDER
+"""
 
 import json
 import random
+import sys
 from pathlib import Path
 
 import tokenizers
@@ -9,6 +13,14 @@ import torch
 import transformers
 
 WORDS = ("good", "bad", "the", "film", "is", "and", "a", "very", "dull", "plot", "with", "long", "scenes")
+
+
+def write_all(folder: Path) -> Path:
+    """Put the encoder into `folder`/encoder and the tasks into `folder`/data; returns `folder`."""
+    write_encoder(folder / "encoder")
+    for name in ("sst2", "mrpc", "stsb"):
+        write_task(folder / "data", name)
+    return folder
 
 
 def write_encoder(folder: Path) -> Path:
@@ -61,3 +73,7 @@ def _text(draw: random.Random, words: list[str]) -> str:
     text = [*words, *draw.choices(WORDS[2:], k=7 - len(words))]
     draw.shuffle(text)
     return " ".join(text)
+
+
+if __name__ == "__main__":
+    write_all(Path(sys.argv[1]))
