@@ -36,7 +36,7 @@ from experiments.glue.glue_runs import all_tasks, check_folder, chosen_seeds, ch
 from experiments.glue.glue_settings import GlueConfig
 from experiments.grid import check_machine, choose
 from experiments.jobs import Job, positive, run_all
-from training.run_errors import MachineError
+from training.run_errors import MachineError, RunFolderError
 
 
 def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
@@ -67,7 +67,10 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
 
 
 def start(arguments: argparse.Namespace) -> int:
-    """Run, or list, what the command line names; returns the exit code. Raises SettingsError and MachineError."""
+    """Run, or list, what the command line names; returns the exit code.
+
+    Raises SettingsError, RunFolderError and MachineError.
+    """
     shared = [("glue.data", arguments.data), ("glue.model", arguments.model)]
     overrides = [argument(key, value) for key, value in shared if value is not None]
     tasks, seeds = chosen_tasks(arguments.tasks), chosen_seeds(arguments.seeds)
@@ -88,7 +91,7 @@ def start(arguments: argparse.Namespace) -> int:
 
 
 def run_here(config: GlueConfig, folder: Path) -> None:
-    """Finish the run in `folder` in this process. Raises SettingsError and MachineError."""
+    """Finish the run in `folder` in this process. Raises as `fine_tune` does."""
     if (folder / RECORD).exists():
         print(f"{folder} holds a finished run")
         return
@@ -127,7 +130,7 @@ def main() -> int:
         return write(arguments.out, arguments.title)
     try:
         return start(arguments)
-    except SettingsError as error:
+    except (SettingsError, RunFolderError) as error:
         parser.error(str(error))
     except MachineError as error:
         print(error, file=sys.stderr)

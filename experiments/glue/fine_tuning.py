@@ -30,10 +30,11 @@ from experiments.glue.scores import scores
 from experiments.glue.tasks import TASKS, Task
 from optimizers.engine.base import BaseOptimizer
 from training.run.atomic import write_atomically
+from training.run.folder import RunFolder
 from training.run.provenance import environment
 from training.run_errors import MachineError
 
-RECORD, SETTINGS, CHECKPOINTS = "record.jsonl", "config.yaml", "checkpoints"
+RECORD = "record.jsonl"
 # Adam steps what is in no numbered layer: embeddings, the pooler of BERT, the classifier.
 OUTSIDE_LAYERS = r"^(?!.*\.\d+\.)"
 
@@ -41,8 +42,18 @@ OUTSIDE_LAYERS = r"^(?!.*\.\d+\.)"
 def fine_tune(config: GlueConfig, folder: Path) -> dict[str, Any]:
     """Train, or go on from the newest whole checkpoint, and write the record into `folder`; returns it.
 
-    Raises SettingsError for data or an encoder that do not fit, MachineError for a loss that is not finite.
+    Raises SettingsError for data or an encoder that do not fit, RunFolderError for a folder that cannot be written or
+    that another process trains in, MachineError for a loss that is not finite.
     """
+    with RunFolder(folder) as run_folder:
+        made = _train(config, run_folder)
+        write_atomically(folder / RECORD, (json.dumps(made) + "\n").encode())
+        shutil.rmtree(run_folder.checkpoints)
+    return made
+
+
+def _train(config: GlueConfig, run_folder: RunFolder) -> dict[str, Any]:
+    """Train and return the record."""
     glue, task = config.glue, TASKS[config.glue.task]
     _check_one_device()
     train, validation = glue_data.read(glue.task, glue.data)
@@ -50,11 +61,10 @@ def fine_tune(config: GlueConfig, folder: Path) -> dict[str, Any]:
     if glue.max_length > tokenizer.model_max_length:
         raise SettingsError(f"glue.max_length must be at most {glue.model}'s {tokenizer.model_max_length} tokens")
     optimizer = build_optimizer(model, config)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / SETTINGS, yaml.safe_dump(plain(config), sort_keys=False).encode())
+    write_atomically(run_folder.config, yaml.safe_dump(plain(config), sort_keys=False).encode())
     trainer = transformers.Trainer(
         model,
-        _arguments(config, folder / CHECKPOINTS),
+        _arguments(config, run_folder.checkpoints),
         data_collator=transformers.DataCollatorWithPadding(tokenizer),
         train_dataset=glue_data.tokenize(train, task, tokenizer, glue.max_length),
         eval_dataset=glue_data.tokenize(validation, task, tokenizer, glue.max_length),
@@ -63,11 +73,8 @@ def fine_tune(config: GlueConfig, folder: Path) -> dict[str, Any]:
         callbacks=[_Watch()],
     )
     trainer.remove_callback(transformers.PrinterCallback)
-    trainer.train(resume_from_checkpoint=newest_checkpoint(folder / CHECKPOINTS))
-    made = record(config, epochs_of(trainer.state.log_history), optimizer, trainer.args.device)
-    write_atomically(folder / RECORD, (json.dumps(made) + "\n").encode())
-    shutil.rmtree(folder / CHECKPOINTS)
-    return made
+    trainer.train(resume_from_checkpoint=newest_checkpoint(run_folder.checkpoints))
+    return record(config, epochs_of(trainer.state.log_history), optimizer, trainer.args.device)
 
 
 def plain(config: GlueConfig) -> dict[str, Any]:

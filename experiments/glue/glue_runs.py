@@ -4,15 +4,14 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from configs.identity import flatten
 from configs.reading import SettingsError
-from experiments.glue.fine_tuning import SETTINGS, plain
+from experiments.glue.fine_tuning import plain
 from experiments.glue.glue_data import folder_of
 from experiments.glue.glue_settings import GlueConfig, known_task, load
 from experiments.glue.tasks import TASKS
 from experiments.grid import combinations
+from training.run.folder import RunFolder
 
 
 def chosen_tasks(text: str) -> list[str]:
@@ -63,11 +62,11 @@ def _check_shared_files(runs: dict[str, GlueConfig]) -> None:
 
 
 def check_folder(folder: Path, config: GlueConfig) -> None:
-    """Refuse a folder that holds a run with other settings. Raises SettingsError."""
-    file = folder / SETTINGS
-    if not file.is_file():
+    """Refuse a folder that holds a run with other settings. Raises SettingsError, RunFolderError where unreadable."""
+    kept = RunFolder(folder).read_config()
+    if kept is None:
         return
-    before, now = flatten(yaml.safe_load(file.read_text())), flatten(plain(config))
+    before, now = flatten(kept), flatten(plain(config))
     if changed := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
         raise SettingsError(f"{folder} holds a run with other settings ({', '.join(changed)}): choose another OUT")
 

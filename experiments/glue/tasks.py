@@ -27,8 +27,7 @@ class Task:
         return self.labels == 1
 
 
-# GaLore's paper does not name the scores of its Table 4. Those of MRPC (91.3 with full fine-tuning) are F1 by their
-# size, and those of QQP (92.3) accuracy; both are recorded for both.
+# GaLore's paper does not name the scores of its Table 4; docs/glue.md says why MRPC's is taken for F1.
 TASKS = {
     "cola": Task("CoLA", ("sentence",), ("matthews",)),
     "stsb": Task("STS-B", ("sentence1", "sentence2"), ("pearson",), labels=1),

@@ -20,6 +20,7 @@ from experiments.glue.glue_settings import load
 from scripts.glue import main
 from tests.experiments.glue.made_tasks import write_all
 from tests.experiments.test_jobs import wait_for
+from training.run.folder import RunFolder
 
 GLUE = "configs/experiment/glue"
 SHORT = ("glue.max_length=24", "glue.batch_size=16")
@@ -177,6 +178,8 @@ def test_a_run_that_cannot_be_made_ends_with_one_sentence(glue, made, tmp_path):
     assert refused("sst2", "--model", str(tmp_path / "none")).startswith(f"glue.model: {tmp_path}/none is no encoder")
     assert refused("sst2", "glue.max_length=512").startswith("glue.max_length must be at most ")
     assert refused("sst2", "--only", "adam").startswith("--only: no run is called adam; there are adam_sst2_s0")
+    with RunFolder(tmp_path / "adam_sst2_s0"):
+        assert refused("sst2").startswith(f"run.dir: another run (process {os.getpid()} on ")
     assert glue(str(tmp_path), "--table")[::2] == (2, f"{tmp_path} holds no finished run of scripts/glue.py\n")
     assert "name settings files to run, or --table" in glue(str(tmp_path))[2]
     code, _, said = glue(*arguments(made, tmp_path, "adam", "sst2", "optimizer.lr=1e30", "--only", "adam_sst2_s0"))
