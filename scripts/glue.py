@@ -24,16 +24,12 @@ import shlex
 import sys
 from pathlib import Path
 
-import datasets
-import transformers
-
 from analysis.tables.table import write_table
 from configs.reading import argument
 from configs.schema import SettingsError
 from experiments.glue import glue_table
-from experiments.glue.fine_tuning import RECORD, fine_tune
 from experiments.glue.glue_runs import all_tasks, check_folder, chosen_seeds, chosen_tasks, describe, plan
-from experiments.glue.glue_settings import GlueConfig
+from experiments.glue.glue_settings import RECORD, GlueConfig
 from experiments.grid import check_machine, choose
 from experiments.jobs import Job, positive, run_all
 from training.run_errors import MachineError, RunFolderError
@@ -95,6 +91,11 @@ def run_here(config: GlueConfig, folder: Path) -> None:
     if (folder / RECORD).exists():
         print(f"{folder} holds a finished run")
         return
+    import datasets  # here, so that a list or a table need not wait for them
+    import transformers
+
+    from experiments.glue.fine_tuning import fine_tune
+
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     made = fine_tune(config, folder)

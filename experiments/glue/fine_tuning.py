@@ -5,7 +5,6 @@ OUT/<name>/checkpoints/   the Trainer's, one an epoch, gone when the run is fini
 OUT/<name>/record.jsonl   one line; there only when the run is finished
 """
 
-import dataclasses
 import json
 import math
 import os
@@ -25,7 +24,7 @@ from configs.messages import first_line
 from configs.reading import SettingsError
 from configs.schema import optimizer_options
 from experiments.glue import glue_data
-from experiments.glue.glue_settings import GlueConfig
+from experiments.glue.glue_settings import RECORD, GlueConfig, plain
 from experiments.glue.scores import scores
 from experiments.glue.tasks import TASKS, Task
 from optimizers.engine.base import BaseOptimizer
@@ -34,7 +33,6 @@ from training.run.folder import RunFolder
 from training.run.provenance import environment
 from training.run_errors import MachineError
 
-RECORD = "record.jsonl"
 # Adam steps what is in no numbered layer: embeddings, the pooler of BERT, the classifier.
 OUTSIDE_LAYERS = r"^(?!.*\.\d+\.)"
 
@@ -75,12 +73,6 @@ def _train(config: GlueConfig, run_folder: RunFolder) -> dict[str, Any]:
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.train(resume_from_checkpoint=newest_checkpoint(run_folder.checkpoints))
     return record(config, epochs_of(trainer.state.log_history), optimizer, trainer.args.device)
-
-
-def plain(config: GlueConfig) -> dict[str, Any]:
-    """The settings as plain dicts, fit for YAML and JSON."""
-    settings: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
-    return settings
 
 
 def _check_one_device() -> None:

@@ -11,6 +11,7 @@ import transformers
 
 from configs.messages import first_line
 from configs.reading import SettingsError
+from experiments.glue.glue_settings import folder_of
 from experiments.glue.tasks import TASKS, Task
 
 HUB = "nyu-mll/glue"
@@ -41,12 +42,6 @@ def read(name: str, folder: str | None) -> tuple[datasets.Dataset, datasets.Data
         check_rows(rows, name, where, whole=split == "train")
         found.append(rows.select_columns([*task.texts, "label"]))
     return found[0], found[1]
-
-
-def folder_of(name: str, folder: str) -> Path:
-    """The folder that holds a task's files."""
-    nested = Path(folder) / name
-    return nested if nested.is_dir() else Path(folder)
 
 
 def _file(folder: Path, split: str) -> Path:

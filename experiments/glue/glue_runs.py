@@ -6,9 +6,7 @@ from pathlib import Path
 
 from configs.identity import flatten
 from configs.reading import SettingsError
-from experiments.glue.fine_tuning import plain
-from experiments.glue.glue_data import folder_of
-from experiments.glue.glue_settings import GlueConfig, known_task, load
+from experiments.glue.glue_settings import GlueConfig, folder_of, known_task, load, plain
 from experiments.glue.tasks import TASKS
 from experiments.grid import combinations
 from training.run.folder import RunFolder

@@ -6,7 +6,10 @@ The values under a task's name stand in for those of the sections when the run i
 come last.
 """
 
+import dataclasses
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
@@ -18,6 +21,7 @@ from configs.schema import Optimizer, read_into
 from configs.setting import setting
 from experiments.glue.tasks import TASKS
 
+RECORD = "record.jsonl"  # in the folder of a finished run
 # What may stand under a task's name -> the section that it is of.
 OF_A_TASK = {"lr": "optimizer", "adam_lr": "optimizer", "batch_size": "glue", "epochs": "glue"}
 
@@ -79,3 +83,15 @@ def _section(settings: Settings, values: Any, key: str) -> dict[str, Any]:
     settings.require(isinstance(values, dict), key, f"must hold keys and values, got {values!r}")
     found: dict[str, Any] = values
     return found
+
+
+def plain(config: GlueConfig) -> dict[str, Any]:
+    """The settings as plain dicts, fit for YAML and JSON."""
+    settings: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return settings
+
+
+def folder_of(name: str, folder: str) -> Path:
+    """The folder that holds a task's files."""
+    nested = Path(folder) / name
+    return nested if nested.is_dir() else Path(folder)

@@ -6,7 +6,7 @@ from typing import Any
 
 from analysis import comparison
 from analysis.tables.table import Table
-from experiments.glue.fine_tuning import RECORD
+from experiments.glue.glue_settings import RECORD
 from experiments.glue.tasks import TASKS
 
 Rows = dict[str, dict[str, list[dict[str, Any]]]]  # the records of a setting's runs, by setting and task
