@@ -84,11 +84,11 @@ def check_rows(rows: datasets.Dataset, name: str, where: str, *, whole: bool) ->
                 f"{where} has no column {column}, which {name} needs; it has {_some(rows.column_names)}"
             )
     for column in task.texts:
-        for number, text in enumerate(rows[column], start=1):
+        for number, text in enumerate(rows[column][:], start=1):
             if not isinstance(text, str):
                 raise SettingsError(f"{where} row {number}: {column} must be a text, got {text!r}")
     check = _check_numbers if task.is_regression else _check_classes
-    check(rows["label"], task, name, where, whole)
+    check(rows["label"][:], task, name, where, whole)
 
 
 def _check_numbers(labels: Iterable[object], task: Task, name: str, where: str, whole: bool) -> None:
