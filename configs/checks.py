@@ -3,11 +3,15 @@
 import dataclasses
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from configs.reading import Settings, SettingsError
-from configs.sections import Config, optimizer_options
+from configs.sections import Config, Optimizer, optimizer_options
 from models.model_settings import rope_fault
 from optimizers import registry
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 def check(config: Config, settings: Settings) -> None:
@@ -16,16 +20,18 @@ def check(config: Config, settings: Settings) -> None:
     Raises:
         SettingsError: names the place, the key and the mistake in its value.
     """
-    _check_bounds(config, settings)
-    _check_optimizer(config, settings)
+    check_bounds(config, settings)
+    check_options(config.optimizer, settings)
+    _check_last_layer(config, settings)
     _check_paths(config, settings)
     _check_relations(config, settings)
     check_layout(config, processes=1)
 
 
-def _check_bounds(config: Config, settings: Settings) -> None:
-    for section in dataclasses.fields(config):
-        values = getattr(config, section.name)
+def check_bounds(sections: "DataclassInstance", settings: Settings) -> None:
+    """Refuse numbers out of the bounds that their sections declare. Raises SettingsError."""
+    for section in dataclasses.fields(sections):
+        values = getattr(sections, section.name)
         for f in dataclasses.fields(values):
             key, value, bounds = f"{section.name}.{f.name}", getattr(values, f.name), f.metadata
             if isinstance(value, int | float) and not isinstance(value, bool):
@@ -36,20 +42,26 @@ def _check_bounds(config: Config, settings: Settings) -> None:
                 settings.require(above is None or value > above, key, f"must be greater than {above}, got {value}")
 
 
-def _check_optimizer(config: Config, settings: Settings) -> None:
-    name = config.optimizer.name
+def check_options(optimizer: Optimizer, settings: Settings) -> None:
+    """Refuse options that the optimizer refuses. Raises SettingsError."""
+    name = optimizer.name
     try:
-        registry.check(name, **optimizer_options(config.optimizer))
+        registry.check(name, **optimizer_options(optimizer))
     except ValueError as error:
         option = str(error).split(" ")[0].split("=")[0]
         raise SettingsError(f"{settings.where(f'optimizer.{option}')}optimizer.{error}") from error
     traits = registry.get(name)[0].traits
     for key in ("last_layer", "embeddings"):
         settings.require(
-            traits.last_layer_refusal is None or getattr(config.optimizer, key) != "method",
+            traits.last_layer_refusal is None or getattr(optimizer, key) != "method",
             f"optimizer.{key}",
             f"must be adam for {name}: {traits.last_layer_refusal}",
         )
+
+
+def _check_last_layer(config: Config, settings: Settings) -> None:
+    name = config.optimizer.name
+    traits = registry.get(name)[0].traits
     last_layer = config.optimizer.last_layer or traits.last_layer
     embeddings = config.optimizer.embeddings or traits.embeddings
     settings.require(

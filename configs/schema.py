@@ -14,12 +14,11 @@ alice, rank: 64}`): it replaces the whole section. On the command line groups ar
 to itself.
 """
 
-import dataclasses
 import os
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -48,11 +47,13 @@ __all__ = [
     "build",
     "load",
     "optimizer_options",
+    "read_into",
 ]
 
 USAGE = "train.py [FILE.yaml ...] [key=value ...] [--plan | --plan=json]"
 # Table 8 of arXiv 2502.07752: Adam's learning rate, where it is not 0.001.
 ADAM_LR = {"llama_1_3b": 0.0007}
+Sections = TypeVar("Sections")  # a dataclass of sections, one of them `optimizer`
 
 
 @dataclass
@@ -85,16 +86,26 @@ def load(argv: list[str]) -> Invocation:
 
 def build(settings: Settings) -> Config:
     """The checked `Config` of the merged settings. Raises SettingsError."""
-    schema = OmegaConf.structured(Config)
-    schema.optimizer = OmegaConf.structured(_optimizer_class(settings))
-    _fill(schema, settings)
-    config = _to_config(schema, settings)
+    config = read_into(Config, settings)
     check(config, settings)
     if config.optimizer.adam_lr is None:
         config.optimizer.adam_lr = ADAM_LR.get(config.model.name, 0.001)
     config.run.name = config.run.name or f"{config.model.name}_{config.optimizer.name}_s{config.run.seed}"
     config.run.dir = str(Path(config.run.dir or f"runs/{config.run.name}").expanduser())
     return config
+
+
+def read_into(sections: type[Sections], settings: Settings) -> Sections:
+    """The merged settings as a dataclass of sections; its `optimizer` gets the options of the optimizer that is named.
+
+    Raises SettingsError for unknown keys, wrong types, and required settings that are not set.
+    """
+    schema = OmegaConf.structured(sections)
+    schema.optimizer = OmegaConf.structured(_optimizer_class(settings))
+    _fill(schema, settings)
+    filled = _to_object(schema, settings)
+    assert isinstance(filled, sections)
+    return filled
 
 
 def _optimizer_class(settings: Settings) -> type[Optimizer]:
@@ -117,7 +128,7 @@ def _fill(schema: DictConfig, settings: Settings) -> None:
     defaults = OmegaConf.to_container(schema)
     assert isinstance(defaults, dict)
     known = list(flatten(defaults))
-    sections = {f.name for f in dataclasses.fields(Config)}
+    sections = {name for name, value in defaults.items() if isinstance(value, dict)}
 
     def fill(node: DictConfig, values: dict[str, Any], prefix: str) -> None:
         for name, value in values.items():
@@ -142,11 +153,11 @@ def _fill(schema: DictConfig, settings: Settings) -> None:
     fill(schema, settings.values, "")
 
 
-def _to_config(schema: DictConfig, settings: Settings) -> Config:
+def _to_object(schema: DictConfig, settings: Settings) -> object:
     """The filled `schema` as dataclasses; refuses required settings that are not set."""
     try:
         missing = sorted(OmegaConf.missing_keys(schema))
-        config = None if missing else OmegaConf.to_object(schema)
+        filled = None if missing else OmegaConf.to_object(schema)
     except OmegaConfBaseException as error:  # an interpolation of a key that does not exist
         key = str(error.full_key)
         raise SettingsError(f"{settings.where(key)}{key}: {first_line(error)}") from error
@@ -155,8 +166,7 @@ def _to_config(schema: DictConfig, settings: Settings) -> Config:
         unset = section in GROUPS and section not in settings.values
         pick = f"; pick {section}={'|'.join(settings.choices(section))}" if unset else ""
         raise SettingsError(f"{missing[0]} is required and not set{pick}")
-    assert isinstance(config, Config)
-    return config
+    return filled
 
 
 def _nearest_key(key: str, known: list[str]) -> str:

@@ -10,8 +10,12 @@ from configs.schema import Config, load, optimizer_options
 from training.plan import plan_run
 
 EXPERIMENTS = FOLDER / "experiment"
-# A file that has the name of a folder is the base of the files in the folder.
-CELLS = sorted(path for path in EXPERIMENTS.rglob("*.yaml") if not path.with_suffix("").is_dir())
+# A file that has the name of a folder is the base of the files in the folder. Those in glue are not for train.py.
+CELLS = sorted(
+    path
+    for path in EXPERIMENTS.rglob("*.yaml")
+    if not path.with_suffix("").is_dir() and path.parent != EXPERIMENTS / "glue"
+)
 
 # Tables 7 to 11 and App. F of arXiv 2502.07752; APOLLO's values from its own scripts, its ranks from Table 3's memory.
 COLUMNS = ("60m", "130m", "350m", "1_3b")
