@@ -7,6 +7,9 @@ Without a FILE: configs/quickstart.yaml. The same command again resumes the run.
 and its checkpoint.
 """
 
+import training.processes.repeatable_sums  # noqa: F401 - before torch
+
+# isort: split
 import json
 import logging
 import os
