@@ -208,6 +208,10 @@ def check_saved(folder: Path, config: LlamaConfig) -> None:
         raise ValueError(f"model.init_from: {folder}/config.json cannot be read: {error}") from error
     if saved.model_type != "llama":
         raise ValueError(f"model.init_from: {folder} holds a {saved.model_type} model, not a llama")
+    if getattr(saved, "quantization_config", None) is not None:
+        raise ValueError(
+            f"model.init_from: {folder} holds quantized weights (quantization_config), only float ones can be trained"
+        )
     for key in FIXED_KEYS:
         ours, theirs = getattr(config, key), getattr(saved, key)
         if ours != theirs:
