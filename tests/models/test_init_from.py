@@ -196,3 +196,12 @@ def test_quantized_weights_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
     with pytest.raises(ValueError, match=r"^model\.init_from: .* holds quantized weights"):
         build_model(section("llama_2", init_from=str(tmp_path)), dtype=torch.float32, seed=0)
+
+
+@pytest.mark.parametrize("change", [{"hidden_size": "x"}, {"rope_parameters": "x"}, {"model_type": None}])
+def test_a_config_that_makes_no_sense_is_named(tmp_path, change):
+    saved("llama_2", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(ValueError, match=r"^model\.init_from: .*config\.json cannot be read: [^\n]+$"):
+        build_model(section("llama_2", init_from=str(tmp_path)), dtype=torch.float32, seed=0)
