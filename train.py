@@ -7,6 +7,9 @@ Without a FILE: configs/quickstart.yaml. The same command again resumes the run.
 and its checkpoint.
 """
 
+import training.processes.repeatable_sums  # noqa: F401 - before torch
+
+# isort: split
 import json
 import logging
 import os
@@ -34,7 +37,7 @@ from training.plan_table import plan_table
 from training.processes.failures import Ending, settings_errors
 from training.processes.launch_variables import launched
 from training.processes.layout import lay_out
-from training.processes.logs import set_up_logging
+from training.processes.logs import say, set_up_logging
 from training.processes.start import start_world
 from training.processes.world import World
 from training.run.folder import locked_run_folder
@@ -54,7 +57,7 @@ def main(argv: list[str]) -> int:
         if invocation.plan is not None:
             with settings_errors():
                 plan = plan_run(config)
-            print(json.dumps(plan) if invocation.plan == "json" else plan_table(plan))
+            say(json.dumps(plan) if invocation.plan == "json" else plan_table(plan))
         else:
             check_layout(config, launched("WORLD_SIZE", 1))
             ending.world = start_world(
@@ -77,7 +80,7 @@ def run(config: Config, world: World) -> int:
             config.run.seed = start.seed
             if start.summary is not None:
                 result = final_line(start.summary, folder)
-                world.from_main(lambda: print(f"this run is finished: {result}"))
+                world.from_main(lambda: say(f"this run is finished: {result}"))
                 world.close()
                 return 0
             world.from_main(lambda: require_space(folder, config, start))
@@ -116,7 +119,7 @@ def run(config: Config, world: World) -> int:
         signum = trainer.train(data, held_out)
         if signum:
             world.close()
-            log.info("interrupted; step %d is saved and the same command resumes from it", trainer.counters.step)
+            log.info("interrupted; step %d is saved and the same command goes on from it", trainer.counters.step)
             return 128 + signum
         weights = layout.weights()
         summary = summarize(config, world, layout, optimizer, trainer.counters)

@@ -6,6 +6,9 @@ The settings are those of train.py; prints a `LoopRun` as JSON. benchmarks/train
 a process of its own.
 """
 
+import training.processes.repeatable_sums  # noqa: F401 - before torch
+
+# isort: split
 import itertools
 import json
 import sys

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from configs.messages import first_line
+from configs.messages import first_line, one_line
 from models.kernels.aligned_mlp import AlignedMLP
 from models.kernels.attention import ATTENTION, row_arguments
 from models.kernels.cross_entropy import CompiledChunk, Gradients, chunk_gradients, summed_cross_entropy
@@ -204,10 +204,14 @@ def check_saved(folder: Path, config: LlamaConfig) -> None:
         raise ValueError(f"model.init_from: {folder} has no config.json, it is not a folder of save_pretrained")
     try:
         saved = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"model.init_from: {folder}/config.json cannot be read: {error}") from error
+    except Exception as error:  # whatever transformers raises at a file that is not one of its own
+        raise ValueError(f"model.init_from: {folder}/config.json cannot be read: {one_line(error)}") from error
     if saved.model_type != "llama":
         raise ValueError(f"model.init_from: {folder} holds a {saved.model_type} model, not a llama")
+    if getattr(saved, "quantization_config", None) is not None:
+        raise ValueError(
+            f"model.init_from: {folder} holds quantized weights (quantization_config), only float ones can be trained"
+        )
     for key in FIXED_KEYS:
         ours, theirs = getattr(config, key), getattr(saved, key)
         if ours != theirs:

@@ -26,7 +26,11 @@ LionBetas = Annotated[
 
 @register("lion")
 class Lion(MatrixOptimizer):
-    """Every element moves by lr, all parameters of a model. lr is a third to a tenth of Adam's."""
+    """Every element moves by lr, a third to a tenth of Adam's.
+
+    By `optimizers.build` it steps matrices, embeddings, lm_head, norms and biases. Routers, convolutions and task heads
+    are Adam's.
+    """
 
     traits = Traits(
         last_layer="method",

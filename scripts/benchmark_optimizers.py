@@ -21,6 +21,9 @@ product, and the table has medians of rounds:
 Writes optimizers_<model>[_whole]_<device>_<dtype>.csv and .png into the results' folder.
 """
 
+import training.processes.repeatable_sums  # noqa: F401 - before torch
+
+# isort: split
 import argparse
 from pathlib import Path
 

@@ -8,6 +8,9 @@ medians of rounds. The study runs several rows at a time, so its own seconds are
 seconds come from this table.
 """
 
+import training.processes.repeatable_sums  # noqa: F401 - before torch
+
+# isort: split
 import argparse
 from pathlib import Path
 

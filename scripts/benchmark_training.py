@@ -23,6 +23,9 @@ the rounds:
 Writes training_<model>_<device>_<dtype>.csv into the results' folder.
 """
 
+import training.processes.repeatable_sums  # noqa: F401 - before torch
+
+# isort: split
 import argparse
 import statistics
 import tempfile

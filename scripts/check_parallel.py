@@ -7,6 +7,9 @@ For each optimizer one process alone, DDP and FSDP2 make the same steps (benchma
 (results/parallel) gets table.csv and table.md.
 """
 
+import training.processes.repeatable_sums  # noqa: F401 - before torch
+
+# isort: split
 import argparse
 import sys
 from pathlib import Path

@@ -8,6 +8,9 @@ RUN is a run folder. The settings are the run's, changed by the arguments; the t
 Exit codes as for train.py.
 """
 
+import training.processes.repeatable_sums  # noqa: F401 - before torch
+
+# isort: split
 import sys
 from pathlib import Path
 

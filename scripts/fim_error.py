@@ -8,6 +8,9 @@ sequences; the structures of analysis/fisher are fitted to the first half, and m
 Writes fim_error.csv, fim_error.png and medians.md; without RUN the last two are made again from the first.
 """
 
+import training.processes.repeatable_sums  # noqa: F401 - before torch
+
+# isort: split
 import argparse
 from pathlib import Path
 

@@ -1,5 +1,8 @@
 """Markers that follow from a test's folder, and what tests of whole runs share."""
 
+import training.processes.repeatable_sums  # noqa: F401 - before torch
+
+# isort: split
 from pathlib import Path
 
 import pytest

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from ..engine import adamw
 from . import shards
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def with_shards(optimizer: "BaseOptimizer", state_dict: dict[str, Any]) -> dict[
 
 def without_shards(state_dict: dict[str, Any]) -> dict[str, Any]:
     """The inverse: DTensors as the rows that this process holds."""
+    check_form(state_dict)
     state = {
         i: {key: shards.local(value) if isinstance(value, Tensor) else value for key, value in held.items()}
         for i, held in state_dict["state"].items()
@@ -65,6 +67,22 @@ def without_shards(state_dict: dict[str, Any]) -> dict[str, Any]:
 
 
 # ---- loading
+
+
+def check_form(state_dict: Any) -> None:
+    """Raises ValueError unless `state_dict` is put together as torch puts one together."""
+    parts = state_dict if isinstance(state_dict, dict) else {}
+    state, groups = parts.get("state"), parts.get("param_groups")
+    if not isinstance(state, dict) or not isinstance(groups, list | tuple):
+        raise ValueError(
+            'this is not the state_dict of an optimizer: it needs a dict "state" and a list "param_groups"'
+        )
+    if not all(isinstance(group, dict) and isinstance(group.get("params"), list | tuple) for group in groups):
+        raise ValueError('a group of the saved optimizer has no list "params"')
+    if strangers := state.keys() - {i for group in groups for i in group["params"]}:
+        raise ValueError(f"the saved state of parameter {strangers.pop()!r} belongs to no group")
+    if not all(isinstance(held, dict) for held in state.values()):
+        raise ValueError("the saved state of a parameter is not a dict of its tensors and numbers")
 
 
 def checked(optimizer: "BaseOptimizer", state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -88,6 +106,8 @@ def checked(optimizer: "BaseOptimizer", state_dict: dict[str, Any]) -> dict[str,
             raise ValueError(f"group {i} was saved with {len(saved['params'])} parameters and has {len(own['params'])}")
         if own["algorithm"] == "method":
             optimizer.check(saved)
+        else:
+            adamw.check(saved)
     saved_indices = [i for group in groups for i in group["params"]]
     state = dict(state_dict["state"])
     for i, (parameter, group) in zip(saved_indices, members(optimizer), strict=True):
@@ -104,10 +124,10 @@ def _checked_state(
     held = tensors(template)
     state = {next((new for new in RENAMED.get(key, ()) if new in held), key): value for key, value in state.items()}
     found = tensors(state)
-    if found and found.keys() != held.keys():
+    if (found or (state and optimizer.owns(parameter))) and found.keys() != held.keys():
         raise ValueError(
-            f"state of parameter {index} holds {', '.join(sorted(found))}; {type(optimizer).__name__} holds "
-            f"{', '.join(sorted(held)) or 'nothing'}"
+            f"state of parameter {index} holds {', '.join(sorted(found)) or 'no tensor'}; "
+            f"{type(optimizer).__name__} holds {', '.join(sorted(held)) or 'nothing'}"
         )
     for key, value in found.items():
         if value.shape != held[key].shape:
@@ -115,8 +135,16 @@ def _checked_state(
                 f"state of parameter {index}: {key} has the shape {tuple(value.shape)}, a parameter of "
                 f"{tuple(parameter.shape)} needs {tuple(held[key].shape)}"
             )
+        if value.is_complex() or value.is_floating_point() != held[key].is_floating_point():
+            raise ValueError(f"state of parameter {index}: {key} is {value.dtype}, it needs {held[key].dtype}")
+        if not value.is_meta and bool(value.isnan().any()):
+            raise ValueError(f"state of parameter {index}: {key} holds NaN")
     if state and (missing := plain(template).keys() - state.keys()):
         raise ValueError(f"state of parameter {index} lacks {', '.join(sorted(missing))}")
+    for key in ("step", "writes"):
+        count = state.get(key, 0)
+        if not isinstance(count, Tensor) and not (type(count) is int and count >= 0):
+            raise ValueError(f"state of parameter {index}: {key} is {count!r}, not a number of steps")
     return state
 
 
@@ -138,6 +166,7 @@ def _template(optimizer: "BaseOptimizer", parameter: Tensor, group: dict[str, An
 
 def local_state_dict(optimizer: "BaseOptimizer", state_dict: dict[str, Any]) -> dict[str, Any]:
     """This process's part of a full state dict, for `load_state_dict`."""
+    check_form(state_dict)
     state = dict(state_dict["state"])
     saved = (i for group in state_dict["param_groups"] for i in group["params"])
     for i, (parameter, _) in zip(saved, members(optimizer), strict=False):  # load_state_dict refuses other numbers

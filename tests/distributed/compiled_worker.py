@@ -1,5 +1,8 @@
 """Losses of two processes, eager and compiled: accelerate launch ... tests/distributed/compiled_worker.py OUT.json"""
 
+import training.processes.repeatable_sums  # noqa: F401 - before torch
+
+# isort: split
 import itertools
 import json
 import sys

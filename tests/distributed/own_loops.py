@@ -3,6 +3,9 @@
 The first process writes what it found to FOLDER/found.json.
 """
 
+import training.processes.repeatable_sums  # noqa: F401 - before torch
+
+# isort: split
 import json
 import sys
 from pathlib import Path

@@ -1,5 +1,8 @@
 """The measurements of two processes, in one start: accelerate launch ... tests/distributed/worker.py OUT.json"""
 
+import training.processes.repeatable_sums  # noqa: F401 - before torch
+
+# isort: split
 import copy
 import dataclasses
 import json

@@ -1,6 +1,7 @@
 """Architectures beyond the paper's: fewer heads of keys and values, heads of another width, scaled rotary positions and
 tied embeddings; and the folders of models that have them."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -187,3 +188,20 @@ def test_a_tied_embedding_goes_where_embeddings_go(settings):
 def test_lion_with_adams_embeddings_refuses_a_tied_last_layer():
     with pytest.raises(SettingsError, match=r"optimizer\.last_layer must be adam for lion with model\.tie"):
         load(["optimizer=lion", "optimizer.embeddings=adam", "model.tie_word_embeddings=true"])
+
+
+def test_quantized_weights_are_refused(tmp_path):
+    saved("llama_2", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
+    with pytest.raises(ValueError, match=r"^model\.init_from: .* holds quantized weights"):
+        build_model(section("llama_2", init_from=str(tmp_path)), dtype=torch.float32, seed=0)
+
+
+@pytest.mark.parametrize("change", [{"hidden_size": "x"}, {"rope_parameters": "x"}, {"model_type": None}])
+def test_a_config_that_makes_no_sense_is_named(tmp_path, change):
+    saved("llama_2", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(ValueError, match=r"^model\.init_from: .*config\.json cannot be read: [^\n]+$"):
+        build_model(section("llama_2", init_from=str(tmp_path)), dtype=torch.float32, seed=0)

@@ -113,6 +113,21 @@ def test_wide_and_tall_are_transposes_of_each_other(name):
 
 
 @every_optimizer
+def test_a_tall_matrix_arrives_as_the_traits_say(name, monkeypatch):
+    cls, shapes = registry.get(name)[0], []
+    if not issubclass(cls, MatrixOptimizer):
+        pytest.skip("any shape is stepped as it is")
+
+    def update(self, gradient, *rest, original=cls.update):
+        shapes.append(tuple(gradient.shape[-2:]))
+        return original(self, gradient, *rest)
+
+    monkeypatch.setattr(cls, "update", update)
+    train(make(name, parameters([(20, 8)])), range(1, 2))
+    assert shapes == [(8, 20) if cls.traits.oriented else (20, 8)]
+
+
+@every_optimizer
 def test_parameters_without_gradient_are_left_alone(name):
     weights = parameters()
     optimizer = make(name, weights)

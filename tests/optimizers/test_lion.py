@@ -63,3 +63,12 @@ def test_a_bfloat16_weight_has_a_momentum_that_follows_small_changes():
     momentum = optimizer.state[weight]["exp_avg"]
     assert momentum.dtype == torch.float32
     assert (momentum - 0.9).abs().max() < 2e-3
+
+
+@pytest.mark.parametrize("shape", [(20, 8), (8, 20)])
+def test_the_momentum_lies_as_the_weight_does(shape):
+    weight = parameters([shape])[0]
+    optimizer = Lion([weight], lr=0.02, betas=(0.9, 0.5))
+    weight.grad = gradient(shape, 1, 0)
+    optimizer.step()
+    assert torch.allclose(optimizer.state[weight]["exp_avg"], weight.grad / 2, rtol=0, atol=1e-15)

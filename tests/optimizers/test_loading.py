@@ -42,6 +42,63 @@ def test_a_refused_state_changes_nothing(cls, foreign, sentence):
     assert weight.isfinite().all()
 
 
+def without(*path):
+    def damage(saved):
+        for key in path[:-1]:
+            saved = saved[key]
+        del saved[path[-1]]
+
+    return damage
+
+
+def holding(value, *path):
+    def damage(saved):
+        for key in path[:-1]:
+            saved = saved[key]
+        saved[path[-1]] = value
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (without("state"), "not the state_dict of an optimizer"),
+        (without("param_groups"), "not the state_dict of an optimizer"),
+        (holding(None, "state"), "not the state_dict of an optimizer"),
+        (without("param_groups", 0, "params"), 'no list "params"'),
+        (holding({}, "state", 7), "parameter 7 belongs to no group"),
+        (holding([], "state", 0), "not a dict"),
+        (without("state", 0, "exp_avg"), "state of parameter 0 holds basis, exp_avg_sq"),
+        (without("state", 0, "step"), "lacks step"),
+        (holding({"step": 1}, "state", 0), "holds no tensor"),
+        (holding(torch.zeros(2), "state", 0, "more"), "holds basis, exp_avg, exp_avg_sq, more"),
+        (holding(-1, "state", 0, "step"), "step is -1"),
+        (holding(float("nan"), "state", 0, "step"), "step is nan"),
+        (holding(torch.full((4, 16), float("nan")), "state", 0, "exp_avg"), "exp_avg holds NaN"),
+        (holding(torch.zeros(4, 16, dtype=torch.complex64), "state", 0, "exp_avg"), "exp_avg is torch.complex64"),
+        (holding(torch.zeros(4, 16, dtype=torch.int64), "state", 0, "exp_avg"), "exp_avg is torch.int64"),
+        (holding(float("nan"), "param_groups", 0, "lr"), "^lr must"),
+        (holding(float("nan"), "param_groups", 1, "lr"), "^lr must"),
+        (holding((0.9, 2.0), "param_groups", 1, "betas"), "^betas must"),
+    ],
+)
+def test_a_damaged_state_is_refused_and_changes_nothing(damage, sentence):
+    weight, vector = (torch.nn.Parameter(torch.ones(shape)) for shape in ((8, 16), (8,)))
+    optimizer = GaLore([{"params": [weight]}, {"params": [vector], "algorithm": "adam"}], lr=0.01, rank=4)
+    for p in (weight, vector):
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    before, saved = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(optimizer.state_dict())
+    damage(saved)
+    with pytest.raises(ValueError, match=sentence):
+        optimizer.load_state_dict(saved)
+    after = optimizer.state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    assert all(torch.equal(value, after["state"][0][key]) for key, value in tensors(before).items())
+    optimizer.step()
+
+
 def test_another_number_of_parameters_is_refused():
     _, optimizer = stepped(Muon)
     saved = optimizer.state_dict()

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -81,6 +82,9 @@ class RunFolder:
         for path in (self.checkpoints, self.model):
             if path.exists() and not path.is_dir():
                 raise RunFolderError(f"run.dir: {path} is a file, but the run makes a folder of that name")
+        for path in (self.path, self.checkpoints, self.model):
+            if path.exists():
+                _try_writing(path)
 
     def release(self) -> None:
         """Give the lock back, if it is held."""
@@ -167,3 +171,12 @@ def locked_run_folder(config: Config, world: "World") -> Iterator[RunFolder]:
         yield folder
     finally:
         folder.release()
+
+
+def _try_writing(folder: Path) -> None:
+    """Raises RunFolderError unless files can be made and deleted in `folder`."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix="trial_"):
+            pass
+    except OSError as error:
+        raise RunFolderError(f"run.dir: cannot write in {folder}: {error.strerror}") from error

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from configs.identity import to_dict
 from configs.schema import Config
 from optimizers import BaseOptimizer
+from training.processes.logs import say
 from training.processes.world import World
 from training.run import checkpoint, curve
 from training.run.checkpoint import Checkpoint
@@ -122,7 +123,7 @@ class RunRecorder(Recorder):
         curve.draw(self._folder)
         self._folder.write_summary(summary)
         self._tracker.finish(summary)
-        print(final_line(summary, self._folder))
+        say(final_line(summary, self._folder))
 
     def _effective(self, evaluations: list[dict[str, Any]]) -> dict[str, float]:
         if self._reference is None:

@@ -3,6 +3,8 @@
 import logging
 import os
 import signal
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -138,3 +140,28 @@ def test_a_summary_that_cannot_be_written_is_not_there(tmp_path):
     with files_of_at_most(10), pytest.raises(SaveError, match=r"summary\.json: File too large"):
         folder.write_summary({"name": "x" * 100})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["", "model", "checkpoints"])
+def test_a_folder_that_cannot_be_written_is_found_at_the_start(name):
+    with tempfile.TemporaryDirectory() as outer:  # pytest's own folders are closed to other users
+        run = Path(outer) / "run"
+        (run / name).mkdir(parents=True)
+        (run / "lock").touch()
+        for path, mode in ((Path(outer), 0o755), (run / "lock", 0o666), (run, 0o777), (run / name, 0o555)):
+            path.chmod(mode)
+        user = os.geteuid()
+        if user == 0:  # to whom every folder is open
+            os.seteuid(65534)
+        try:
+            with pytest.raises(RunFolderError, match=rf"cannot write in {run / name}: Permission"), RunFolder(run):
+                pass
+        finally:
+            os.seteuid(user)
+            (run / name).chmod(0o755)
+
+
+def test_nothing_is_left_of_the_trial(tmp_path):
+    (tmp_path / "model").mkdir()
+    with RunFolder(tmp_path):
+        assert sorted(path.name for path in tmp_path.rglob("*")) == ["lock", "model"]
