@@ -15,6 +15,7 @@ from benchmarks import parallel as check
 from models.llama import build_model
 from optimizers import registry
 from training.processes.layout import Replicas, Shards
+from training.processes.model_weights import load_weights, whole_weights
 from training.processes.start import start_world
 
 LIKE_ROWS, LIKE_MATRICES = "lamb", "alice"
@@ -28,7 +29,7 @@ def resumed(name: str, world) -> dict[str, list[float]]:
     losses = {"on": check.train(layout.model, optimizer, range(4, 7), **check.share(world))}
     for kind in (Shards, Replicas):
         layout, optimizer = check.lay_out(name, kind, world, torch.float32)
-        layout.load(saved[0])
+        load_weights(layout.unwrapped, saved[0])
         optimizer.load_full_state_dict(saved[1])
         losses[f"{kind.__name__} kept it"] = same(whole_state(layout, optimizer, world), saved)
         losses[kind.__name__] = check.train(layout.model, optimizer, range(4, 7), **check.share(world))
@@ -42,7 +43,7 @@ def resumed(name: str, world) -> dict[str, list[float]]:
 
 def whole_state(layout, optimizer, world) -> tuple[dict, dict]:
     """The weights and the optimizer's state of all processes together, on each of them."""
-    state = layout.weights(), optimizer.full_state_dict()
+    state = whole_weights(layout.unwrapped, world), optimizer.full_state_dict()
     return world.from_main(lambda: state)
 
 
@@ -77,7 +78,7 @@ def reductions(mode: CommDebugMode) -> int:
 
 def dtypes(world) -> list[str]:
     """Of the shards and the gathered weight of a bfloat16 model, its output and its gradients."""
-    layout = Shards(build_model(check.MODEL, dtype=torch.bfloat16, seed=0), world)
+    layout, _ = check.lay_out("adam", Shards, world, torch.bfloat16)
     seen = {parameter.dtype for parameter in layout.unwrapped.parameters()}
     gate = layout.unwrapped.model.layers[0].mlp.gate_proj
     gate.register_forward_hook(lambda module, inputs, output: seen.update((module.weight.dtype, output.dtype)))
