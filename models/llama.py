@@ -172,6 +172,9 @@ def build_model(
         check_saved(saved, config)
     with torch.device("meta"):
         model = LlamaForCausalLM(config).to(dtype)  # type: ignore[arg-type]
+    if saved is not None:
+        with contextlib.suppress(OSError):  # a folder need not have one
+            model.generation_config = transformers.GenerationConfig.from_pretrained(saved)
     if torch.device(device).type != "meta":
         if saved is None:
             allocate(model, device)

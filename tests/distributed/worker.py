@@ -14,8 +14,9 @@ from torch.distributed.tensor.debug import CommDebugMode
 from benchmarks import parallel as check
 from models.llama import build_model
 from optimizers import registry
+from optimizers.parallel import shards
 from training.processes.layout import Replicas, Shards
-from training.processes.model_weights import load_weights, whole_weights
+from training.processes.model_weights import load_weights, set_initial_weights, whole_weights
 from training.processes.start import start_world
 
 LIKE_ROWS, LIKE_MATRICES = "lamb", "alice"
@@ -56,6 +57,28 @@ def same(a, b) -> bool:
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
     return a == b
+
+
+def started(kind, world, folder: Path) -> dict[str, bool]:
+    """Whether weights are those of one process to the bit: drawn, tied, in bfloat16, and read from a folder."""
+    tied = dataclasses.replace(check.MODEL, tie_word_embeddings=True)
+    world.from_main(lambda: build_model(tied, dtype=torch.float32, seed=5).save_pretrained(folder))
+    kinds = {
+        "drawn": (check.MODEL, torch.float32),
+        "tied": (tied, torch.float32),
+        "bfloat16": (check.MODEL, torch.bfloat16),
+        "read": (dataclasses.replace(tied, init_from=str(folder)), torch.float32),
+    }
+    found = {}
+    for name, (section, dtype) in kinds.items():
+        layout = kind(build_model(section, dtype=dtype, seed=1, device="meta"), world)
+        set_initial_weights(layout.unwrapped, section, world, seed=1)
+        whole, alone = whole_weights(layout.unwrapped, world), build_model(section, dtype=dtype, seed=1).state_dict()
+        found[name] = all(same(weight, alone[name]) for name, weight in whole.items())
+        assert whole.keys() == ({*alone} - {*layout.unwrapped.all_tied_weights_keys} if world.is_main else set())
+        local = sum(shards.local(parameter).nbytes for parameter in layout.unwrapped.parameters())
+        assert kind is Replicas or local < 0.6 * sum(weight.nbytes for weight in alone.values())
+    return found
 
 
 def accumulated(kind, world) -> dict:
@@ -118,6 +141,7 @@ def main(out: Path) -> None:
     found = {
         "rows": [dataclasses.asdict(check.compare(name, world, range(7))) for name in registry.names()],
         "resumed": {name: resumed(name, world) for name in (LIKE_ROWS, LIKE_MATRICES, "soap", "adam_8bit")},
+        "started": {kind.__name__: started(kind, world, out.with_name("saved")) for kind in (Replicas, Shards)},
         "accumulated": {kind.__name__: accumulated(kind, world) for kind in (Replicas, Shards)},
         "dtypes": dtypes(world),
         "reduced": {kind.__name__: reduced(kind, world) for kind in (Replicas, Shards)},
