@@ -38,6 +38,7 @@ from training.processes.failures import Ending, settings_errors
 from training.processes.launch_variables import launched
 from training.processes.layout import lay_out
 from training.processes.logs import say, set_up_logging
+from training.processes.model_weights import set_initial_weights, whole_weights
 from training.processes.start import start_world
 from training.processes.world import World
 from training.run.folder import locked_run_folder
@@ -92,9 +93,12 @@ def run(config: Config, world: World) -> int:
                 dtype=getattr(torch, config.train.dtype),
                 seed=config.run.seed,
                 activation_checkpointing=config.train.activation_checkpointing,
+                device="meta",
             )
             compile_layers(model, config.train, config.data.sequence_length, world.device)
             layout = lay_out(model, world, parallel=config.train.parallel)
+            if start.checkpoint is None:
+                set_initial_weights(model, config.model, world, seed=config.run.seed)
             optimizer = build_optimizer(model, config.optimizer)
             if config.train.stochastic_rounding:
                 optimizer.round_stochastically(config.run.seed)
@@ -121,7 +125,7 @@ def run(config: Config, world: World) -> int:
             world.close()
             log.info("interrupted; step %d is saved and the same command goes on from it", trainer.counters.step)
             return 128 + signum
-        weights = layout.weights()
+        weights = whole_weights(model, world)
         summary = summarize(config, world, layout, optimizer, trainer.counters)
         world.close()
         recorder.export(model, weights, tokenizer)

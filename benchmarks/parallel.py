@@ -20,6 +20,7 @@ from configs.schema import Model
 from models.llama import LlamaForCausalLM, build_model
 from optimizers import BaseOptimizer, registry
 from training.processes.layout import Replicas, Shards
+from training.processes.model_weights import set_initial_weights
 from training.processes.world import World
 
 MODEL = Model(
@@ -106,7 +107,8 @@ def lay_out(
     name: str, kind: type[Replicas | Shards], world: World, dtype: torch.dtype
 ) -> tuple[Replicas | Shards, BaseOptimizer]:
     """A fresh model on all processes, and its optimizer."""
-    layout = kind(build_model(MODEL, dtype=dtype, seed=0), world)
+    layout = kind(build_model(MODEL, dtype=dtype, seed=0, device="meta"), world)
+    set_initial_weights(layout.unwrapped, MODEL, world, seed=0)
     optimizer = build(name, layout.unwrapped)
     layout.attach(optimizer)
     return layout, optimizer

@@ -6,6 +6,7 @@ embeddings, no bias, every matrix and embedding drawn from N(0, 0.02).
 
 import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -171,13 +172,13 @@ def build_model(
         check_saved(saved, config)
     with torch.device("meta"):
         model = LlamaForCausalLM(config).to(dtype)  # type: ignore[arg-type]
+    if saved is not None:
+        with contextlib.suppress(OSError):  # a folder need not have one
+            model.generation_config = transformers.GenerationConfig.from_pretrained(saved)
     if torch.device(device).type != "meta":
         if saved is None:
-            model.to_empty(device=device)
-            model.tie_weights()  # to_empty made two of a matrix that is shared
+            allocate(model, device)
             initialize(model, seed)
-            # Its frequencies are not saved, and stay in float32 at every dtype: rounded, they are another RoPE.
-            model.model.rotary_emb = LlamaRotaryEmbedding(config).to(device)
         else:
             model = load_saved(saved, config, dtype).to(device)  # type: ignore[arg-type]
     if activation_checkpointing:
@@ -186,16 +187,37 @@ def build_model(
     return model.train()
 
 
+def allocate(model: LlamaForCausalLM, device: torch.device | str) -> None:
+    """Give `model`, which is on the meta device, memory on `device`. The weights have no values yet."""
+    model.to_empty(device=device)
+    model.tie_weights()  # to_empty made two of a matrix that is shared
+    # Its frequencies are not saved, and stay in float32 at every dtype: rounded, they are another RoPE.
+    model.model.rotary_emb = LlamaRotaryEmbedding(model.config).to(device)
+
+
 @torch.no_grad()
 def initialize(model: LlamaForCausalLM, seed: int) -> None:
-    """Draw matrices and embeddings from N(0, initializer_range) in parameter order, set norm weights to one."""
+    """Give `model` its `drawn_weights`."""
+    for parameter, weight in zip(model.parameters(), drawn_weights(model, seed), strict=True):
+        parameter.copy_(weight)
+
+
+def drawn_weights(model: LlamaForCausalLM, seed: int) -> Iterator[Tensor]:
+    """The initial weight of each parameter, in order, float32 on the CPU: matrices and embeddings from
+    N(0, initializer_range), norms one."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
-        if parameter.ndim == 1:
-            parameter.fill_(1.0)
-        else:
-            weight = torch.empty(parameter.shape, dtype=torch.float32)
-            parameter.copy_(weight.normal_(std=model.config.initializer_range, generator=generator))
+        weight = torch.ones(parameter.shape, dtype=torch.float32)
+        if parameter.ndim > 1:
+            weight.normal_(std=model.config.initializer_range, generator=generator)
+        yield weight
+
+
+def saved_weights(section: Model, dtype: torch.dtype) -> list[Tensor]:
+    """The weight of each parameter, in order, as saved in `section.init_from`. Raises ValueError as `load_saved`."""
+    assert section.init_from is not None
+    model = load_saved(Path(section.init_from).expanduser(), llama_config(section), dtype)
+    return [parameter.detach() for parameter in model.parameters()]
 
 
 def check_saved(folder: Path, config: LlamaConfig) -> None:

@@ -26,6 +26,7 @@ from training.evaluation import evaluate, perplexity
 from training.layerwise import GradientRelease
 from training.meter import Meter
 from training.processes.layout import Layout
+from training.processes.model_weights import check_weights, load_weights, whole_weights
 from training.processes.signals import Interrupted
 from training.processes.world import World
 from training.progress import Progress
@@ -77,15 +78,17 @@ class Trainer:
         """
         if found is None:
             return None
-        saved = checkpoint.load(found, self._layout.state_device)
+        saved = checkpoint.load(found)
+        model, weights, state = self._layout.unwrapped, saved.model.content, saved.optimizer.content
         try:
-            self._layout.load(saved.model)
-            groups = saved.optimizer["param_groups"]
-            for group, options in zip(groups, self._options, strict=False):  # loading refuses another number of groups
+            check_weights(model, weights)
+            # Loading refuses another number of groups.
+            for group, options in zip(state["param_groups"], self._options, strict=False):
                 group.update(options)
-            self.optimizer.load_full_state_dict(saved.optimizer)
-        except (RuntimeError, ValueError) as error:  # possible after run.allow_config_change
+            self.optimizer.load_full_state_dict(state, saved.optimizer.read)
+        except ValueError as error:  # possible after run.allow_config_change
             raise SettingsError(f"{found.path} does not fit these settings: {one_line(error)}") from error
+        load_weights(model, weights, saved.model.read)
         set_random_states(saved.random_states)
         self.counters = Counters(**found.counters)
         self._saved_step, self._streams = found.step, saved.streams
@@ -299,7 +302,8 @@ class Trainer:
         if self._saved_step == self.counters.step:
             return
         streams = self.world.gather(self._streams)
-        weights, optimizer_state = self._layout.weights(), self.optimizer.full_state_dict()
+        weights = whole_weights(self._layout.unwrapped, self.world)
+        optimizer_state = self.optimizer.full_state_dict()
 
         def write() -> bool:
             try:

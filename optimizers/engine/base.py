@@ -160,21 +160,29 @@ class BaseOptimizer(torch.optim.Optimizer):
         are understood. Raises ValueError, and changes nothing, for groups of another method or size, and for tensors of
         other names or shapes than the parameters' state has.
         """
-        state_dict = state_dicts.checked(self, state_dicts.without_shards(state_dict))
+        self._load(state_dicts.without_shards(state_dict), torch.clone)
+
+    def _load(self, state_dict: dict[str, Any], read: Callable[[Tensor], Tensor]) -> None:
+        state_dict = state_dicts.checked(self, state_dict)
         saved = [i for group in state_dict["param_groups"] for i in group["params"]]
         super().load_state_dict({**state_dict, "state": {i: {} for i in state_dict["state"]}})
         for i, (parameter, group) in zip(saved, state_dicts.members(self), strict=True):
             if i in state_dict["state"]:
-                self.state[parameter] = state_dicts.placed(self, parameter, group, state_dict["state"][i])
+                self.state[parameter] = state_dicts.placed(self, parameter, group, state_dict["state"][i], read)
 
     def full_state_dict(self) -> dict[str, Any]:
         """The `state_dict` of one process that holds everything. With sharded parameters every process must call it;
         the first gets it, with tensors on the CPU, and the others get {}."""
         return state_dicts.full_state_dict(self)
 
-    def load_full_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """`load_state_dict` of a `full_state_dict` made on any number of processes, sharded or not."""
-        self.load_state_dict(state_dicts.local_state_dict(self, state_dict))
+    def load_full_state_dict(self, state_dict: dict[str, Any], read: Callable[[Tensor], Tensor] = torch.clone) -> None:
+        """`load_state_dict` of a `full_state_dict` made on any number of processes, sharded or not.
+
+        `read`: makes a tensor of its own of each tensor, or part of one, that this process keeps. They are read one
+        after the other, when all has been checked, so the tensors of `state_dict` may be on the meta device, and their
+        values in a file.
+        """
+        self._load(state_dicts.local_state_dict(self, state_dict), read)
 
     # ---- step
 

@@ -1,6 +1,6 @@
 """State on the way to and from files: of one process, and of sharded parameters as one process would hold it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -149,12 +149,16 @@ def _checked_state(
 
 
 def placed(
-    optimizer: "BaseOptimizer", parameter: Tensor, group: dict[str, Any], state: dict[str, Any]
+    optimizer: "BaseOptimizer",
+    parameter: Tensor,
+    group: dict[str, Any],
+    state: dict[str, Any],
+    read: Callable[[Tensor], Tensor],
 ) -> dict[str, Any]:
-    """A copy of the checked `state` on the parameter's device, its tensors in the dtypes that the method holds."""
+    """The checked `state` on the parameter's device, its tensors `read` and in the dtypes that the method holds."""
     held = _template(optimizer, parameter, group)
     return {
-        key: value.to(parameter.device, held[key].dtype, copy=True) if isinstance(value, Tensor) else value
+        key: read(value).to(parameter.device, held[key].dtype) if isinstance(value, Tensor) else value
         for key, value in state.items()
     }
 

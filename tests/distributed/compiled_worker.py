@@ -15,6 +15,7 @@ from benchmarks import parallel as check
 from models.llama import build_model
 from models.unpadding import model_inputs
 from training.processes.layout import Replicas, Shards
+from training.processes.model_weights import set_initial_weights
 from training.processes.start import start_world
 from training.processes.world import World
 
@@ -39,10 +40,11 @@ def losses(
 ) -> list[float]:
     """The mean loss of all processes at each step, each step of two micro-batches."""
     torch._dynamo.reset()
-    model = build_model(check.MODEL, dtype=torch.float32, seed=0, activation_checkpointing=checkpointing)
+    model = build_model(check.MODEL, dtype=torch.float32, seed=0, activation_checkpointing=checkpointing, device="meta")
     if backend is not None:
         model.compile(dynamic=False, backend=backend)
     layout = kind(model, world)
+    set_initial_weights(model, check.MODEL, world, seed=0)
     optimizer = check.build("adam", layout.unwrapped)
     layout.attach(optimizer)
     found = []

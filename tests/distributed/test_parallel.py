@@ -45,6 +45,12 @@ def test_shards_train_as_replicas_do_and_share_the_state(found, name):
 
 
 @pytest.mark.distributed
+@pytest.mark.parametrize("layout", ["Replicas", "Shards"])
+def test_a_model_starts_from_the_weights_of_one_process(found, layout):
+    assert found["started"][layout] == dict.fromkeys(("drawn", "tied", "bfloat16", "read"), True)
+
+
+@pytest.mark.distributed
 def test_full_state_fits_every_layout_exactly(found):
     for losses in found["resumed"].values():
         assert losses["Shards kept it"] and losses["Replicas kept it"]

@@ -17,7 +17,9 @@ from torch.distributed.tensor.debug import CommDebugMode
 from benchmarks import parallel as check
 from models.llama import build_model
 from optimizers import registry
+from optimizers.parallel import shards
 from training.processes.layout import Replicas, Shards
+from training.processes.model_weights import load_weights, set_initial_weights, whole_weights
 from training.processes.start import start_world
 
 LIKE_ROWS, LIKE_MATRICES = "lamb", "alice"
@@ -31,7 +33,7 @@ def resumed(name: str, world) -> dict[str, list[float]]:
     losses = {"on": check.train(layout.model, optimizer, range(4, 7), **check.share(world))}
     for kind in (Shards, Replicas):
         layout, optimizer = check.lay_out(name, kind, world, torch.float32)
-        layout.load(saved[0])
+        load_weights(layout.unwrapped, saved[0])
         optimizer.load_full_state_dict(saved[1])
         losses[f"{kind.__name__} kept it"] = same(whole_state(layout, optimizer, world), saved)
         losses[kind.__name__] = check.train(layout.model, optimizer, range(4, 7), **check.share(world))
@@ -45,7 +47,7 @@ def resumed(name: str, world) -> dict[str, list[float]]:
 
 def whole_state(layout, optimizer, world) -> tuple[dict, dict]:
     """The weights and the optimizer's state of all processes together, on each of them."""
-    state = layout.weights(), optimizer.full_state_dict()
+    state = whole_weights(layout.unwrapped, world), optimizer.full_state_dict()
     return world.from_main(lambda: state)
 
 
@@ -58,6 +60,28 @@ def same(a, b) -> bool:
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
     return a == b
+
+
+def started(kind, world, folder: Path) -> dict[str, bool]:
+    """Whether weights are those of one process to the bit: drawn, tied, in bfloat16, and read from a folder."""
+    tied = dataclasses.replace(check.MODEL, tie_word_embeddings=True)
+    world.from_main(lambda: build_model(tied, dtype=torch.float32, seed=5).save_pretrained(folder))
+    kinds = {
+        "drawn": (check.MODEL, torch.float32),
+        "tied": (tied, torch.float32),
+        "bfloat16": (check.MODEL, torch.bfloat16),
+        "read": (dataclasses.replace(tied, init_from=str(folder)), torch.float32),
+    }
+    found = {}
+    for name, (section, dtype) in kinds.items():
+        layout = kind(build_model(section, dtype=dtype, seed=1, device="meta"), world)
+        set_initial_weights(layout.unwrapped, section, world, seed=1)
+        whole, alone = whole_weights(layout.unwrapped, world), build_model(section, dtype=dtype, seed=1).state_dict()
+        found[name] = all(same(weight, alone[name]) for name, weight in whole.items())
+        assert whole.keys() == ({*alone} - {*layout.unwrapped.all_tied_weights_keys} if world.is_main else set())
+        local = sum(shards.local(parameter).nbytes for parameter in layout.unwrapped.parameters())
+        assert kind is Replicas or local < 0.6 * sum(weight.nbytes for weight in alone.values())
+    return found
 
 
 def accumulated(kind, world) -> dict:
@@ -80,7 +104,7 @@ def reductions(mode: CommDebugMode) -> int:
 
 def dtypes(world) -> list[str]:
     """Of the shards and the gathered weight of a bfloat16 model, its output and its gradients."""
-    layout = Shards(build_model(check.MODEL, dtype=torch.bfloat16, seed=0), world)
+    layout, _ = check.lay_out("adam", Shards, world, torch.bfloat16)
     seen = {parameter.dtype for parameter in layout.unwrapped.parameters()}
     gate = layout.unwrapped.model.layers[0].mlp.gate_proj
     gate.register_forward_hook(lambda module, inputs, output: seen.update((module.weight.dtype, output.dtype)))
@@ -120,6 +144,7 @@ def main(out: Path) -> None:
     found = {
         "rows": [dataclasses.asdict(check.compare(name, world, range(7))) for name in registry.names()],
         "resumed": {name: resumed(name, world) for name in (LIKE_ROWS, LIKE_MATRICES, "soap", "adam_8bit")},
+        "started": {kind.__name__: started(kind, world, out.with_name("saved")) for kind in (Replicas, Shards)},
         "accumulated": {kind.__name__: accumulated(kind, world) for kind in (Replicas, Shards)},
         "dtypes": dtypes(world),
         "reduced": {kind.__name__: reduced(kind, world) for kind in (Replicas, Shards)},

@@ -98,6 +98,17 @@ def test_rotary_frequencies_of_a_bfloat16_model_stay_in_float32(tmp_path):
         assert torch.equal(model.model.rotary_emb.inv_freq, expected)
 
 
+def test_how_a_saved_model_generates_is_kept(tmp_path):
+    """A run starts on the meta device and saves the model that it has trained."""
+    theirs = saved("llama_2", tmp_path)
+    theirs.generation_config.update(eos_token_id=[7, 9], temperature=0.6, do_sample=True)
+    theirs.save_pretrained(tmp_path)
+    read = build_model(section("llama_2", init_from=str(tmp_path)), dtype=torch.float32, seed=0, device="meta")
+    assert (read.generation_config.eos_token_id, read.generation_config.temperature) == ([7, 9], 0.6)
+    (tmp_path / "generation_config.json").unlink()
+    build_model(section("llama_2", init_from=str(tmp_path)), dtype=torch.float32, seed=0, device="meta")
+
+
 def test_tying_changes_no_other_initial_weight():
     tied = build_model(section("smollm"), dtype=torch.float32, seed=0)
     untied = build_model(section("smollm", tie_word_embeddings=False), dtype=torch.float32, seed=0)

@@ -99,6 +99,33 @@ def test_a_damaged_state_is_refused_and_changes_nothing(damage, sentence):
     optimizer.step()
 
 
+def test_tensors_are_read_one_after_the_other_when_all_are_checked():
+    """The state dict has shapes alone; values come when they are asked for."""
+    weights, gradients = [torch.zeros(8, 16), torch.zeros(6, 4)], torch.randn(8, 16)
+    saved, fresh = (Adam([torch.nn.Parameter(weight.clone()) for weight in weights], lr=0.1) for _ in range(2))
+    for parameter in saved.param_groups[0]["params"]:
+        parameter.grad = gradients[: parameter.shape[0], : parameter.shape[1]].clone()
+    saved.step()
+    live, asked = saved.full_state_dict(), []
+    flat = {(i, key): value for i, state in live["state"].items() for key, value in state.items()}
+    hidden = {place: value.to("meta") for place, value in flat.items()}
+    places = {id(tensor): place for place, tensor in hidden.items()}
+    state = {i: {key: hidden[i, key] for key in held} for i, held in live["state"].items()}
+
+    def read(tensor):
+        asked.append(places[id(tensor)])
+        return flat[asked[-1]].clone()
+
+    wrong = {**state, 1: {**state[1], "exp_avg": torch.empty(6, 5, device="meta")}}
+    with pytest.raises(ValueError, match=r"exp_avg has the shape \(6, 5\)"):
+        fresh.load_full_state_dict({**live, "state": wrong}, read)
+    assert not asked and not fresh.state
+    fresh.load_full_state_dict({**live, "state": state}, read)
+    assert sorted(asked) == sorted(flat)
+    loaded = fresh.full_state_dict()["state"]
+    assert all(torch.equal(loaded[i][key], value) for (i, key), value in flat.items())
+
+
 def test_another_number_of_parameters_is_refused():
     _, optimizer = stepped(Muon)
     saved = optimizer.state_dict()

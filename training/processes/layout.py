@@ -1,6 +1,7 @@
 """How the processes hold a model: each the whole of it (`Replicas`, DDP), or each its rows (`Shards`, FSDP2).
 
-Both have the same attributes and methods. Gradients are averaged over the processes, once a step.
+Both have the same attributes and methods, and take a model on the meta device: it gets memory here, for what this
+process holds of it, and values in `model_weights`. Gradients are averaged over the processes, once a step.
 """
 
 import contextlib
@@ -9,11 +10,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from torch.distributed import group
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from models.llama import LlamaForCausalLM
+from models.llama import LlamaForCausalLM, allocate
 from optimizers import BaseOptimizer
 from optimizers.parallel import shards
 from training.processes.world import World
@@ -25,12 +25,11 @@ class Replicas:
     Attributes:
         unwrapped: the model itself.
         model: the module to call: the model or its wrapper.
-        state_device: where a checkpoint is read to.
     """
 
     def __init__(self, model: LlamaForCausalLM, world: World):
+        allocate(model, world.device)
         self._world, self.unwrapped, self.model = world, model, world.replicate(model)
-        self.state_device = world.device
 
     def attach(self, optimizer: BaseOptimizer) -> None:
         """Keep the replicas equal: one process refreshes a basis and sends it to the others."""
@@ -54,14 +53,6 @@ class Replicas:
         it."""
         return number
 
-    def weights(self) -> dict[str, Tensor]:
-        """The whole state dict of the model, on the main process, with tied weights once. All processes call it."""
-        return _once(self.unwrapped, self.unwrapped.state_dict())
-
-    def load(self, weights: dict[str, Tensor]) -> None:
-        """Load what `weights` returned on this or another layout. RuntimeError if it is another model's."""
-        self.unwrapped.load_state_dict(_everywhere(self.unwrapped, weights))
-
 
 class Shards:
     """Each process holds its rows of every parameter, as DTensors; a layer is whole only while it computes.
@@ -72,13 +63,12 @@ class Shards:
 
     def __init__(self, model: LlamaForCausalLM, world: World):
         self._world, self.unwrapped, self.model = world, model, model
-        self.state_device = torch.device("cpu")  # whole tensors need not fit on the device
         mesh = init_device_mesh(world.device.type, (world.count,))
         precision = MixedPrecisionPolicy(reduce_dtype=torch.promote_types(model.dtype, torch.float32))
         for layer in model.model.layers:
             fully_shard(layer, mesh=mesh, mp_policy=precision)
         self._sharded = fully_shard(model, mesh=mesh, mp_policy=precision)
-        model.to(world.device)  # type: ignore[arg-type]
+        allocate(model, world.device)
         if world.mixed_precision != "no":
             forward = torch.autocast(world.device.type, torch.bfloat16)(model.forward)
             model.forward = forward  # type: ignore[method-assign]
@@ -105,33 +95,13 @@ class Shards:
         """As `Replicas.total`: the sum over the processes."""
         return sum(share for (share,) in self._world.all_gather(number))
 
-    def weights(self) -> dict[str, Tensor]:
-        """As `Replicas.weights`, on the CPU; {} on all processes but the main one."""
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        return _once(self.unwrapped, get_model_state_dict(self.model, options=options))  # type: ignore[arg-type]
-
-    def load(self, weights: dict[str, Tensor]) -> None:
-        """As `Replicas.load`."""
-        whole = _everywhere(self.unwrapped, weights)
-        set_model_state_dict(self.model, whole, options=StateDictOptions(full_state_dict=True))  # type: ignore[arg-type]
-
 
 Layout = Replicas | Shards
 
 
-def _once(model: LlamaForCausalLM, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`weights` without the second name of each tied one: a file of safetensors holds no tensor twice."""
-    return {name: tensor for name, tensor in weights.items() if name not in model.all_tied_weights_keys}
-
-
-def _everywhere(model: LlamaForCausalLM, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A copy of what `_once` made, with all names. torch replaces the values of a dict that it shards."""
-    tied = {name: weights[kept] for name, kept in model.all_tied_weights_keys.items() if kept in weights}
-    return {**weights, **tied}
-
-
 def lay_out(model: LlamaForCausalLM, world: World, *, parallel: str) -> Layout:
-    """Put `model` on the processes as `parallel` says: "ddp" or "fsdp2". A single process holds all of it either way.
+    """Put `model`, still without memory, on the processes as `parallel` says: "ddp" or "fsdp2". A single process holds
+    all of it either way.
 
     To be called before the parameters are handed to an optimizer: shards are other parameters than those of `model`.
     """

@@ -1,8 +1,10 @@
 """The start of a process: under accelerate's launcher or alone."""
 
+import ipaddress
 import logging
 import os
 import random
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +37,11 @@ def start_world(*, seed: int, threads: int | None, deterministic: bool, dtype: s
 
     Raises SettingsError when the environment makes no sense, when accelerate would shard the model itself, when the
     launcher and accelerate disagree about the number of processes, or when the launcher's mixed precision does not go
-    with weights of `dtype`; MachineError when the processes do not meet, or when there is a GPU that torch cannot use.
+    with weights of `dtype`; MachineError when the processes do not meet or could not, or when there is a GPU that torch
+    cannot use.
     """
     check_launch()
+    _refuse_unreachable_name()
     _refuse_accelerates_sharding()
     _refuse_unusable_gpu()
     signals = Signals()
@@ -104,6 +108,24 @@ def _refuse_unusable_gpu() -> None:
         f"this machine has an NVIDIA GPU, but torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use it: "
         "is the driver older than that? To train on the CPU, set CUDA_VISIBLE_DEVICES=-1"
     )
+
+
+def _refuse_unreachable_name() -> None:
+    """gloo tells other machines the address of this machine's name. If that is a loopback, they wait in vain."""
+    count, first = launched("WORLD_SIZE", 1), os.environ.get("MASTER_ADDR", "localhost")
+    one_machine = launched("LOCAL_WORLD_SIZE", count) == count or first == "localhost" or first.startswith("127.")
+    if one_machine or "GLOO_SOCKET_IFNAME" in os.environ:
+        return
+    name = socket.gethostname()
+    try:
+        address = str(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError:
+        address = "no address"
+    if address == "no address" or ipaddress.ip_address(address).is_loopback:
+        raise MachineError(
+            f"the name of this machine, {name}, stands for {address}, where other machines cannot reach it: set "
+            "GLOO_SOCKET_IFNAME to the network interface that the machines share (`ip address` lists them), on each"
+        )
 
 
 def _refuse_accelerates_sharding() -> None:

@@ -32,12 +32,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from training.run.atomic import fsync, write_atomically
 from training.run.compact import compact, tensors
 from training.run.disk import free_bytes, in_words
+from training.run.stored import Stored, open_safetensors, open_torch
 from training.run_errors import SaveError
 
 FORMAT = 1
@@ -65,10 +66,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class State:
-    """The state that `save` was given, value for value."""
+    """The state that `save` was given, value for value; weights and optimizer state are still in their files."""
 
-    model: dict[str, Tensor]
-    optimizer: dict[str, Any]
+    model: Stored
+    optimizer: Stored
     streams: dict[str, dict]
     random_states: Any
 
@@ -171,15 +172,15 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(path, state["step"], state["counters"], state["config"])
 
 
-def load(checkpoint: Checkpoint, map_location: str | torch.device = "cpu") -> State:
-    """Read the tensors, streams and random states of `checkpoint`; tensors go to `map_location`.
+def load(checkpoint: Checkpoint) -> State:
+    """Open `checkpoint`. Its weights and optimizer state are read one tensor at a time, by whoever needs them.
 
-    Random states stay on the CPU, where torch wants them. Raises OSError.
+    Raises OSError.
     """
     path = checkpoint.path
     return State(
-        model=load_file(path / MODEL, device=str(map_location)),
-        optimizer=torch.load(path / OPTIMIZER, map_location=map_location, weights_only=True),
+        model=open_safetensors(path / MODEL),
+        optimizer=open_torch(path / OPTIMIZER),
         streams=json.loads(gzip.decompress((path / STREAMS).read_bytes())),
         random_states=torch.load(path / RANDOM, map_location="cpu", weights_only=True),
     )

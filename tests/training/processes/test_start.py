@@ -1,12 +1,14 @@
 """The start of a process."""
 
 import signal
+import socket
 
 import pytest
 from accelerate.state import AcceleratorState
 
 from configs.schema import SettingsError
 from training.processes.start import start_world
+from training.run_errors import MachineError
 
 
 @pytest.fixture
@@ -49,4 +51,44 @@ def test_variables_left_over_in_the_environment(monkeypatch, fresh_accelerate, v
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=words):
+        start_world(seed=0, threads=None, deterministic=False, dtype="float32")
+
+
+TWO_MACHINES = {"RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "node1", "MASTER_PORT": "1"}
+
+
+def named(address: str | None):
+    """A resolver that knows `address` for every name, or none."""
+
+    def resolve(host, port, **_):
+        if address is None:
+            raise socket.gaierror(socket.EAI_NONAME, "unknown")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0))]
+
+    return resolve
+
+
+@pytest.mark.parametrize(("address", "said"), [("127.0.1.1", "127.0.1.1"), ("::1", "::1"), (None, "no address")])
+def test_a_machine_that_others_cannot_reach_is_refused_at_once(monkeypatch, address, said):
+    for name, value in {**TWO_MACHINES, "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(socket, "getaddrinfo", named(address))
+    with pytest.raises(MachineError, match=f"stands for {said}, .* set GLOO_SOCKET_IFNAME"):
+        start_world(seed=0, threads=None, deterministic=False, dtype="float32")
+
+
+@pytest.mark.parametrize(
+    ("address", "variables"),
+    [
+        ("10.0.0.1", {}),
+        ("127.0.1.1", {"GLOO_SOCKET_IFNAME": "eth0"}),
+        ("127.0.1.1", {"WORLD_SIZE": "2"}),  # one machine
+        ("127.0.1.1", {"MASTER_ADDR": "127.0.0.1"}),
+    ],
+)
+def test_a_machine_that_others_can_reach_goes_on(monkeypatch, address, variables):
+    for name, value in {**TWO_MACHINES, "WORLD_SIZE": "4", "ACCELERATE_USE_FSDP": "true", **variables}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(socket, "getaddrinfo", named(address))
+    with pytest.raises(SettingsError, match="configured for FSDP"):  # the next check
         start_world(seed=0, threads=None, deterministic=False, dtype="float32")
