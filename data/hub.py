@@ -18,10 +18,12 @@ from urllib.parse import quote
 
 import httpx
 from fsspec.core import has_magic
-from huggingface_hub import DatasetCard, HfFileSystem, constants, hf_hub_url
+from huggingface_hub import DatasetCard, HfFileSystem, constants, hf_hub_url, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
+from huggingface_hub.utils._http import default_client_factory
 
 from configs.messages import first_line, nearest
+from data import remote
 from data.data_errors import DataError, SourceUnavailable
 from data.files import FORMATS, SUFFIXES, kind_of
 from data.remote import RETRIABLE_STATUS, fetch
@@ -132,18 +134,34 @@ def _open_dataset(endpoint: str, key: str, path: str, config: str | None, prefer
     if name.count("/") != 1 or not all(name.split("/")):
         raise DataError(f"{setting} is no dataset of the hub; name one as OWNER/NAME or OWNER/NAME@REVISION")
     require_hub(setting, f"{key}=FOLDER (or http://...) with C4's shards")
+    set_client_factory(_impatient_client)
     try:
-        revision = _revision(setting, f"{endpoint}/api/datasets/{name}/revision/{quote(asked or 'main', safe='')}")
+        at = f"/revision/{quote(asked, safe='')}" if asked else ""
+        revision = _revision(setting, f"{endpoint}/api/datasets/{name}{at}")
         configs = _configs(name, revision)
         chosen = _config(setting, configs, config, preferred)
         folder = chosen.get("data_dir") or ""
         described = chosen.get("data_files")
         base = posixpath.join(f"hf://datasets/{name}@{revision}", folder).rstrip("/")
+        if described is None:
+            _refuse_program(setting, name, revision)
         patterns = get_data_patterns(base) if described is None else sanitize_patterns(described)
     except Exception as error:
         raise _refusal(setting, error) from error
     logger.info("%s: at revision %s", setting, revision)
     return HubDataset(setting, name, revision, folder, patterns, described is not None)
+
+
+def _impatient_client() -> Any:
+    """The hub's own client (httpx2.Client), which by itself waits for a listing that stalls until the end of days."""
+
+    def limit(request: Any) -> None:
+        waits = request.extensions["timeout"]
+        waits |= {kind: remote.READ_SECONDS for kind in ("connect", "read", "write") if waits.get(kind) is None}
+
+    client = default_client_factory()
+    client.event_hooks["request"].append(limit)
+    return client
 
 
 def hub_url(key: str, entry: str) -> str:
@@ -233,6 +251,16 @@ def _config(
         hint = nearest(asked, list(configs))
         raise DataError(f"{setting} has no configuration data.config={asked}; it has {names}{hint}")
     return configs[asked]
+
+
+def _refuse_program(setting: str, name: str, revision: str) -> None:
+    """Refuse a dataset that a program of its own loads: the files beside that are not its text. Raises DataError."""
+    program = f"{name.rpartition('/')[2]}.py"
+    root = f"datasets/{name}@{revision}"
+    if f"{root}/{program}" in HfFileSystem(endpoint=constants.ENDPOINT).ls(root, detail=False):
+        raise DataError(
+            f"{setting} is loaded by a program ({program}), which is not run; name its files by data.source=files"
+        )
 
 
 def _of_the_commonest_kind(paths: Iterable[str]) -> list[str]:

@@ -207,6 +207,10 @@ def test_plan_flags():
         ("model.hidden_size=100", "model.hidden_size must be divisible by twice model.num_attention_heads 4"),
         ("data.sequence_length=4096", "data.sequence_length must not exceed"),
         ("data=files", "data.path is required with data.source=files"),
+        ("data=hub", "data.path is required with data.source=hub"),
+        ("data.split=train", "data.split has no meaning with data.source=builtin"),
+        ("data.held_out=0.1", "data.held_out has no meaning with data.source=builtin"),
+        ("data.held_out=0.6", "data.held_out must be at most 0.5"),
         ("run.name=../x", "run.name must be one plain part of a path"),
         ("run.name=..", "run.name must be one plain part of a path"),
         ("run.dir=", "run.dir must name a folder"),
@@ -323,7 +327,7 @@ def test_differences_include_added_and_removed_keys():
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_file_of_a_group_loads(group):
     for path in sorted((FOLDER / group).glob("*.yaml")):
-        extra = ["data.path=x"] if path.stem in ("files", "prepared") else []
+        extra = ["data.path=x"] if path.stem in ("files", "prepared", "hub") else []
         assert getattr(config("optimizer=racs", f"{group}={path.stem}", *extra), group)
 
 

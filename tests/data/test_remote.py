@@ -1,9 +1,7 @@
 """A faulty mirror of C4: what a retry cures is read once and in order; what none cures is an error with its file."""
 
-import socket
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -12,64 +10,7 @@ from data.data_errors import DataError, SourceUnavailable
 from data.loader import TrainingData
 from data.sources import evaluation_source, training_source
 from tests.data.conftest import VOCABULARY, make_section, steps, texts, write_shards
-
-
-class Mirror(ThreadingHTTPServer):
-    """Serves `folder`. `faults[name]` is a list of what happens to the next requests for that file, in turn.
-
-    A fault is a status code or (kind, bytes): after so many bytes of the answer, "reset" the connection, "stall", or
-    end the body ("cut"; "cut silently": without a Content-Length).
-    """
-
-    daemon_threads = True
-
-    def __init__(self, folder, ranges: bool):
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.folder, self.ranges, self.faults, self.requests = folder, ranges, {}, []
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.ended = threading.Event()
-
-    def handle_error(self, *_):
-        pass  # clients hang up in these tests
-
-
-class Answer(BaseHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-    def do_GET(self):
-        server = self.server
-        path = server.folder / self.path.lstrip("/")
-        server.requests.append(path.name)
-        if path.is_dir():
-            return self.send("".join(f'<a href="{p.name}">{p.name}</a>' for p in path.iterdir()).encode(), 0, None)
-        faults = server.faults.get(path.name, [])
-        fault = faults.pop(0) if faults else None
-        if isinstance(fault, int) or not path.exists():
-            return self.send_error(fault or 404)
-        start = 0
-        if server.ranges and (asked := self.headers.get("range")):
-            start = int(asked.removeprefix("bytes=").rstrip("-"))
-        return self.send(path.read_bytes(), start, fault)
-
-    def send(self, data: bytes, start: int, fault):
-        if start >= len(data):
-            return self.send_error(416)
-        what, byte = fault or (None, None)
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        if what != "cut silently":
-            self.send_header("Content-Length", str(len(data) - start))
-        self.end_headers()
-        self.wfile.write(data[start:][:byte])
-        self.wfile.flush()
-        if what == "stall":
-            self.server.ended.wait(5)
-        if what == "reset":
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            self.connection.close()
-        return None
+from tests.servers import Mirror
 
 
 @pytest.fixture(params=[True, False], ids=["ranges", "no_ranges"])
@@ -79,12 +20,8 @@ def mirror(request, tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(remote, "READ_SECONDS", 0.3)
     write_shards(tmp_path, texts(400), 4)
-    server = Mirror(tmp_path, request.param)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield server
-    server.ended.set()
-    server.shutdown()
-    server.server_close()
+    with Mirror(tmp_path, request.param) as server:
+        yield server
 
 
 def shard(n: int) -> str:
