@@ -170,6 +170,21 @@ def test_default_names_and_folders():
     assert config("run.dir=/data/x").run.dir == "/data/x"
 
 
+def test_a_path_is_a_text_or_a_list_of_texts(write):
+    def path(typed, *more):
+        return config("data=files", "data.held_out=0.1", f"data.path={typed}", *more).data.path
+
+    assert path("[a, 'b,c.jsonl', \"[d]/*.txt\", 007]") == ["a", "b,c.jsonl", "[d]/*.txt", "007"]
+    for text in ("[ab]*.jsonl", "a,b.jsonl", "@list.txt", "{0..3}.txt", "a #2"):
+        assert path(text) == text
+    assert path(argument("x", "[a]").partition("=")[2]) == "[a]"
+    file = write("data: {base: files, path: [a b, 'c, d', 3.10], eval_path: '[e]'}\n")
+    section = config("configs/quickstart.yaml", file).data
+    assert (section.path, section.eval_path) == (["a b", "c, d", "3.10"], "[e]")
+    assert refusal("data=hub", "data.path=[a/b]").startswith("data.path must be one text with data.source=hub")
+    assert "[a, [b]" in refusal("data=files", "data.path=[a, [b]")
+
+
 def test_plan_flags():
     assert [load(flags).plan for flags in ([], ["--plan"], ["--plan=json"])] == [None, "text", "json"]
 

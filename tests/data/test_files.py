@@ -92,7 +92,9 @@ def test_a_file_may_list_the_files(tmp_path):
 def test_the_text_may_have_another_name(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": 1, "body": "peace"}) + "\n")
     write_parquet(tmp_path / "b.parquet", text=[1], body=["war"])
-    source = training_source(make_section(path=[str(tmp_path / "a.jsonl"), str(tmp_path / "b.parquet")], text_field="body"))
+    source = training_source(
+        make_section(path=[str(tmp_path / "a.jsonl"), str(tmp_path / "b.parquet")], text_field="body")
+    )
     assert [list(source.read(file, 0)) for file in (0, 1)] == [[(1, "peace")], [(1, "war")]]
     assert source.fingerprint != files_source(list(source.files)).fingerprint
 
@@ -149,7 +151,11 @@ BROKEN = {
     "cut gzip": ("a.jsonl.gz", gzip.compress(lines(texts(500)))[:-400], r"a.jsonl.gz: .* broken after line \d+"),
     "empty zstd": ("a.jsonl.zst", zstd(b""), r"a.jsonl.zst holds no document"),
     "not zstd": ("a.jsonl.zst", lines(DOCUMENTS), r"a.jsonl.zst: the zstd stream is broken after line 0"),
-    "cut zstd": ("a.jsonl.zst", zstd(lines(texts(500)))[:-40], r"a.jsonl.zst: the zstd stream is broken after line \d+"),
+    "cut zstd": (
+        "a.jsonl.zst",
+        zstd(lines(texts(500)))[:-40],
+        r"a.jsonl.zst: the zstd stream is broken after line \d+",
+    ),
     "suffix": ("a.csv", b"text\npeace\n", r"a.csv: this format is not read \(formats: .json"),
     "parquet": ("a.parquet", b"PAR1 not at all", r"a.parquet: not a readable Parquet file"),
 }

@@ -69,7 +69,10 @@ def test_what_was_held_out_stays_so_in_a_store(text, tokenizer, tmp_path, packin
 
 def test_states_and_stores_of_before_there_was_the_choice_are_read(text, store, tokenizer, tmp_path):
     whole = steps(text, tokenizer, 4)
-    states = {stream: {k: v for k, v in state.items() if k not in ("held_out", "revision")} for stream, state in whole[1][2].items()}
+    states = {
+        stream: {k: v for k, v in state.items() if k not in ("held_out", "revision")}
+        for stream, state in whole[1][2].items()
+    }
     assert steps(text, tokenizer, 2, states=states) == whole[2:]
     path = tmp_path / "store" / "manifest.json"
     manifest = json.loads(path.read_text())

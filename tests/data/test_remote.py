@@ -46,6 +46,33 @@ def test_retries_lose_and_repeat_nothing(mirror, caplog):
 
 
 @pytest.mark.faults
+def test_a_server_is_left_alone_for_as_long_as_it_asks(mirror, caplog):
+    mirror.faults = {shard(0): [(429, 1), (503, "Fri, 31 Dec 1999 23:59:59 GMT"), (503, "soon")]}
+    assert read_all(mirror)[0] == texts(400)[0::4]
+    waits = [message.rpartition(" in ")[2] for message in caplog.messages if shard(0) in message]
+    assert waits == ["1 s", "0.02 s", "0.04 s"]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("mirror", [False], indirect=True, ids=["no_ranges"])
+def test_parquet_on_a_server_without_ranges_is_refused(mirror):
+    (mirror.folder / "a.parquet").write_bytes(b"PAR1 and so on")
+    source = training_source(make_section(path=f"{mirror.url}/a.parquet"))
+    with pytest.raises(DataError, match=r"a.parquet: the server sends whole files only"):
+        list(source.read(0, 0))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("mirror", [True], indirect=True, ids=["ranges"])
+@pytest.mark.parametrize("content", [b"", b"P", b"PAR1 and so on"])
+def test_broken_parquet_over_http_is_one_sentence(mirror, content):
+    (mirror.folder / "a.parquet").write_bytes(content)
+    source = training_source(make_section(path=f"{mirror.url}/a.parquet"))
+    with pytest.raises(DataError, match=r"a.parquet: not a readable Parquet file \("):
+        list(source.read(0, 0))
+
+
+@pytest.mark.faults
 def test_a_file_of_unknown_length_is_read_to_the_end(mirror):
     mirror.faults = {shard(n): [("cut silently", 600), *[("cut silently", None)] * 3] for n in range(4)}
     assert read_all(mirror) == [texts(400)[n::4] for n in range(4)]

@@ -42,36 +42,21 @@ def test_every_document_is_read_once_from_a_hub_that_fails(hub, suffix, monkeypa
     assert sorted(training + read(evaluation_source(section))) == sorted(DOCUMENTS)
 
 
-def run(hub, fault: str, argv: list[str]) -> subprocess.CompletedProcess:  # noqa: F811
-    """train.py in a process that asks `hub`, with a fault."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_ENDPOINT": hub.url, "NO_PROXY": "127.0.0.1,localhost"}
-    command = [sys.executable, "tests/faults/faulty.py", fault, *argv]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-
-
-@pytest.mark.parametrize("suffix", [".jsonl.zst", ".parquet"])
-def test_a_run_that_is_killed_ends_as_one_that_is_not(hub, suffix, tmp_path):  # noqa: F811
+@pytest.mark.parametrize(
+    "suffix, reading", [(".jsonl.zst", "RemoteFile.readinto:9"), (".parquet", "RemoteParts._fetch_range:5")]
+)
+def test_a_run_that_is_killed_ends_as_one_that_is_not(hub, suffix, reading, tmp_path):  # noqa: F811
     """Killed while it reads a file, and between steps, in the middle of a row group (30 documents; a block has 10)."""
-    data = [
-        "data.source=hub",
-        f"data.path={commit(hub, suffix)}",
-        "data.held_out=0.1",
-        "train.steps=16",
-        "train.checkpoint_every=2",
-    ]
-    no_fault = "kill:training.loop.Trainer._update:1000"
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    done = run(hub, no_fault, ["tests/tiny.yaml", *data, f"run.dir={whole}"])
-    assert done.returncode == 0, done.stderr
-    read_part = {
-        ".parquet": "data.remote.RemoteParts._fetch_range:9",
-        ".jsonl.zst": "data.remote.RemoteFile.readinto:9",
-    }
-    for fault in (f"kill:{read_part[suffix]}", "kill:training.loop.Trainer._update:6"):
+    data = ["data.source=hub", f"data.path={commit(hub, suffix)}", "data.held_out=0.1", "train.checkpoint_every=2"]
+    whole, killed = (["tests/tiny.yaml", *data, f"run.dir={tmp_path / name}"] for name in ("whole", "killed"))
+    assert train.main(whole) == 0
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_ENDPOINT": hub.url, "NO_PROXY": "127.0.0.1,localhost"}
+    for fault in (f"kill:data.remote.{reading}", "kill:training.loop.Trainer._update:6"):
         hub.files.faults = {f"part{n}{suffix}": [503, ("reset", 900), ("cut", 200)] for n in range(3)}
-        ended = run(hub, fault, ["tests/tiny.yaml", *data, f"run.dir={killed}"])
+        command = [sys.executable, "tests/faults/faulty.py", fault, *killed]
+        ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
         assert ended.returncode == -signal.SIGKILL, ended.stderr
-    assert tiny.saved_steps(killed)
-    assert run(hub, no_fault, ["tests/tiny.yaml", *data, f"run.dir={killed}"]).returncode == 0
-    assert tiny.metrics(killed) == tiny.metrics(whole)
-    assert tiny.weights(killed) == tiny.weights(whole)
+    assert tiny.saved_steps(tmp_path / "killed") == [2, 4]
+    assert train.main(killed) == 0
+    assert tiny.metrics(tmp_path / "killed") == tiny.metrics(tmp_path / "whole")
+    assert tiny.weights(tmp_path / "killed") == tiny.weights(tmp_path / "whole")
