@@ -134,7 +134,7 @@ def _parquet_rows(name: str, field: str, start: int, every: int, offset: int, cl
     try:
         with (
             RemoteParts(name, closing) if is_url(name) else pa.OSFile(name) as content,
-            pq.ParquetFile(content, buffer_size=PAGES_BYTES) as file,
+            pq.ParquetFile(content, buffer_size=PAGES_BYTES, pre_buffer=False) as file,
         ):
             _check_text_column(name, field, file)
             for position, text in _parquet_texts(file, field, start):

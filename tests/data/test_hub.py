@@ -13,6 +13,7 @@ from data import hub as hub_module
 from data import remote
 from data.data_errors import DataError, SourceUnavailable
 from data.loader import TrainingData
+from data.preparation import prepare
 from data.sources import evaluation_source, training_source
 from data.text_hash import is_held_out
 from tests.data.conftest import VOCABULARY, make_section, steps, texts
@@ -122,6 +123,17 @@ def test_rows_are_those_of_the_files_on_disk_and_resume_inside_a_row_group(hub, 
     for step in (3, 11, 30):
         states = json.loads(json.dumps(whole[step][2]))
         assert steps(section, tokenizer, 4, states=states, mended=True) == whole[step + 1 : step + 5]
+
+
+def test_a_store_made_from_the_hub_gives_its_rows_and_states(hub, tokenizer, tmp_path):
+    revision = fineweb(hub)
+    section = make_section(source="hub", path="HuggingFaceFW/fineweb-edu", config="sample-10BT")
+    prepare(tmp_path / "store", section, tokenizer)
+    store = make_section(source="prepared", path=str(tmp_path / "store"))
+    whole = steps(section, tokenizer, 12)
+    assert steps(store, tokenizer, 12) == whole
+    assert whole[0][2]["0"]["revision"] == revision and whole[0][2]["0"]["held_out"] == 0.01
+    assert steps(section, tokenizer, 4, states=whole[7][2]) == steps(store, tokenizer, 4, states=whole[7][2])
 
 
 def test_a_run_goes_on_with_the_revision_that_it_began_with(hub, tokenizer):

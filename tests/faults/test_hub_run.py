@@ -1,5 +1,7 @@
 """Datasets on a hub that misbehaves, and runs on them that are killed: every document once, every row the same."""
 
+import gzip
+import json
 import os
 import signal
 import subprocess
@@ -46,8 +48,9 @@ def test_every_document_is_read_once_from_a_hub_that_fails(hub, suffix, monkeypa
     "suffix, reading", [(".jsonl.zst", "RemoteFile.readinto:9"), (".parquet", "RemoteParts._fetch_range:5")]
 )
 def test_a_run_that_is_killed_ends_as_one_that_is_not(hub, suffix, reading, tmp_path):  # noqa: F811
-    """Killed while it reads a file, and between steps, in the middle of a row group (30 documents; a block has 10)."""
-    data = ["data.source=hub", f"data.path={commit(hub, suffix)}", "data.held_out=0.1", "train.checkpoint_every=2"]
+    """Killed while it reads a file, and between steps, in the middle of a row group (of 30 documents)."""
+    text = ("data.source=hub", f"data.path={commit(hub, suffix)}", "data.held_out=0.1", "data.shuffle_buffer=3")
+    data = [*text, "train.checkpoint_every=2"]
     whole, killed = (["tests/tiny.yaml", *data, f"run.dir={tmp_path / name}"] for name in ("whole", "killed"))
     assert train.main(whole) == 0
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_ENDPOINT": hub.url, "NO_PROXY": "127.0.0.1,localhost"}
@@ -57,6 +60,8 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(hub, suffix, reading, tmp_
         ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
         assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert tiny.saved_steps(tmp_path / "killed") == [2, 4]
+    streams = (tmp_path / "killed" / "checkpoints" / "step_00000004" / "streams.json.gz").read_bytes()
+    assert all(state["position"] % 30 for state in json.loads(gzip.decompress(streams)).values()), "inside a row group"
     assert train.main(killed) == 0
     assert tiny.metrics(tmp_path / "killed") == tiny.metrics(tmp_path / "whole")
     assert tiny.weights(tmp_path / "killed") == tiny.weights(tmp_path / "whole")
