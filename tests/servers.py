@@ -23,7 +23,7 @@ class Mirror(ThreadingHTTPServer):
 
     def __init__(self, folder: Path, ranges: bool = True) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
-        self.folder, self.ranges, self.faults, self.requests = folder, ranges, {}, []
+        self.folder, self.ranges, self.faults, self.requests, self.tokens = folder, ranges, {}, [], set()
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.ended = threading.Event()
 
@@ -54,6 +54,7 @@ class Answer(BaseHTTPRequestHandler):
         server = self.server
         path = server.folder / unquote(urlsplit(self.path).path).lstrip("/")
         server.requests.append(path.name)
+        server.tokens.add(self.headers.get("authorization"))
         if path.is_dir():
             page = "".join(f'<a href="{p.name}">{p.name}</a>' for p in path.iterdir())
             return self.send(page.encode(), None)
@@ -143,9 +144,13 @@ class HubAnswer(Answer):
         url = urlsplit(self.path)
         path = unquote(url.path)
         self.server.requests.append(path)
-        if found := self.API.fullmatch(path):
-            return self.describe(*found.groups(), parse_qs(url.query))
-        name, revision, file = self.FILE.fullmatch(path).groups()
+        api, resolved = self.API.fullmatch(path), self.FILE.fullmatch(path)
+        if not (api or resolved):  # the library asks for more than datasets
+            return self.send_error(404)
+        self.server.tokens.add(self.headers.get("authorization"))
+        if api:
+            return self.describe(*api.groups(), parse_qs(url.query))
+        name, revision, file = resolved.groups()
         folder = self.folder_of(name, revision)
         if folder is None or not (folder / file).is_file():
             return self.send_error(404)

@@ -15,9 +15,10 @@ from data.data_errors import DataError, SourceUnavailable
 from data.loader import TrainingData
 from data.preparation import prepare
 from data.sources import evaluation_source, training_source
-from data.text_hash import is_held_out
 from tests.data.conftest import VOCABULARY, make_section, steps, texts
 from tests.servers import Hub, use_hub
+
+pytestmark = pytest.mark.slow  # `datasets` alone takes seconds to import
 
 DOCUMENTS = texts(400)
 CARD = """---
@@ -112,6 +113,29 @@ def test_settings_files_read_their_layouts(hub, layout):
     else:
         assert 0 < len(evaluation) < 20 and not set(training) & set(evaluation)
         assert sorted(training + evaluation) == sorted(DOCUMENTS)
+
+
+def test_c4_is_its_english_configuration(hub, monkeypatch):
+    """The shards in order; the hub's token goes to the hub and not to the host that has the files."""
+    folder = hub.folder / "c4"
+    for language in ("en", "realnewslike"):
+        for n in range(4):
+            write(folder / f"{language}/c4-train.{n:05}-of-00004.json.gz", DOCUMENTS[n::4])
+        write(folder / f"{language}/c4-validation.00000-of-00001.json.gz", texts(9, start=900))
+    splits = "".join(f"\n  - split: {s}\n    path: LANGUAGE/c4-{s}.*.json.gz" for s in ("train", "validation"))
+    configs = "".join(
+        f"\n- config_name: {language}\n  data_files:{splits.replace('LANGUAGE', language)}"
+        for language in ("realnewslike", "en")
+    )
+    (folder / "README.md").write_text(f"---\nconfigs:{configs}\n---\n")
+    revision = hub.commit("allenai/c4", folder)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    source = training_source(make_section(source="c4", path=None))
+    place = f"{hub.url}/datasets/allenai/c4/resolve/{revision}/en/c4-train"
+    assert source.files == tuple(f"{place}.{n:05}-of-00004.json.gz" for n in range(4))
+    assert read(source) == [text for n in range(4) for text in DOCUMENTS[n::4]]
+    assert read(evaluation_source(make_section(source="c4", path=None))) == texts(9, start=900)
+    assert hub.tokens == {"Bearer hf_secret"} and hub.files.tokens == {None}
 
 
 def test_rows_are_those_of_the_files_on_disk_and_resume_inside_a_row_group(hub, tokenizer):
@@ -216,19 +240,3 @@ def test_a_mistake_is_one_sentence(hub, tokenizer, changes, message):
         evaluation_source(section)
         TrainingData(section, tokenizer, vocab_size=VOCABULARY, batch_size=4).__next__()
     assert "\n" not in str(error.value)
-
-
-def test_held_out_documents_follow_from_their_text_alone(tmp_path):
-    write(tmp_path / "a.jsonl", DOCUMENTS)
-    write(tmp_path / "b.parquet", DOCUMENTS[::-1], field="body")
-
-    def split(share, **changes):
-        section = make_section(held_out=share, **changes)
-        return set(read(training_source(section))), set(read(evaluation_source(section)))
-
-    training, held_out = split(0.1, path=str(tmp_path / "a.jsonl"))
-    assert split(0.1, path=str(tmp_path / "b.parquet"), text_field="body") == (training, held_out)
-    assert training | held_out == set(DOCUMENTS) and not training & held_out
-    assert 20 < len(held_out) < 60
-    assert held_out < split(0.3, path=str(tmp_path / "a.jsonl"))[1]
-    assert is_held_out("peace \ud800", 1.0) and not is_held_out("peace", 1e-18)
