@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from configs.reading import Settings, SettingsError
 from configs.sections import Config, Optimizer, optimizer_options
+from data.data_settings import Data
 from models.model_settings import rope_fault
 from optimizers import registry
 
@@ -72,16 +73,43 @@ def _check_last_layer(config: Config, settings: Settings) -> None:
 
 
 def _check_paths(config: Config, settings: Settings) -> None:
-    run, data = config.run, config.data
+    run = config.run
     for key, name in (("run.name", run.name), ("model.name", config.model.name)):
         plain = name is None or (name == Path(name).name and name not in ("", ".."))
         settings.require(plain, key, f"must be one plain part of a path, got {name!r}")
     settings.require(run.dir is None or run.dir.strip() != "", "run.dir", f"must name a folder, got {run.dir!r}")
+    _check_text(config.data, settings)
+
+
+def _check_text(data: Data, settings: Settings) -> None:
+    """Which text is trained and evaluated on."""
+    source = f"data.source={data.source}"
     settings.require(
-        data.path is not None or data.source not in ("files", "prepared"),
+        data.path is not None or data.source not in ("files", "prepared", "hub"),
         "data.path",
-        f"is required with data.source={data.source}",
+        f"is required with {source}",
     )
+    settings.require(
+        not isinstance(data.path, list) or data.source in ("files", "c4"),
+        "data.path",
+        f"must be one text with {source}, got {data.path}",
+    )
+    for key in ("config", "split", "eval_split"):
+        settings.require(
+            getattr(data, key) is None or data.source == "hub", f"data.{key}", f"has no meaning with {source}"
+        )
+    for key, default in (("held_out", None), ("text_field", "text")):
+        settings.require(
+            getattr(data, key) == default or data.source not in ("builtin", "prepared"),
+            f"data.{key}",
+            f"has no meaning with {source}, whose text is split already",
+        )
+    for key in ("eval_path", "eval_split"):
+        settings.require(
+            data.held_out is None or getattr(data, key) is None,
+            "data.held_out",
+            f"and data.{key} name two texts to evaluate on; leave one out",
+        )
 
 
 def _check_relations(config: Config, settings: Settings) -> None:

@@ -27,6 +27,12 @@ LATER: dict[str, Any] = {
     "model.head_dim": None,
     "model.rope_scaling": None,
     "model.tie_word_embeddings": False,
+    "data.config": None,
+    "data.split": None,
+    "data.eval_split": None,
+    "data.held_out": None,
+    "data.text_field": "text",
+    "data.special_tokens_in_text": "token",
     "optimizer.embeddings": None,
 }
 

@@ -130,10 +130,14 @@ def argument(key: str, value: str) -> str:
 def value_of(value: Any, hint: Any, key: str) -> Any:
     """What was typed for the setting `key` of the type `hint`: for a text the text, otherwise what it means as YAML.
 
+    For a text or a list of them, [a, b] is a list and everything else the text that was typed.
+
     Raises SettingsError naming the argument if a value from the command line is no YAML.
     """
     if hint in (str, str | None):
         return value.text() if isinstance(value, Unread) else value
+    if hint == str | list[str] | None and isinstance(value, Unread) and not value.is_list():
+        return value.text()
     if isinstance(value, Unread):
         value = _structure(value, f"{key}={value}")
     if isinstance(value, list):

@@ -33,6 +33,10 @@ class Unread(str):
             return node.value if isinstance(node, yaml.ScalarNode) else str(self)
         return str(self)
 
+    def is_list(self) -> bool:
+        """Whether a list in brackets was typed: [a, b], but not [ab]*.txt."""
+        return self.startswith("[") and self.endswith("]")
+
     def typed(self) -> Any:
         """What was typed as a number, a boolean or null. Whole numbers are decimal, and 1:30 is no number."""
         if re.fullmatch(r"[-+]?[0-9]+(_[0-9]+)*", self):
@@ -82,7 +86,8 @@ def line_numbers(text: str) -> dict[str, int]:
 def quoted(text: str) -> str:
     """`text` as the value of an argument that is read as this text: as it is, or in quotes."""
     escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # "${" would begin an interpolation
-    return escaped if Unread(escaped).text() == escaped else json.dumps(escaped, ensure_ascii=False)
+    plain = Unread(escaped).text() == escaped and not Unread(escaped).is_list()
+    return escaped if plain else json.dumps(escaped, ensure_ascii=False)
 
 
 def problem(error: yaml.YAMLError) -> str:

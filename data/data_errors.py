@@ -6,4 +6,12 @@ class DataError(ValueError):
 
 
 class SourceUnavailable(OSError):
-    """A file cannot be fetched, because the retries are used up or the server refuses it; names the file."""
+    """A file cannot be fetched, because the retries are used up or the server refuses it; names the file.
+
+    Attributes:
+        status: the HTTP status with which the server refuses it, if it does.
+    """
+
+    def __init__(self, sentence: str, status: int | None = None) -> None:
+        super().__init__(sentence)
+        self.status = status

@@ -30,7 +30,9 @@ class EvaluationData:
     """
 
     def __init__(self, section: Data, tokenizer: PreTrainedTokenizerBase, *, vocab_size: int) -> None:
-        encoder = Encoder(tokenizer, vocab_size, ids_of_a_document(section))
+        encoder = Encoder(
+            tokenizer, vocab_size, ids_of_a_document(section), special_tokens=section.special_tokens_in_text
+        )
         source = evaluation_source(section)
         document_number = itertools.count()
         texts = (text for file in range(len(source.files)) for _, text in source.read(file, 0))
@@ -47,7 +49,7 @@ class EvaluationData:
             raise DataError(
                 f"data.eval_tokens={section.eval_tokens}, but the {next(document_number)} documents of "
                 f"{source.setting} give only {self.targets} targets; lower data.eval_tokens or give more text in "
-                "data.eval_path"
+                f"{'data.held_out' if source.held_out else 'data.eval_path'}"
             )
         self.input_ids, self.lengths = pad(kept, length, encoder.pad)
 

@@ -76,7 +76,9 @@ class TrainingData:
         states = stream_states
         if states is not None and (missing := [s for s in owned if str(s) not in states]):
             raise DataError(f"the saved position has no stream {missing[0]}; set data.streams={len(states)}, as it was")
-        encoder = Encoder(tokenizer, vocab_size, ids_of_a_document(section))
+        encoder = Encoder(
+            tokenizer, vocab_size, ids_of_a_document(section), special_tokens=section.special_tokens_in_text
+        )
         source = training_source(section)
         streams = [
             Stream(

@@ -21,6 +21,21 @@ if TYPE_CHECKING:
     from data.data_settings import Data
 
 
+# Which text a store holds; order, packing and row length are chosen when it is read.
+SETTINGS = (
+    "source",
+    "path",
+    "eval_path",
+    "config",
+    "split",
+    "eval_split",
+    "held_out",
+    "text_field",
+    "tokenizer",
+    "special_tokens_in_text",
+)
+
+
 class ArrayFile:
     """A file that grows by arrays of one dtype, and its SHA-256."""
 
@@ -62,13 +77,16 @@ def prepare(store: Path, section: "Data", tokenizer: PreTrainedTokenizerBase) ->
     splits: dict[str, Any] = {}
     checksums: dict[str, Any] = {}
     for split, source in sources.items():
-        splits[split], written = _write_split(partial, split, source, tokenizer, dtype)
+        # Ids that a model has no row for are replaced when rows are made.
+        encoder = Encoder(tokenizer, len(tokenizer), special_tokens=section.special_tokens_in_text)
+        splits[split], written = _write_split(partial, split, source, encoder, dtype)
         checksums |= written
     manifest = {
         "format": FORMAT,
         "dtype": dtype.str,
         "tokenizer": tokenizer_fingerprint(tokenizer),
-        "settings": {key: getattr(section, key) for key in ("source", "path", "eval_path", "tokenizer")},
+        "special_tokens_in_text": section.special_tokens_in_text,
+        "settings": {key: getattr(section, key) for key in SETTINGS},
         "splits": splits,
         "checksums": checksums,
     }
@@ -84,11 +102,10 @@ def _write_split(
     folder: Path,
     split: str,
     source: TextSource | PreparedSource,
-    tokenizer: PreTrainedTokenizerBase,
+    encoder: Encoder,
     dtype: "np.dtype[Any]",
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Write a split; returns its entry in the manifest, and its files' checksums."""
-    encoder = Encoder(tokenizer, len(tokenizer))  # ids that a model has no row for are replaced when rows are made
     ids = ArrayFile(folder / f"{split}.ids", dtype)
     ends = ArrayFile(folder / f"{split}.ends", OFFSET)
     positions = ArrayFile(folder / f"{split}.positions", OFFSET)
@@ -103,7 +120,13 @@ def _write_split(
         positions.append(after)
         files.append({"name": Path(name).name, "documents": len(after)})
         logging.info("%s: %s, file %d of %d, %d tokens so far", split, name, number + 1, len(source.files), tokens)
-    entry = {"files": files, "tokens": tokens, "fingerprint": source.fingerprint}
+    entry = {
+        "files": files,
+        "tokens": tokens,
+        "fingerprint": source.fingerprint,
+        "held_out": source.held_out,
+        "revision": source.revision,
+    }
     return entry, ids.close() | ends.close() | positions.close()
 
 

@@ -15,12 +15,15 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from data.data_errors import DataError
+
+if TYPE_CHECKING:
+    from data.data_settings import Data
 
 FORMAT = 1
 OFFSET = np.dtype("<u8")
@@ -29,12 +32,15 @@ OFFSET = np.dtype("<u8")
 class PreparedSource:
     """One split of a store, with the attributes and `read` of `TextSource`; documents are arrays of ids [tokens]."""
 
-    def __init__(self, folder: str | None, split: str) -> None:
+    def __init__(self, folder: str | list[str] | None, split: str) -> None:
         self.setting = f"data.path={folder}"
         self.closing = threading.Event()
         manifest = read_manifest(folder)
         self.files: tuple[str, ...] = tuple(file["name"] for file in manifest["splits"][split]["files"])
         self.fingerprint: str = manifest["splits"][split]["fingerprint"]
+        # Stores that were made before there were these have none.
+        self.held_out: float | None = manifest["splits"][split].get("held_out")
+        self.revision: str | None = manifest["splits"][split].get("revision")
         self._first = np.cumsum([0] + [file["documents"] for file in manifest["splits"][split]["files"]])
         arrays = {"ids": np.dtype(manifest["dtype"]), "ends": OFFSET, "positions": OFFSET}
         root = store_folder(folder)
@@ -55,14 +61,14 @@ def _map(path: Path, dtype: np.dtype) -> np.ndarray:
     return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
 
 
-def store_folder(path: str | None) -> Path:
+def store_folder(path: str | list[str] | None) -> Path:
     """The folder that `data.path` names. Raises DataError if it names none."""
-    if not path:
+    if not path or isinstance(path, list):
         raise DataError("data.source=prepared needs data.path: a folder made by scripts/prepare_data.py")
     return Path(path).expanduser()
 
 
-def read_manifest(folder: str | None) -> dict[str, Any]:
+def read_manifest(folder: str | list[str] | None) -> dict[str, Any]:
     """The manifest of a store, after a check that its files are complete.
 
     Raises:
@@ -96,13 +102,19 @@ def verify(folder: str) -> None:
                 raise DataError(f"{path} is damaged (its SHA-256 differs); prepare the data again")
 
 
-def check_tokenizer(folder: str | None, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise DataError unless the store was prepared with `tokenizer`."""
-    manifest = read_manifest(folder)
+def check_tokenizer(section: "Data", tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise DataError unless the store at `data.path` was prepared with `tokenizer`, used in the same way."""
+    manifest = read_manifest(section.path)
     if tokenizer_fingerprint(tokenizer) != manifest["tokenizer"]:
         raise DataError(
-            f"data.path={folder} was prepared with another tokenizer than data.tokenizer; "
+            f"data.path={section.path} was prepared with another tokenizer than data.tokenizer; "
             "leave data.tokenizer out to use the one in the store, or prepare the data again"
+        )
+    special_tokens = manifest.get("special_tokens_in_text", "token")  # as it was before there was the setting
+    if section.special_tokens_in_text != special_tokens:
+        raise DataError(
+            f"data.path={section.path} was prepared with data.special_tokens_in_text={special_tokens}, not "
+            f"{section.special_tokens_in_text}; set it so, or prepare the data again"
         )
 
 

@@ -1,24 +1,25 @@
 """Files over HTTP, read byte for byte once although connections break, and the lists of such files.
 
-`datasets` finds the files of a hub dataset but does not read them, because its retries lose bytes (docs/data-order.md).
-Here the retry is below the decompressor and continues at the byte where the connection broke.
+The retry is below the decompressor and continues at the byte where the connection broke (docs/data-order.md).
 """
 
 import io
 import logging
 import re
 import threading
+import time
 from collections.abc import Generator, Iterator
+from email.utils import parsedate_to_datetime
 from fnmatch import fnmatchcase
 from functools import cache
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urljoin
 
 import httpx
-from huggingface_hub import HfFileSystem, constants
+from fsspec.spec import AbstractBufferedFile
+from huggingface_hub import constants
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-from configs.messages import first_line
 from data.data_errors import DataError, SourceUnavailable
 
 if TYPE_CHECKING:
@@ -27,9 +28,11 @@ if TYPE_CHECKING:
 # Limits are module constants so that tests can shrink them.
 RETRIES = 8  # in a row without a new byte between them; their pauses are about three minutes
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
+LONGEST_RETRY_AFTER_SECONDS = 600.0  # that a server may ask for; the hub counts requests over five minutes
 CONNECT_SECONDS, READ_SECONDS = 15.0, 30.0  # a stall is READ_SECONDS without a byte
 HUB_SECONDS = 20.0  # for the hub to answer at all
 RETRIABLE_STATUS = {408, 425, 429, 500, 502, 503, 504}
+PART_BYTES = 1 << 22  # that are read ahead of a file that is read in parts
 
 logger = logging.getLogger("data")
 
@@ -37,70 +40,97 @@ _certificates = cache(httpx.create_ssl_context)  # takes 50 ms, too long to repe
 
 
 class _Transient(Exception):
-    """A failure that a retry may cure."""
+    """A failure that a retry may cure, not before `seconds` if the server says so."""
+
+    def __init__(self, reason: str, seconds: float = 0.0) -> None:
+        super().__init__(reason)
+        self.seconds = seconds
 
 
 class _Download:
-    """One file of a server and how much of it has been read."""
+    """One file of a server, or its bytes from `offset` to `stop`, and how much of it has been read."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, offset: int = 0, stop: int | None = None) -> None:
         self.url = url
-        self.offset = 0  # bytes read
-        self.size: int | None = None  # of the file, once the server has told it
+        self.offset = offset  # of the next byte
+        self.stop = stop  # None: the end of the file
+        self.size: int | None = None  # of the whole file, once the server has told it
         self.complete = False
         self.failures = 0  # since the last new byte
         self._ended_at: int | None = None  # where the last answer without a length ended
 
     def request(self, client: httpx.Client) -> Iterator[bytes]:
-        """Yield the bytes from `offset` on, by one request. Raises _Transient, httpx's errors or SourceUnavailable."""
-        headers = {"range": f"bytes={self.offset}-"} if self.offset else {}
+        """Yield the bytes from `offset` on, by one request.
+
+        Raises _Transient, httpx's errors, SourceUnavailable or, if a server cannot send parts, DataError.
+        """
+        part = "" if self.stop is None else str(self.stop - 1)
+        headers = {"range": f"bytes={self.offset}-{part}"} if self.offset or part else {}
         with client.stream("GET", self.url, headers=headers) as response:
             if response.status_code in RETRIABLE_STATUS:
-                raise _Transient(f"HTTP {response.status_code}")
+                raise _Transient(f"HTTP {response.status_code}", _retry_after(response))
             if response.status_code == 416 and self.size is None:
-                self.complete = True  # a file of unknown length that ends exactly at `offset`
+                self.complete, self.size = True, self.offset  # a file of unknown length that ends exactly there
                 return
+            if response.status_code == 200 and part:
+                raise DataError(f"{self.url}: the server sends whole files only, not the parts that Parquet is read in")
             skip, size = _extent(self.url, response, self.offset)
             if self.size is not None and size is not None and size != self.size:
                 raise SourceUnavailable(f"{self.url} changed while it was read ({self.size} bytes, now {size})")
             self.size = size if self.size is None else self.size
+            end = self._end()
             for chunk in response.iter_raw():
-                fresh = chunk[skip:]
-                skip -= len(chunk) - len(fresh)
+                fresh = chunk[skip : None if end is None else skip + end - self.offset]
+                skip = max(skip - len(chunk), 0)
                 if fresh:
                     self.offset, self.failures = self.offset + len(fresh), 0
                     yield fresh
-        if self.size is not None and self.offset < self.size:
-            raise _Transient(f"the body ended at byte {self.offset} of {self.size}")
+                elif self.offset == end:
+                    break  # the server sends more than it was asked for
+        if end is not None and self.offset < end:
+            raise _Transient(f"the body ended at byte {self.offset} of {end}")
         # Without a length, the file is complete when two answers end at the same byte.
-        self.complete = self.size is not None or self.offset == self._ended_at
+        self.complete = end is not None or self.offset == self._ended_at
         self._ended_at = self.offset
+
+    def _end(self) -> int | None:
+        """The offset after the last byte that is wanted; None if it is not known yet."""
+        return min((end for end in (self.stop, self.size) if end is not None), default=None)
 
 
 def fetch(url: str, closing: threading.Event) -> Generator[bytes, None, None]:
     """Yield the bytes of `url`, each exactly once and in order.
 
-    Dropped connections, time-outs, stalls, 5xx and bodies that end early are retried with exponential backoff and
-    logged. A retry continues by a Range request; if the server ignores it, the bytes before are skipped. `closing`
-    ends a pause.
+    Dropped connections, time-outs, stalls, 5xx, 429 and bodies that end early are retried with exponential backoff, or
+    when the server's Retry-After says so, and logged. A retry continues by a Range request; if the server ignores it,
+    the bytes before are skipped. `closing` ends a pause.
 
     Raises:
         DataError: `url` is not a URL.
         SourceUnavailable: an answer that no retry cures (404, 403 ...), or RETRIES retries without a new byte.
     """
-    download = _Download(url)
+    with _client(url) as client:
+        yield from _bytes(_Download(url), client, closing)
+
+
+def _client(url: str) -> httpx.Client:
+    """A client for one file. The hub's token goes to the hub alone; httpx drops it on a redirect to another host."""
+    headers = {"accept-encoding": "identity"}  # not compressed on the way: offsets are those of the stored bytes
+    if url.startswith(constants.ENDPOINT.rstrip("/") + "/"):
+        headers = build_hf_headers() | headers
     timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
-    identity = {"accept-encoding": "identity"}  # not compressed on the way: offsets are those of the stored bytes
-    token = build_hf_headers() if url.startswith(constants.ENDPOINT) else {}
-    headers = token | identity
-    with httpx.Client(headers=headers, timeout=timeout, verify=_certificates(), follow_redirects=True) as client:
-        while not download.complete:
-            try:
-                yield from download.request(client)
-            except httpx.InvalidURL as error:
-                raise DataError(f"{url} is no URL ({error})") from error
-            except (httpx.HTTPError, _Transient) as error:
-                _pause(download, error, closing)
+    return httpx.Client(headers=headers, timeout=timeout, verify=_certificates(), follow_redirects=True)
+
+
+def _bytes(download: _Download, client: httpx.Client, closing: threading.Event) -> Generator[bytes, None, None]:
+    """Yield the bytes of a download, retried as `fetch` says."""
+    while not download.complete:
+        try:
+            yield from download.request(client)
+        except httpx.InvalidURL as error:
+            raise DataError(f"{download.url} is no URL ({error})") from error
+        except (httpx.HTTPError, _Transient) as error:
+            _pause(download, error, closing)
 
 
 def _pause(download: _Download, error: Exception, closing: threading.Event) -> None:
@@ -111,6 +141,8 @@ def _pause(download: _Download, error: Exception, closing: threading.Event) -> N
     if download.failures > RETRIES:
         raise SourceUnavailable(f"{url}: gave up after {RETRIES} retries ({reason})") from error
     seconds = min(FIRST_PAUSE_SECONDS * 2 ** (download.failures - 1), LONGEST_PAUSE_SECONDS)
+    if isinstance(error, _Transient):
+        seconds = max(seconds, error.seconds)
     logger.warning(
         "%s: %s; retry %d of %d at byte %d in %.3g s",
         url,
@@ -124,6 +156,16 @@ def _pause(download: _Download, error: Exception, closing: threading.Event) -> N
         raise SourceUnavailable(f"{url}: closed while waiting for a retry") from error
 
 
+def _retry_after(response: httpx.Response) -> float:
+    """The seconds for which a server asks to be left alone, within bounds; 0 if it does not."""
+    text = response.headers.get("retry-after", "")
+    try:
+        seconds = float(text) if text.isdigit() else parsedate_to_datetime(text).timestamp() - time.time()
+    except ValueError:
+        return 0.0
+    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_SECONDS)
+
+
 def _extent(url: str, response: httpx.Response, offset: int) -> tuple[int, int | None]:
     """How many bytes of this body come before `offset`, and the size of the whole file if the server tells it."""
     if response.status_code == 200:
@@ -134,7 +176,8 @@ def _extent(url: str, response: httpx.Response, offset: int) -> tuple[int, int |
         if range_ and int(range_[1]) <= offset:
             return offset - int(range_[1]), None if range_[2] == "*" else int(range_[2])
         raise SourceUnavailable(f"{url}: the server answers a request for byte {offset} with another range")
-    raise SourceUnavailable(f"{url}: the server answers HTTP {response.status_code}, which no retry cures")
+    status = response.status_code
+    raise SourceUnavailable(f"{url}: the server answers HTTP {status}, which no retry cures", status)
 
 
 class RemoteFile(io.RawIOBase):
@@ -161,6 +204,30 @@ class RemoteFile(io.RawIOBase):
         super().close()
 
 
+class RemoteParts(AbstractBufferedFile):
+    """A file of a server that can be read from any byte, for Parquet. What is read ahead is kept by fsspec.
+
+    Raises:
+        DataError, SourceUnavailable: as `fetch`; DataError also for a server that does not send parts of files.
+    """
+
+    def __init__(self, url: str, closing: threading.Event) -> None:
+        self._client, self._closing = _client(url), closing
+        magic = _Download(url, 0, 4)  # Parquet begins with four known bytes; the answer tells the size of the file
+        for _ in _bytes(magic, self._client, closing):
+            pass
+        if magic.size is None:
+            raise DataError(f"{url}: the server does not tell how long the file is, and Parquet is read from its end")
+        super().__init__(None, url, block_size=PART_BYTES, size=magic.size)
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        return b"".join(_bytes(_Download(self.path, start, end), self._client, self._closing))
+
+    def close(self) -> None:
+        self._client.close()
+        super().close()
+
+
 def expand_url(pattern: str) -> list[str]:
     """The URLs that a pattern names, in order; empty if nothing matches.
 
@@ -184,51 +251,3 @@ def expand_url(pattern: str) -> list[str]:
     page = b"".join(fetch(folder + "/", threading.Event())).decode("utf-8", "replace")
     links = {urljoin(folder + "/", link) for link in re.findall(r"href=[\"']?([^\"' >]+)", page)}
     return sorted(link for link in links if fnmatchcase(unquote(link), f"{folder}/{name}"))
-
-
-def require_hub(setting: str, remedy: str) -> None:
-    """Raise DataError within HUB_SECONDS unless the hub answers; the message names `setting` and suggests `remedy`."""
-    reason: list[str] = []
-
-    def probe() -> None:
-        try:
-            httpx.head(constants.ENDPOINT, timeout=HUB_SECONDS / 2)
-        except httpx.HTTPError as error:
-            reason.append(str(error) or type(error).__name__)
-
-    # In a thread, because the lookup of a host's name has no time limit.
-    thread = threading.Thread(target=probe, daemon=True)
-    if constants.HF_HUB_OFFLINE:
-        reason.append("HF_HUB_OFFLINE is set")
-    else:
-        thread.start()
-        thread.join(HUB_SECONDS)
-    if reason or thread.is_alive():
-        raise DataError(
-            f"{setting} is on the hub, and {constants.ENDPOINT} cannot be reached ({''.join(reason) or 'no answer'}); "
-            f"use {remedy}, data.source=files with data.path=..., or data.source=builtin"
-        )
-
-
-def hub_shards(key: str, dataset: str, split: str) -> list[str]:
-    """URLs of the files of one split of a hub dataset, in order, pinned to its current revision.
-
-    `key` is the setting that names the dataset. `datasets` reads its card and patterns; the configuration is `en` (C4's
-    English) if there is one.
-
-    Raises:
-        DataError: the hub cannot be reached, or it has no such dataset or split.
-    """
-    from datasets import get_dataset_config_names, load_dataset_builder  # slow to import and only needed here
-
-    require_hub(f"{key}={dataset}", f"{key}=FOLDER (or http://...) with C4's shards")
-    try:
-        configurations = get_dataset_config_names(dataset)
-        builder = load_dataset_builder(dataset, "en" if "en" in configurations else None)
-    except Exception as error:  # datasets, the hub's client and httpx raise types of their own
-        raise DataError(f"{key}={dataset}: the hub does not open this dataset ({first_line(error)})") from error
-    splits = builder.config.data_files or {}
-    if split not in splits:
-        raise DataError(f"{key}={dataset} has no split {split!r}; it has {', '.join(splits) or 'none'}")
-    hub = HfFileSystem()
-    return [hub.url(str(file)) if str(file).startswith("hf://") else str(file) for file in splits[split]]

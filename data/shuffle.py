@@ -71,28 +71,44 @@ class Stream:
 
     def state(self, cursor: Cursor) -> StreamState:
         """The state from which `__init__` resumes at `cursor`."""
-        return asdict(cursor) | self._order()
+        return asdict(cursor) | self._order() | {"revision": self.source.revision}
 
     def _order(self) -> StreamState:
         """All that the order of documents depends on; a cursor is valid for one order only."""
-        order = {"streams": self.count, "seed": self.seed, "shuffle_buffer": self.buffer}
-        return {"files": self.source.fingerprint, "names": _hash_of_names(self.source.files)} | order
+        return {
+            "files": self.source.fingerprint,
+            "names": _hash_of_names(self.source.files),
+            "streams": self.count,
+            "seed": self.seed,
+            "shuffle_buffer": self.buffer,
+            "held_out": self.source.held_out,
+        }
 
     def _restore(self, state: StreamState) -> Cursor:
         order = self._order()
         same_names = state.get("names") == order.pop("names")
-        if state["files"] != order.pop("files") and not (self.mended and same_names):
+        if state["files"] != order.pop("files") and not (self.mended and same_names and self.source.revision is None):
             raise DataError(
                 f"{self.source.setting}: the saved position belongs to other data (names or sizes of the "
                 f"{len(self.source.files)} files differ); give the data back, or start a new run"
+                f"{self._older_revision(state)}"
             )
         for key, now in order.items():
-            if state[key] != now:
+            before = state.get(key)  # a state of an older version has not all of them
+            if before != now:
                 raise DataError(
-                    f"data.{key}={now}, but the saved position was reached with {state[key]}; "
+                    f"data.{key}={_spelled(now)}, but the saved position was reached with {_spelled(before)}; "
                     "set it back, or start a new run"
                 )
         return Cursor(**{field.name: state[field.name] for field in fields(Cursor)})
+
+    def _older_revision(self, state: StreamState) -> str:
+        """For a dataset on the hub that has changed since `state` was saved: where its older files are."""
+        before = state.get("revision")
+        if before in (None, self.source.revision):
+            return ""
+        name = self.source.setting.partition("@")[0]
+        return f"; with run.allow_config_change=true {name}@{before} goes on with the files of that time"
 
     def data_changed(self, state: StreamState) -> bool:
         """Whether the files had other sizes when `state` was saved."""
@@ -141,6 +157,10 @@ class Stream:
                 "lower train.steps, give more text, or set data.repeat=true"
             )
         logger.info("%s: epoch %d ended after %d documents, epoch %d starts", self, epoch, documents, epoch + 1)
+
+
+def _spelled(value: object) -> object:
+    return "null" if value is None else value
 
 
 def _hash_of_names(files: Sequence[str]) -> str:

@@ -1,32 +1,34 @@
-"""Which files hold the text: C4 from the hub, a mirror or a folder; the user's own files; the builtin addresses.
+"""Which files hold the text: a dataset on the hub, C4 from a mirror or folder, the user's files, builtin addresses.
 
 A source is a list of files in a fixed order and a method that reads documents from a position in one of them.
 Everything else (order, packing, state) is the same for all sources.
 """
 
-import glob
 import hashlib
 import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from data.data_errors import DataError
 from data.data_settings import Data
 from data.files import is_url, read_whole, reader
+from data.hub import VALIDATION, HubDataset, open_dataset
+from data.paths import named_files
 from data.prepared import PreparedSource
-from data.remote import expand_url, hub_shards
+from data.text_hash import is_held_out
 
 Document = str | np.ndarray  # its text or, from a prepared store, its ids
 
 C4 = "allenai/c4"
-SPLITS = {"train": "c4-train", "validation": "c4-validation"}  # as C4 names its shards
+SHARDS = {"train": "c4-train", "validation": "c4-validation"}  # as C4 names them
+TRAIN = "train"
+HELD_OUT_SHARE = 0.01  # of a hub dataset without a split to evaluate on
 
 # For evaluation only, neither model nor tokenizer is trained on them: every 16th address, 5.9 % of the text. At most
 # 3.2 % of the 12-word sequences of one occur in the others: no address is also there in its spoken or written version.
@@ -61,7 +63,12 @@ class TextSource:
 
     setting: str  # the setting that names it, as the user gave it: key=value
     files: tuple[str, ...]  # paths and URLs
+    text_field: str = "text"
     whole_files: bool = False  # a file is a document
+    held_out: float | None = None  # share of the documents that is held out for evaluation, see `data.text_hash`
+    evaluates: bool = False  # the source gives the documents that are held out, otherwise the others
+    revision: str | None = None  # of a dataset on the hub
+    identities: tuple[str, ...] | None = None  # what tells each file's content from any other; None: name and size
     closing: threading.Event = field(default_factory=threading.Event)  # when set, waiting for the network ends
 
     def __post_init__(self) -> None:
@@ -74,16 +81,32 @@ class TextSource:
                 raise DataError(f"{name} is empty")
 
     def read(self, file: int, start: int, every: int = 1, offset: int = 0) -> Iterator[tuple[int, str]]:
-        """Yield (position after it, text) of the documents of file number `file`, see `data.files.reader`."""
+        """Yield (position after it, text) of the documents of file number `file`, see `data.files.reader`.
+
+        A document that is held out from training is given as "": the others keep their numbers and positions.
+        """
         read = read_whole if self.whole_files else reader(self.files[file])
-        return read(self.files[file], start, every, offset, self.closing)
+        documents = read(self.files[file], self.text_field, start, every, offset, self.closing)
+        share = self.held_out
+        if share is None:
+            return documents
+        if self.evaluates:
+            return ((position, text) for position, text in documents if is_held_out(text, share))
+        return ((position, "" if is_held_out(text, share) else text) for position, text in documents)
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the files' names and, on disk, sizes. A moved folder or another mirror has the same one."""
+        """A hash of the files' names and, on disk, sizes. A moved folder or another mirror has the same one.
+
+        Of a dataset on the hub it is a hash of the paths in it and of the files' contents.
+        """
         sizes = ("" if is_url(name) else str(Path(name).stat().st_size) for name in self.files)
-        listing = "\n".join(f"{PurePosixPath(name).name} {size}" for name, size in zip(self.files, sizes, strict=True))
-        return hashlib.sha256(listing.encode()).hexdigest()[:16]
+        listing = self.identities or tuple(
+            f"{PurePosixPath(name).name} {size}" for name, size in zip(self.files, sizes, strict=True)
+        )
+        if self.text_field != "text":  # otherwise fingerprints stay as they were before there was the setting
+            listing = (*listing, f"text_field {self.text_field}")
+        return hashlib.sha256("\n".join(listing).encode()).hexdigest()[:16]
 
 
 Source = TextSource | PreparedSource
@@ -94,26 +117,16 @@ def training_source(section: Data) -> Source:
 
     Raises:
         DataError: no file matches, a file is empty or of no known format, the hub or a package is missing.
-        SourceUnavailable: a mirror's index page cannot be fetched.
+        SourceUnavailable: a mirror's index page or the hub's listing cannot be fetched.
     """
     if section.source == "prepared":
         return _prepared(section, "train")
     if section.source == "builtin":
         return _addresses(held_out=False)
-    if section.source == "c4":
-        return _text_source("data.path", section.path or C4, "train", hub=True)
-    return files_source(section.path)
-
-
-def files_source(path: str | list[str] | None) -> TextSource:
-    """The training text of `data.source=files` with `data.path` = `path`: a text as in the settings, or a list of them.
-
-    Raises:
-        DataError, SourceUnavailable: as `training_source`.
-    """
-    if not path:
-        raise DataError("data.source=files needs data.path: a file, a list, a glob, or a folder with C4's shards")
-    return _text_source("data.path", path, "train", hub=False)
+    if section.source == "hub":
+        dataset = _dataset(section)
+        return _hub_source(section, dataset, section.split or TRAIN, _share_of_hub(section, dataset))
+    return _text_source(section, "data.path", "train", held_out=section.held_out)
 
 
 def evaluation_source(section: Data) -> Source:
@@ -124,52 +137,84 @@ def evaluation_source(section: Data) -> Source:
     """
     if section.source == "prepared":
         return _prepared(section, "validation")
-    hub = section.source == "c4"
     if section.eval_path:
-        return _text_source("data.eval_path", section.eval_path, "validation", hub=hub)
+        return _text_source(section, "data.eval_path", "validation")
     if section.source == "builtin":
         return _addresses(held_out=True)
-    if section.source == "files" and not (section.path and Path(section.path).expanduser().is_dir()):
-        raise DataError("data.source=files needs data.eval_path, unless data.path is a folder with C4's shards")
-    return _text_source("data.path", section.path or C4, "validation", hub=hub)
+    if section.source == "hub":
+        dataset = _dataset(section)
+        share = _share_of_hub(section, dataset)
+        split = (section.split or TRAIN) if share else (section.eval_split or VALIDATION)
+        return _hub_source(section, dataset, split, share, evaluates=True)
+    if section.held_out:
+        return _text_source(section, "data.path", "train", held_out=section.held_out, evaluates=True)
+    if section.source == "files" and not _is_folder(section.path):
+        raise DataError(
+            "data.source=files needs data.eval_path, or data.held_out=0.01 to evaluate on a hundredth of the documents "
+            "and train on the others, unless data.path is a folder with C4's shards"
+        )
+    return _text_source(section, "data.path", "validation")
 
 
-def _text_source(key: str, path: str | list[str], split: str, *, hub: bool) -> TextSource:
-    return TextSource(f"{key}={path}", tuple(_files(key, path, split, hub=hub)))
+def files_source(path: str | list[str] | None) -> TextSource:
+    """The training text of `data.source=files` with `data.path` = `path`.
+
+    Raises:
+        DataError, SourceUnavailable: as `training_source`.
+    """
+    return _text_source(Data(source="files", path=path), "data.path", "train")
 
 
-def _files(key: str, path: str | list[str], split: str, *, hub: bool) -> list[str]:
-    """Names of files and URLs, each once: in the order of a list, sorted within a glob or folder."""
-    if isinstance(path, str):  # Path.exists raises for a list longer than a name may be
-        path = [path] if os.path.exists(path) else path.split(",")  # noqa: PTH110
-    names: list[str] = []
-    for entry in (entry.strip() for entry in path if entry.strip()):
-        found = _expand(key, entry, split, hub)
-        if not found:
-            raise DataError(f"{key}={entry}: no file matches")
-        names += found
-    if not names:
-        raise DataError(f"{key} is empty: it names no file")
-    return list(dict.fromkeys(names))
+def _text_source(
+    section: Data, key: str, split: str, *, held_out: float | None = None, evaluates: bool = False
+) -> TextSource:
+    """The text in the files that the setting `key` names."""
+    c4 = section.source == "c4"
+    path = (section.eval_path if key == "data.eval_path" else section.path) or (C4 if c4 else None)
+    if not path:
+        raise DataError("data.source=files needs data.path: a file, a list, a glob, or a folder with C4's shards")
+    files = tuple(named_files(key, path, SHARDS[split], partial(c4_shards, split=split) if c4 else None))
+    return TextSource(f"{key}={path}", files, section.text_field, held_out=held_out, evaluates=evaluates)
 
 
-def _expand(key: str, entry: str, split: str, hub: bool) -> list[str]:
-    if is_url(entry):
-        is_folder = "*" not in entry and not PurePosixPath(urlsplit(entry).path).suffix
-        return expand_url(f"{entry.rstrip('/')}/en/{SPLITS[split]}.*" if is_folder else entry)
-    folder = Path(entry).expanduser()
-    if folder.is_dir():
-        shards = f"{SPLITS[split]}.*.json.gz"
-        found = sorted(folder.glob(f"en/{shards}")) or sorted(folder.glob(shards))
-        if not found:
-            raise DataError(f"{key}={entry}: the folder has no en/{shards}; name files by a glob, as {entry}/*.jsonl")
-        return [str(path) for path in found]
-    if folder.is_file():
-        return [str(folder)]
-    if hub and not glob.has_magic(entry) and entry.count("/") <= 1 and not entry.startswith((".", "~", "/")):
-        return hub_shards(key, entry, split)
-    matches = glob.glob(str(folder), recursive=True)  # noqa: PTH207  Path.glob takes no absolute pattern
-    return sorted(name for name in matches if Path(name).is_file())
+def c4_shards(key: str, name: str, split: str) -> list[str]:
+    """URLs of one split of C4, or a dataset like it, on the hub; the configuration is `en` if there is one."""
+    return [file.url for file in open_dataset(key, name, None, preferred="en").files(split)]
+
+
+def _is_folder(path: str | list[str] | None) -> bool:
+    return isinstance(path, str) and Path(path).expanduser().is_dir()
+
+
+def _dataset(section: Data) -> HubDataset:
+    """The dataset that `data.path` names. Raises as `open_dataset`."""
+    if not isinstance(section.path, str):
+        raise DataError("data.source=hub needs data.path=OWNER/NAME: one dataset on the hub")
+    return open_dataset("data.path", section.path, section.config)
+
+
+def _share_of_hub(section: Data, dataset: HubDataset) -> float | None:
+    """The share of a dataset's documents that is held out: none where there is other text to evaluate on."""
+    if section.held_out or section.eval_path or section.eval_split or VALIDATION in dataset.patterns:
+        return section.held_out
+    return HELD_OUT_SHARE
+
+
+def _hub_source(
+    section: Data, dataset: HubDataset, split: str, held_out: float | None, *, evaluates: bool = False
+) -> TextSource:
+    if evaluates and held_out is None and split == (section.split or TRAIN):
+        raise DataError(f"data.eval_split={split} is what is trained on; leave it out, or set data.held_out instead")
+    files = dataset.files(split)
+    return TextSource(
+        dataset.setting,
+        tuple(file.url for file in files),
+        section.text_field,
+        held_out=held_out,
+        evaluates=evaluates,
+        revision=dataset.revision,
+        identities=tuple(file.identity for file in files),
+    )
 
 
 def _prepared(section: Data, split: str) -> PreparedSource:

@@ -4,16 +4,19 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from configs.messages import first_line
 from data.data_errors import DataError
 from data.data_settings import Data
+from data.hub import require_hub
 from data.prefixes import cut_at_blank, words_are_apart
 from data.prepared import check_tokenizer, read_manifest, store_folder
-from data.remote import require_hub
 from data.sources import Document
+from data.special_tokens import without_special_tokens
 
 BUILTIN = Path(__file__).parent / "builtin_tokenizer"
 # The most that one call of the tokenizer gets: enough for its threads, and done soon. Texts are of very unlike lengths,
@@ -35,7 +38,7 @@ def load_tokenizer(section: Data) -> PreTrainedTokenizerBase:
     """
     tokenizer = _load(section.tokenizer or _default_tokenizer(section))
     if section.source == "prepared":
-        check_tokenizer(section.path, tokenizer)
+        check_tokenizer(section, tokenizer)
     return tokenizer
 
 
@@ -100,6 +103,7 @@ class Encoder:
     Args:
         most: the ids that are needed of a document; None: all. Of a longer one at least so many are given, and those
             are the same.
+        special_tokens: `data.special_tokens_in_text`.
 
     Attributes:
         eos: the id that ends a document.
@@ -109,9 +113,17 @@ class Encoder:
         DataError: the tokenizer does not fit `vocab_size`, see `check_vocabulary`.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int, most: int | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        vocab_size: int,
+        most: int | None = None,
+        *,
+        special_tokens: Literal["token", "text"] = "token",
+    ) -> None:
         check_vocabulary(tokenizer, vocab_size)
         self.tokenizer, self.vocab_size, self.most = tokenizer, vocab_size, most
+        self.special_tokens = special_tokens
         self.eos: int = tokenizer.eos_token_id
         pad = tokenizer.pad_token_id
         self.pad: int = pad if pad is not None and pad < vocab_size else self.eos  # never a label: any id will do
@@ -119,8 +131,11 @@ class Encoder:
         if tokenizer.is_fast:
             tokenizer.backend_tokenizer.no_truncation()
             tokenizer.backend_tokenizer.no_padding()
-            if most is not None and words_are_apart(tokenizer.backend_tokenizer):
+            self._fast: Tokenizer = tokenizer.backend_tokenizer
+            if most is not None and words_are_apart(self._fast):
                 self._characters = int(CHARACTERS_A_TOKEN * (most + 1))
+            if special_tokens == "text":
+                self._fast = without_special_tokens(tokenizer)
 
     def __call__(self, documents: Iterable[Document]) -> Iterator[list[int]]:
         """Yield the ids of each document, in order. Documents of a prepared store are ids already and pass through.
@@ -155,9 +170,10 @@ class Encoder:
         # JSON can spell half a surrogate pair, which Python has as a str but which the tokenizer refuses.
         texts = [text.encode("utf-8", "replace").decode() for text in texts]
         if self.tokenizer.is_fast:
-            encodings = self.tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            encodings = self._fast.encode_batch_fast(texts, add_special_tokens=False)
             return [encoding.ids for encoding in encodings]
-        encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        as_text = {"split_special_tokens": True} if self.special_tokens == "text" else {}
+        encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False, **as_text)
         ids: list[list[int]] = encoded["input_ids"]
         return ids
 

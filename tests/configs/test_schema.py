@@ -170,6 +170,21 @@ def test_default_names_and_folders():
     assert config("run.dir=/data/x").run.dir == "/data/x"
 
 
+def test_a_path_is_a_text_or_a_list_of_texts(write):
+    def path(typed, *more):
+        return config("data=files", "data.held_out=0.1", f"data.path={typed}", *more).data.path
+
+    assert path("[a, 'b,c.jsonl', \"[d]/*.txt\", 007]") == ["a", "b,c.jsonl", "[d]/*.txt", "007"]
+    for text in ("[ab]*.jsonl", "a,b.jsonl", "@list.txt", "{0..3}.txt", "a #2"):
+        assert path(text) == text
+    assert path(argument("x", "[a]").partition("=")[2]) == "[a]"
+    file = write("data: {base: files, path: [a b, 'c, d', 3.10], eval_path: '[e]'}\n")
+    section = config("configs/quickstart.yaml", file).data
+    assert (section.path, section.eval_path) == (["a b", "c, d", "3.10"], "[e]")
+    assert refusal("data=hub", "data.path=[a/b]").startswith("data.path must be one text with data.source=hub")
+    assert "[a, [b]" in refusal("data=files", "data.path=[a, [b]")
+
+
 def test_plan_flags():
     assert [load(flags).plan for flags in ([], ["--plan"], ["--plan=json"])] == [None, "text", "json"]
 
@@ -207,6 +222,10 @@ def test_plan_flags():
         ("model.hidden_size=100", "model.hidden_size must be divisible by twice model.num_attention_heads 4"),
         ("data.sequence_length=4096", "data.sequence_length must not exceed"),
         ("data=files", "data.path is required with data.source=files"),
+        ("data=hub", "data.path is required with data.source=hub"),
+        ("data.split=train", "data.split has no meaning with data.source=builtin"),
+        ("data.held_out=0.1", "data.held_out has no meaning with data.source=builtin"),
+        ("data.held_out=0.6", "data.held_out must be at most 0.5"),
         ("run.name=../x", "run.name must be one plain part of a path"),
         ("run.name=..", "run.name must be one plain part of a path"),
         ("run.dir=", "run.dir must name a folder"),
@@ -323,7 +342,7 @@ def test_differences_include_added_and_removed_keys():
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_file_of_a_group_loads(group):
     for path in sorted((FOLDER / group).glob("*.yaml")):
-        extra = ["data.path=x"] if path.stem in ("files", "prepared") else []
+        extra = ["data.path=x"] if path.stem in ("files", "prepared", "hub") else []
         assert getattr(config("optimizer=racs", f"{group}={path.stem}", *extra), group)
 
 

@@ -24,10 +24,21 @@ def write_parquet(path, **columns):
     pq.write_table(pa.table(columns), path, row_group_size=5)
 
 
+def zstd(content: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(content)
+    return sink.getvalue().to_pybytes()
+
+
 WRITERS = {
     "a.jsonl": lambda path: path.write_bytes(lines(DOCUMENTS)),
     "a.json.gz": lambda path: path.write_bytes(gzip.compress(lines(DOCUMENTS))),
     "a.parquet": lambda path: write_parquet(path, url=["u"] * 12, text=DOCUMENTS),
+    "a.jsonl.zst": lambda path: path.write_bytes(zstd(lines(DOCUMENTS[:5])) + zstd(lines(DOCUMENTS[5:]))),
+    "strings.parquet": lambda path: write_parquet(path, text=pa.array(DOCUMENTS, pa.large_string())),
+    "views.parquet": lambda path: write_parquet(path, text=pa.array(DOCUMENTS, pa.string_view())),
+    "coded.parquet": lambda path: write_parquet(path, text=pa.array(DOCUMENTS).dictionary_encode()),
     "a.txt": lambda path: path.write_text("\n\n".join(DOCUMENTS)),  # every other line is blank
     "a.txt.gz": lambda path: path.write_bytes(gzip.compress("\r\n".join(DOCUMENTS).encode())),
 }
@@ -47,6 +58,45 @@ def test_every_format_gives_the_documents_from_any_position(tmp_path, name):
         assert [text for _, text in source.read(0, located[5][0], streams, 1)] == [
             text for n, text in enumerate(DOCUMENTS) if n > 5 and n % streams == 1
         ]
+
+
+@pytest.mark.parametrize("name", ["a,b[1].jsonl", "[ab].jsonl", "c*.jsonl", "@d.jsonl", "e f,g.jsonl"])
+def test_a_list_takes_commas_and_brackets_as_they_are(tmp_path, name):
+    folder = tmp_path / "x,[y]"
+    folder.mkdir()
+    path = folder / name
+    path.write_bytes(lines(DOCUMENTS))
+    (folder / "a.jsonl").write_bytes(lines(["another"]))
+    other = str(folder / "a.jsonl")
+    assert files_source([str(path), other]).files == (str(path), other)
+    assert files_source(str(path)).files == (str(path),), "a text stays one path"
+    assert set(files_source(str(folder / "*.jsonl")).files) == {str(path), other}, "brackets of folders are plain"
+    with pytest.raises(DataError, match=r"missing,here: no file matches"):
+        files_source([str(path), "missing,here"])
+
+
+def test_a_file_may_list_the_files(tmp_path):
+    folder = tmp_path / "inner"
+    folder.mkdir()
+    for name in ("a.jsonl", "b.jsonl"):
+        (folder / name).write_bytes(lines(DOCUMENTS))
+    (tmp_path / "list.txt").write_text(f"inner/b.jsonl\n\n{folder}/a*\n")
+    assert files_source(f"@{tmp_path}/list.txt").files == (str(folder / "b.jsonl"), str(folder / "a.jsonl"))
+    (tmp_path / "list.txt").write_text("inner/c.jsonl\n")
+    with pytest.raises(DataError, match=r"data.path=@.*list.txt: no file matches .*inner/c.jsonl"):
+        files_source(f"@{tmp_path}/list.txt")
+    with pytest.raises(DataError, match=r"data.path=@missing: there is no list missing"):
+        files_source("@missing")
+
+
+def test_the_text_may_have_another_name(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": 1, "body": "peace"}) + "\n")
+    write_parquet(tmp_path / "b.parquet", text=[1], body=["war"])
+    source = training_source(
+        make_section(path=[str(tmp_path / "a.jsonl"), str(tmp_path / "b.parquet")], text_field="body")
+    )
+    assert [list(source.read(file, 0)) for file in (0, 1)] == [[(1, "peace")], [(1, "war")]]
+    assert source.fingerprint != files_source(list(source.files)).fingerprint
 
 
 def test_characters_of_urls_in_a_local_name_are_plain(tmp_path):
@@ -99,6 +149,13 @@ BROKEN = {
     "empty gzip": ("a.jsonl.gz", gzip.compress(b""), r"a.jsonl.gz holds no document"),
     "not gzip": ("a.jsonl.gz", lines(DOCUMENTS), r"a.jsonl.gz: the gzip stream is broken after line 0"),
     "cut gzip": ("a.jsonl.gz", gzip.compress(lines(texts(500)))[:-400], r"a.jsonl.gz: .* broken after line \d+"),
+    "empty zstd": ("a.jsonl.zst", zstd(b""), r"a.jsonl.zst holds no document"),
+    "not zstd": ("a.jsonl.zst", lines(DOCUMENTS), r"a.jsonl.zst: the zstd stream is broken after line 0"),
+    "cut zstd": (
+        "a.jsonl.zst",
+        zstd(lines(texts(500)))[:-40],
+        r"a.jsonl.zst: the zstd stream is broken after line \d+",
+    ),
     "suffix": ("a.csv", b"text\npeace\n", r"a.csv: this format is not read \(formats: .json"),
     "parquet": ("a.parquet", b"PAR1 not at all", r"a.parquet: not a readable Parquet file"),
 }
@@ -121,6 +178,7 @@ def test_a_broken_file_is_one_sentence_with_file_and_line(tmp_path, tokenizer, c
         ({"text": [1]}, r'column "text" is of type int64, not string'),
         ({"text": ["x", None]}, r'row 2: "text" is null'),
         ({"text": pa.array([], pa.string())}, r"holds no document"),
+        ({"text": pa.array([b"\xff"]).view(pa.string())}, r"a.parquet: not a readable Parquet file \(.*utf-8"),
     ],
 )
 def test_a_broken_parquet_file_is_one_sentence(tmp_path, tokenizer, columns, message):

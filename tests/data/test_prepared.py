@@ -43,6 +43,46 @@ def test_rows_and_states_are_those_of_the_text(text, store, packing):
     assert made[0].input_ids.tolist() == made[1].input_ids.tolist()
 
 
+@pytest.mark.parametrize("packing", [True, False])
+def test_what_was_held_out_stays_so_in_a_store(text, tokenizer, tmp_path, packing):
+    text.held_out, text.packing, text.special_tokens_in_text, text.eval_tokens = 0.2, packing, "text", 20
+    prepare(tmp_path / "split", text, tokenizer)
+    store = make_section(
+        source="prepared",
+        path=str(tmp_path / "split"),
+        packing=packing,
+        eval_tokens=20,
+        special_tokens_in_text="text",
+    )
+    streamed = steps(text, tokenizer, 30)
+    assert steps(store, tokenizer, 30, process_count=2) == streamed
+    assert steps(store, tokenizer, 4, states=streamed[12][2]) == streamed[13:17]
+    made = [EvaluationData(section, tokenizer, vocab_size=VOCABULARY) for section in (text, store)]
+    assert made[0].input_ids.tolist() == made[1].input_ids.tolist()
+    text.held_out = 0.3
+    with pytest.raises(DataError, match=r"data.held_out=0.3, but the saved position was reached with 0.2"):
+        steps(text, tokenizer, 1, states=streamed[0][2])
+    store.special_tokens_in_text = "token"
+    with pytest.raises(DataError, match=r"was prepared with data.special_tokens_in_text=text, not token"):
+        load_tokenizer(store)
+
+
+def test_states_and_stores_of_before_there_was_the_choice_are_read(text, store, tokenizer, tmp_path):
+    whole = steps(text, tokenizer, 4)
+    states = {
+        stream: {k: v for k, v in state.items() if k not in ("held_out", "revision")}
+        for stream, state in whole[1][2].items()
+    }
+    assert steps(text, tokenizer, 2, states=states) == whole[2:]
+    path = tmp_path / "store" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["special_tokens_in_text"]
+    for split in manifest["splits"].values():
+        del split["held_out"], split["revision"]
+    path.write_text(json.dumps(manifest))
+    assert steps(store, load_tokenizer(store), 2, states=states) == whole[2:]
+
+
 def test_a_store_is_not_overwritten(store, text, tokenizer, tmp_path):
     with pytest.raises(DataError, match="store exists"):
         prepare(tmp_path / "store", text, tokenizer)

@@ -1,9 +1,7 @@
 """A faulty mirror of C4: what a retry cures is read once and in order; what none cures is an error with its file."""
 
-import socket
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -12,64 +10,7 @@ from data.data_errors import DataError, SourceUnavailable
 from data.loader import TrainingData
 from data.sources import evaluation_source, training_source
 from tests.data.conftest import VOCABULARY, make_section, steps, texts, write_shards
-
-
-class Mirror(ThreadingHTTPServer):
-    """Serves `folder`. `faults[name]` is a list of what happens to the next requests for that file, in turn.
-
-    A fault is a status code or (kind, bytes): after so many bytes of the answer, "reset" the connection, "stall", or
-    end the body ("cut"; "cut silently": without a Content-Length).
-    """
-
-    daemon_threads = True
-
-    def __init__(self, folder, ranges: bool):
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.folder, self.ranges, self.faults, self.requests = folder, ranges, {}, []
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.ended = threading.Event()
-
-    def handle_error(self, *_):
-        pass  # clients hang up in these tests
-
-
-class Answer(BaseHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-    def do_GET(self):
-        server = self.server
-        path = server.folder / self.path.lstrip("/")
-        server.requests.append(path.name)
-        if path.is_dir():
-            return self.send("".join(f'<a href="{p.name}">{p.name}</a>' for p in path.iterdir()).encode(), 0, None)
-        faults = server.faults.get(path.name, [])
-        fault = faults.pop(0) if faults else None
-        if isinstance(fault, int) or not path.exists():
-            return self.send_error(fault or 404)
-        start = 0
-        if server.ranges and (asked := self.headers.get("range")):
-            start = int(asked.removeprefix("bytes=").rstrip("-"))
-        return self.send(path.read_bytes(), start, fault)
-
-    def send(self, data: bytes, start: int, fault):
-        if start >= len(data):
-            return self.send_error(416)
-        what, byte = fault or (None, None)
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        if what != "cut silently":
-            self.send_header("Content-Length", str(len(data) - start))
-        self.end_headers()
-        self.wfile.write(data[start:][:byte])
-        self.wfile.flush()
-        if what == "stall":
-            self.server.ended.wait(5)
-        if what == "reset":
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            self.connection.close()
-        return None
+from tests.servers import Mirror
 
 
 @pytest.fixture(params=[True, False], ids=["ranges", "no_ranges"])
@@ -79,12 +20,8 @@ def mirror(request, tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(remote, "READ_SECONDS", 0.3)
     write_shards(tmp_path, texts(400), 4)
-    server = Mirror(tmp_path, request.param)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield server
-    server.ended.set()
-    server.shutdown()
-    server.server_close()
+    with Mirror(tmp_path, request.param) as server:
+        yield server
 
 
 def shard(n: int) -> str:
@@ -106,6 +43,33 @@ def test_retries_lose_and_repeat_nothing(mirror, caplog):
     assert read_all(mirror) == [texts(400)[n::4] for n in range(4)]
     assert not any(mirror.faults.values()), "every fault was met"
     assert any(shard(0) in message and "HTTP 500; retry 1 of 3" in message for message in caplog.messages)
+
+
+@pytest.mark.faults
+def test_a_server_is_left_alone_for_as_long_as_it_asks(mirror, caplog):
+    mirror.faults = {shard(0): [(429, 1), (503, "Fri, 31 Dec 1999 23:59:59 GMT"), (503, "soon")]}
+    assert read_all(mirror)[0] == texts(400)[0::4]
+    waits = [message.rpartition(" in ")[2] for message in caplog.messages if shard(0) in message]
+    assert waits == ["1 s", "0.02 s", "0.04 s"]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("mirror", [False], indirect=True, ids=["no_ranges"])
+def test_parquet_on_a_server_without_ranges_is_refused(mirror):
+    (mirror.folder / "a.parquet").write_bytes(b"PAR1 and so on")
+    source = training_source(make_section(path=f"{mirror.url}/a.parquet"))
+    with pytest.raises(DataError, match=r"a.parquet: the server sends whole files only"):
+        list(source.read(0, 0))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("mirror", [True], indirect=True, ids=["ranges"])
+@pytest.mark.parametrize("content", [b"", b"P", b"PAR1 and so on"])
+def test_broken_parquet_over_http_is_one_sentence(mirror, content):
+    (mirror.folder / "a.parquet").write_bytes(content)
+    source = training_source(make_section(path=f"{mirror.url}/a.parquet"))
+    with pytest.raises(DataError, match=r"a.parquet: not a readable Parquet file \("):
+        list(source.read(0, 0))
 
 
 @pytest.mark.faults

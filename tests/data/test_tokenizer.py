@@ -33,6 +33,28 @@ def test_sentinels_become_unknown_and_need_no_row_of_the_model(t5_like):
     assert list(Encoder(t5_like, 14)(["a <extra_id_0> b"])) == [[3, 10, 4]]
 
 
+def test_a_special_token_in_the_text_may_be_text(t5_like, tokenizer):
+    """Both ways in which it is found: cut out before all else, and as a piece of the vocabulary."""
+    assert list(Encoder(t5_like, 14, special_tokens="text")(["a </s> <extra_id_0> b"])) == [[3, *[2] * 6, 4]]
+    text = "The end.</s> And <pad>, <unk> </s>"
+    as_token, as_text = (next(Encoder(tokenizer, 4096, special_tokens=choice)([text])) for choice in ("token", "text"))
+    assert as_token.count(tokenizer.eos_token_id) == 2
+    assert tokenizer.decode(as_text) == text and not set(as_text) & set(tokenizer.all_special_ids)
+    plain = "The union, <b>peace</b> and 1863."
+    for most in (None, 4):
+        encoders = [Encoder(tokenizer, 4096, most, special_tokens=choice) for choice in ("token", "text")]
+        assert list(encoders[0]([plain])) == list(encoders[1]([plain]))
+
+
+def test_added_tokens_that_are_not_special_keep_their_ids():
+    inner = Tokenizer(models.BPE(vocab={letter: n for n, letter in enumerate("abc<")}, merges=[]))
+    inner.add_special_tokens(["</s>"])
+    inner.add_tokens(["abc"])
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")
+    assert list(Encoder(made, 6)(["ab</s>abc"])) == [[0, 1, 4, 5]]
+    assert list(Encoder(made, 6, special_tokens="text")(["ab<abc"])) == [[0, 1, 3, 5]]
+
+
 def test_a_vocabulary_smaller_than_the_pieces_is_refused(t5_like):
     with pytest.raises(DataError, match=r"has 10 ordinary pieces, but model.vocab_size is 9; set model.vocab_size=10"):
         check_vocabulary(t5_like, 9)

@@ -31,7 +31,7 @@ class Start:
     summary: dict[str, Any] | None
     seed: int
 
-    def has_data_path(self, path: str | None) -> bool:
+    def has_data_path(self, path: str | list[str] | None) -> bool:
         """Whether the run that is resumed read its text from `path`."""
         return self.checkpoint is not None and self.checkpoint.config["data"]["path"] == path
 
