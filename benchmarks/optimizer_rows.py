@@ -10,7 +10,7 @@ import torch
 
 import optimizers
 from analysis.tables.table import write_csv
-from benchmarks.bounds import BOUNDS
+from training.cluster.bounds import BOUNDS
 from benchmarks.optimizers import Candidate, Machine, Parts
 from benchmarks.peers import state_bytes
 from configs.schema import Config

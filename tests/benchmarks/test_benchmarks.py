@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import optimizers, peers
-from benchmarks.bounds import BOUNDS
+from training.cluster.bounds import BOUNDS
 from benchmarks.optimizer_rows import evaluate
 from configs.schema import load
 from optimizers import registry

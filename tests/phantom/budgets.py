@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 class Budget(NamedTuple):
     launches: int
-    times_bound: float  # bytes over benchmarks/bounds.py's
+    times_bound: float  # bytes over training/cluster/bounds.py's
     transients: float  # GiB
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import optimizers
-from benchmarks.bounds import BOUNDS
+from training.cluster.bounds import BOUNDS
 from configs.schema import load
 from models import unpadding
 from models.llama import build_model
@@ -42,7 +42,7 @@ def options(name: str, model: str) -> dict[str, Any]:
 
 
 def bound(optimizer: torch.optim.Optimizer, name: str) -> float:
-    """Bytes that a step cannot do without (benchmarks/bounds.py)."""
+    """Bytes that a step cannot do without (training/cluster/bounds.py)."""
     total = 0.0
     for group in optimizer.param_groups:
         adam = group["algorithm"] == "adam"
