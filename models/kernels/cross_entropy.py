@@ -55,8 +55,8 @@ def working_bytes(positions: int, vocabulary: int, width: int, *, dtype: torch.d
     weights = 4 * vocabulary * width
     if _torchs_own(device, dtype):
         return 4 * logits + weights
-    # Logits and their logarithms of the softmax; later the logarithms, the gradient for the logits and a chunk's product
-    # for the weight's.
+    # Logits and their logarithms of the softmax; later the logarithms, the gradient for the logits, and a chunk's
+    # product for the weight's.
     low = dtype.itemsize if dtype.itemsize < 4 else 0
     return max(8 * logits, (4 + low) * logits + weights) + weights
 

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 import optimizers
-from training.cluster.bounds import BOUNDS
 from configs.schema import load
 from models import unpadding
 from models.llama import build_model
 from optimizers import registry
 from optimizers.engine import eight_bit
 from tests.phantom.count import Count
+from training.cluster.bounds import BOUNDS
 
 RANK = {"llama_60m": 128, "llama_1_3b": 512}  # Tables 7 and 10
 DTYPE = torch.bfloat16

@@ -2,7 +2,6 @@
 
 from typing import TypedDict
 
-
 from configs.schema import Config
 from models.kernels.cross_entropy import working_bytes
 from models.llama import LlamaForCausalLM
