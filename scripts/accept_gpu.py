@@ -71,9 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print("there is no CUDA device that this torch can use: a card is accepted where it is", file=sys.stderr)
         return NO_DEVICE
-    # As a run sets them (training/processes/start.py).
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    set_precision()
     name = torch.cuda.get_device_name()
     run = Run(Setup(torch.device("cuda"), speed=any(card in name for card in ("H100", "H200"))), arguments.seconds)
     try:
@@ -83,6 +81,12 @@ def main(argv: list[str] | None = None) -> int:
             arguments.out.write_text(json.dumps({"device": name, "failures": run.failures, "rows": run.rows}, indent=1))
     print(f"{run.failures} of {len(run.rows)} lines failed")
     return min(run.failures, MOST)
+
+
+def set_precision() -> None:
+    """As a run sets it (training/processes/start.py)."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
 
 if __name__ == "__main__":

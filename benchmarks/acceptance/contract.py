@@ -1,7 +1,7 @@
 """Every optimizer against its plain float64 form, and a resume to the last bit, on the device."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ def _make(name: str, weights: list[nn.Parameter], options: dict[str, Any]) -> Ba
     return registry.get(name)[0](weights, lr=LR, **options)
 
 
-def _on(device: torch.device, weights: list[Tensor]) -> list[nn.Parameter]:
+def _on(device: torch.device, weights: Sequence[Tensor]) -> list[nn.Parameter]:
     return [nn.Parameter(weight.detach().to(device, copy=True)) for weight in weights]
 
 
@@ -59,11 +59,11 @@ def _step(optimizer: BaseOptimizer, weights: list[nn.Parameter], steps: range) -
     return [weight.detach().cpu().clone() for weight in weights]
 
 
-def _moved(name: str, device: torch.device, start: list[Tensor], options: dict[str, Any]) -> tuple[
+def _moved(name: str, device: torch.device, start: Sequence[Tensor], options: dict[str, Any]) -> tuple[
         list[Tensor], list[Tensor]]:  # fmt: skip
     """The weights after all steps, and those of the plain form."""
     weights = _on(device, start)
-    expected = reference(registry.get(name)[0], start, options, range(1, STEPS + 1), LR)
+    expected = reference(registry.get(name)[0], list(start), options, range(1, STEPS + 1), LR)
     return _step(_make(name, weights, options), weights, range(1, STEPS + 1)), expected
 
 

@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._C._autograd import DeviceType
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from benchmarks.machine import seconds
 from configs.schema import Config, load
 from models.llama import LlamaForCausalLM, build_model
+from models.unpadding import model_inputs
 from training.cluster.text_rate import MEDIAN, SPREAD
 
 
@@ -68,6 +70,19 @@ def rows_of_text(rows: int, *, padded: bool, seed: int = 0) -> tuple[Tensor, Ten
     return ids, labels
 
 
+class MicroBatch(NamedTuple):
+    """The arguments of a model's forward on the device, and the number of targets."""
+
+    inputs: dict[str, Tensor]
+    targets: int
+
+
+def micro_batch(rows: int, device: torch.device, *, padded: bool, seed: int = 0) -> MicroBatch:
+    """`rows_of_text` on the device."""
+    ids, labels = rows_of_text(rows, padded=padded, seed=seed)
+    return MicroBatch(model_inputs(ids, labels, device), int((labels[:, 1:] != -100).sum()))
+
+
 def median_seconds(call: Callable[[], object], repeats: int = 5) -> float:
     """Of `repeats` calls, the device's work included, after one that is not counted."""
     seconds(call)
@@ -104,8 +119,8 @@ def kernels_of(call: Callable[[], object]) -> Kernels | None:
     with torch.profiler.profile(activities=activities) as profile:
         call()
         torch.cuda.synchronize()
-    events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
-    on_device = [event for event in events if event.device_type() == torch.autograd.DeviceType.CUDA]
+    events = profile.profiler.kineto_results.events()
+    on_device = [event for event in events if event.device_type() == DeviceType.CUDA]
     return covered([(event.start_ns() / 1e9, event.end_ns() / 1e9) for event in on_device])
 
 

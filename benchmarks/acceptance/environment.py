@@ -23,7 +23,7 @@ def _machine(device: torch.device) -> Iterator[Measured]:
         properties = torch.cuda.get_device_properties(device)
         yield Measured("device", properties.name)
         yield Measured("memory GiB", properties.total_memory / 2**30)
-        driver = torch._C._cuda_getDriverVersion()
+        driver = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
         yield Measured("CUDA of the driver", f"{driver // 1000}.{driver % 1000 // 10}")
     yield Measured("CUDA of torch", str(torch.version.cuda))
     yield Measured("torch", torch.__version__)

@@ -36,12 +36,12 @@ Check = Callable[[Setup], Iterator[Item]]
 
 def at_most(name: str, value: float, limit: float, *, asked: bool = True) -> Measured:
     """A value that is not a number fails."""
-    return Measured(name, value, f"<= {limit:g}", value <= limit if asked else None)
+    return Measured(name, value, f"<= {limit:g}", value <= limit) if asked else Measured(name, value)
 
 
 def at_least(name: str, value: float, limit: float, *, asked: bool = True) -> Measured:
     """A value that is not a number fails."""
-    return Measured(name, value, f">= {limit:g}", value >= limit if asked else None)
+    return Measured(name, value, f">= {limit:g}", value >= limit) if asked else Measured(name, value)
 
 
 def near(name: str, value: float, limit: float) -> Measured:

@@ -85,7 +85,7 @@ def of_loss(setup: Setup, positions: int, width: int, vocabulary: int, *, autoca
             tensor.grad = None
         context = torch.autocast(setup.device.type, torch.bfloat16) if autocast else contextlib.nullcontext()
         with context:
-            found = summed_cross_entropy(*ours, targets, chunk_gradients)
+            found = summed_cross_entropy(ours[0], ours[1], targets, chunk_gradients)
         found.backward()
         return found
 

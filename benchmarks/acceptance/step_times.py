@@ -1,7 +1,7 @@
 """Optimizer steps and refreshes against what the same kernels take at the card's own rates."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -70,7 +70,7 @@ def prepared(size: Size, name: str, device: torch.device) -> tuple[torch.nn.Modu
     model = random_model(size, device)
     known = registry.options(name)
     given = {"rank": size.rank, "leading": size.rank // 3, "update_interval": INTERVAL}
-    options = {key: value for key, value in given.items() if key in known and known[key].default != 1}
+    options: dict[str, Any] = {key: value for key, value in given.items() if key in known and known[key].default != 1}
     optimizer = optimizers.build(model, name, lr=1e-6, **options)
     set_gradients(list(model.parameters()))
     optimizer.step()

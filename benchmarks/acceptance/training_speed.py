@@ -9,15 +9,14 @@ from benchmarks.acceptance.device import (
     SIZES,
     config_of,
     median_seconds,
+    micro_batch,
     random_model,
-    rows_of_text,
 )
 from benchmarks.acceptance.items import Item, Measured, Setup, at_least, at_most
 from benchmarks.acceptance.step_times import prepared
 from benchmarks.machine import seconds
 from models.kernels.cross_entropy import summed_cross_entropy
 from models.llama import LlamaForCausalLM
-from models.unpadding import model_inputs
 from training.cluster.cards import CARDS
 from training.compiler import missing_compiler
 from training.plan import plan_run
@@ -72,14 +71,13 @@ def of_case(case: Case, device: torch.device) -> Found:
     model = random_model(SIZES[case.size], device)
     if case.compiled:
         model.compile(dynamic=False)
-    ids, labels = rows_of_text(SIZES[case.size].rows, padded=case.padded)
-    inputs = model_inputs(ids, labels, device)
+    batch = micro_batch(SIZES[case.size].rows, device, padded=case.padded)
 
     def both() -> None:
-        model(**inputs).loss_sum.backward()
+        model(**batch.inputs).loss_sum.backward()
 
     first = seconds(both)
-    return Found(median_seconds(both, 8), first, int((labels[:, 1:] != -100).sum()))
+    return Found(median_seconds(both, 8), first, batch.targets)
 
 
 def _speed(case: Case, setup: Setup, passes: dict[Case, Found], steps: dict[str, float]) -> Iterator[Measured]:
@@ -124,9 +122,7 @@ def loss_seconds(model: LlamaForCausalLM, positions: int) -> float:
     weight = model.lm_head.weight
     hidden = torch.randn(positions, weight.shape[1], device=weight.device, dtype=weight.dtype, requires_grad=True)
     targets = torch.randint(weight.shape[0], (positions,), device=weight.device)
-    return median_seconds(
-        lambda: summed_cross_entropy(hidden, weight, targets, model._loss_chunk).backward()  # type: ignore[no-untyped-call]
-    )
+    return median_seconds(lambda: summed_cross_entropy(hidden, weight, targets, model._loss_chunk).backward())
 
 
 def _against_adam(

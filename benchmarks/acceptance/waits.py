@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
-from benchmarks.acceptance.device import SIZES, random_model, rows_of_text, set_gradients
+from benchmarks.acceptance.device import SIZES, micro_batch, random_model, set_gradients
 from benchmarks.acceptance.items import Item, Measured, Setup, holds
-from models.unpadding import model_inputs
 from optimizers import registry
 
 SHAPES = [(512, 512), (1376, 512), (512, 1376)]
@@ -64,7 +63,7 @@ def _of_steps(name: str, device: torch.device) -> Measured:
 
 def _of_pass(device: torch.device, padded: bool) -> Measured:
     model = random_model(SIZES["60m"], device)
-    inputs = model_inputs(*rows_of_text(16, padded=padded), device)
+    inputs = micro_batch(16, device, padded=padded).inputs
 
     def both() -> None:
         model(**inputs).loss_sum.backward()

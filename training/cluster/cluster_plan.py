@@ -117,20 +117,26 @@ def _card_bounds(
     targets = config.train.batch_size * targets_per_row(config.data)
     flops = flops_per_position * rows.positions * rows.micro_batches
     rate = card.products(config.train.dtype, config.train.tf32)
+    parts_of_pass = {
+        "products": passes["products_seconds"],
+        "elementwise": passes["elementwise_seconds"],
+        "attention": passes["attention_seconds"],
+        "loss": passes["loss_seconds"],
+    }
 
     def over(link: float) -> LinkBounds:
         messages = _communication(config, model, link, len(parts), rows.micro_batches)
-        together = sum(passes.values())
+        together = sum(parts_of_pass.values())
         step = max(together, messages) + update
-        named = {**passes, "optimizer_seconds": update, "communication_seconds": messages}
-        if messages <= together:
-            named.pop("communication_seconds")
+        named = {**parts_of_pass, "optimizer": update}
+        if messages > together:
+            named["communication"] = messages
         return {
             "communication_seconds": messages,
             "step_seconds": step,
             "targets_per_second": targets / step,
             "mfu": flops / (step * rate),
-            "bottleneck": max(named, key=named.__getitem__).removesuffix("_seconds"),
+            "bottleneck": max(named, key=named.__getitem__),
         }
 
     links = {name: over(bytes_per_second) for name, bytes_per_second in _links(card, len(parts)).items()}

@@ -1,6 +1,6 @@
 """The memory of one process on a GPU, by part: of that process which holds the most."""
 
-from typing import TypedDict
+from typing import Literal, TypedDict, get_args
 
 from configs.schema import Config
 from models.kernels.cross_entropy import working_bytes
@@ -10,6 +10,10 @@ from training.cluster.shares import Part, row_elements, state_bytes
 from training.cluster.transients import transient_bytes
 
 BUCKET = 25 << 20  # DDP's messages: bytes of gradients
+Held = Literal["weight_bytes", "gradient_bytes", "accumulated_gradient_bytes", "optimizer_state_bytes"]
+Passing = Literal["activation_bytes", "loss_bytes", "gathered_bytes", "reduction_bytes"]
+HELD: tuple[Held, ...] = get_args(Held)
+PASSING: tuple[Passing, ...] = get_args(Passing)
 
 
 class ProcessMemory(TypedDict):
@@ -51,14 +55,12 @@ def process_memory(
     sharded = config.train.parallel == "fsdp2" and processes > 1
     whole = sum(parameter.nbytes for parameter in parameters)
     kept = width * row_elements(parameters, processes) if sharded else whole
-    held = {
+    layers = [sum(p.nbytes for p in layer.parameters()) for layer in model.model.layers]
+    found: ProcessMemory = {
         "weight_bytes": kept,
         "gradient_bytes": kept,
         "accumulated_gradient_bytes": whole // width * max(width, 4) if sharded and micro_batches > 1 else 0,
         "optimizer_state_bytes": max(state_bytes(optimizer, mine) for mine in (parts if sharded else parts[:1])),
-    }
-    layers = [sum(p.nbytes for p in layer.parameters()) for layer in model.model.layers]
-    passing = {
         "activation_bytes": activation_bytes,
         "loss_bytes": working_bytes(
             positions,
@@ -69,10 +71,13 @@ def process_memory(
         ),
         "gathered_bytes": _gathered(layers, whole) if sharded else 0,
         "reduction_bytes": _reduction(layers, whole, width, sharded) if processes > 1 else 0,
+        "transient_bytes": transient_bytes(config.optimizer.name, optimizer, processes=processes, sharded=sharded),
+        "peak_bytes": 0,
     }
-    transients = transient_bytes(config.optimizer.name, optimizer, processes=processes, sharded=sharded)
-    peak = sum(held.values()) + max(sum(passing.values()), transients)
-    return ProcessMemory(**held, **passing, transient_bytes=transients, peak_bytes=peak)
+    found["peak_bytes"] = sum(found[key] for key in HELD) + max(
+        sum(found[key] for key in PASSING), found["transient_bytes"]
+    )
+    return found
 
 
 def _gathered(layers: list[int], whole: int) -> int:

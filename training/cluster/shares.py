@@ -1,5 +1,6 @@
 """What each of several processes steps, and holds as the optimizer's state, counted on the meta device."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -52,6 +53,6 @@ def state_bytes(optimizer: BaseOptimizer, parts: list[Part]) -> int:
     return total
 
 
-def row_elements(tensors: list[Tensor], processes: int) -> int:
+def row_elements(tensors: Sequence[Tensor], processes: int) -> int:
     """Elements of the rows of `tensors` that a process holds: those of the first, to which FSDP2 pads all."""
     return sum(-(-len(tensor) // processes) * tensor[:1].numel() for tensor in tensors)
