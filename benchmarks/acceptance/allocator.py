@@ -4,10 +4,9 @@ from collections.abc import Iterator
 
 import torch
 
-from benchmarks.acceptance.device import SIZES, config_of, random_model, rows_of_text
+from benchmarks.acceptance.device import SIZES, config_of, micro_batch, random_model
 from benchmarks.acceptance.items import Item, Measured, Setup, at_most, near
 from benchmarks.acceptance.step_times import prepared
-from models.unpadding import model_inputs
 from optimizers import Adam
 from training.plan import plan_run
 
@@ -29,7 +28,7 @@ def _of_micro_batches(size: str, device: torch.device) -> list[Measured]:
     torch.cuda.reset_peak_memory_stats()
     retries = torch.cuda.memory_stats()["num_alloc_retries"]
     for number in range(MICRO_BATCHES):
-        inputs = model_inputs(*rows_of_text(rows, padded=True, seed=number), device)
+        inputs = micro_batch(rows, device, padded=True, seed=number).inputs
         model(**inputs).loss_sum.backward()
         if number % 4 == 3:
             optimizer.step()

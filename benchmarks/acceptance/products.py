@@ -7,11 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.acceptance.device import SIZES, median_seconds, random_model, rows_of_text
+from benchmarks.acceptance.device import SIZES, median_seconds, micro_batch, random_model
 from benchmarks.acceptance.items import Item, Measured, Setup, at_most
 from models.kernels.aligned_mlp import ALIGNMENT, PaddedLinear
 from models.kernels.cross_entropy import chunk_gradients, summed_cross_entropy
-from models.unpadding import model_inputs
 from optimizers.functional.newton_schulz import QUINTIC, newton_schulz
 
 POSITIONS, HIDDEN, ODD = 6144, 2048, 5461
@@ -104,11 +103,8 @@ def tf32(setup: Setup) -> Iterator[Item]:
 
 
 def _of_tf32(model: nn.Module, setup: Setup) -> Iterator[Measured]:
-    inputs, losses, before = (
-        model_inputs(*rows_of_text(64, padded=True), setup.device),
-        [],
-        torch.get_float32_matmul_precision(),
-    )
+    inputs, losses = micro_batch(64, setup.device, padded=True).inputs, []
+    before = torch.get_float32_matmul_precision()
 
     def both() -> Tensor:
         found: Tensor = model(**inputs).loss_sum
