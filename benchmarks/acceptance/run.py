@@ -75,8 +75,8 @@ class Run:
 
 def _free() -> None:
     """An item's tensors must not be there during the next."""
-    gc.collect()
     if torch.cuda.is_available():
+        gc.collect()
         torch.cuda.empty_cache()
 
 

@@ -37,11 +37,12 @@ def counted():
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_activations_and_loss_are_the_peak_of_a_pass(counted, case):
-    """Within 3 %; what leaving out padding saves is not in the plan, and recomputed layers hold gradients too."""
+    """Within 3 %. The plan does not know what leaving out padding saves, and of a recomputed layer and the loss only one
+    is there at a time."""
     row = counted[case]
     memory = plan_run(load(row["settings"]).config)["cluster"]["memory"]
     planned = memory["activation_bytes"] + memory["loss_bytes"]
-    least, most = {"padded": (1.0, 1.1), "checkpointing": (0.85, 1.03)}.get(case, (0.97, 1.03))
+    least, most = {"padded": (1.0, 1.25), "checkpointing": (1.0, 1.12)}.get(case, (0.97, 1.03))
     assert least <= planned / row["peak"] <= most
 
 
@@ -54,7 +55,7 @@ def test_passes_between_products_are_those_counted(counted, case):
     cluster = plan_run(config)["cluster"]
     positions = config.train.batch_size * config.data.sequence_length * cluster["filled"]
     planned = cluster["cards"]["H100"]["elementwise_seconds"] * 3.35e12 * row["positions"] / positions
-    assert planned == pytest.approx(row["passes_bytes"], rel=0.13 if case == "padded" else 0.08)
+    assert planned == pytest.approx(row["passes_bytes"], rel=0.08)
 
 
 @pytest.mark.parametrize("model", ["llama_60m", "llama_1_3b"])
