@@ -1,6 +1,7 @@
 """Train a LLaMA on text with the optimizer that the settings name.
 
-    accelerate launch train.py [FILE.yaml ...] [key=value ...] [--plan | --plan=json]
+    accelerate launch train.py [FILE.yaml ...] [key=value ...]
+    python train.py [FILE.yaml ...] [key=value ...] --plan | --plan=json [--processes=N] [--card=NAME]
 
 Without a FILE: configs/quickstart.yaml. The same command again resumes the run. The exit code is 0 for a finished run,
 2 when the settings or the data are at fault, 1 when the machine is, 128 + the signal (130, 143, ...) after an interrupt
@@ -29,6 +30,7 @@ from data.held_out import EvaluationData
 from data.loader import TrainingData
 from data.tokenizer import check_vocabulary, load_tokenizer
 from models.llama import build_model
+from training.cluster.cards import chosen
 from training.compiler import compile_layers
 from training.loop import Trainer
 from training.optimizer import build_optimizer
@@ -57,8 +59,11 @@ def main(argv: list[str]) -> int:
         config = invocation.config
         if invocation.plan is not None:
             with settings_errors():
-                plan = plan_run(config)
-            say(json.dumps(plan) if invocation.plan == "json" else plan_table(plan))
+                cards = chosen(invocation.card)
+                check_layout(config, invocation.processes or 1)
+                plan = plan_run(config, processes=invocation.processes or 1, cards=cards)
+            bounded = invocation.processes is not None or invocation.card is not None
+            say(json.dumps(plan) if invocation.plan == "json" else plan_table(plan, bounded=bounded))
         else:
             check_layout(config, launched("WORLD_SIZE", 1))
             ending.world = start_world(

@@ -10,11 +10,11 @@ import torch
 
 import optimizers
 from analysis.tables.table import write_csv
-from benchmarks.bounds import BOUNDS
 from benchmarks.optimizers import Candidate, Machine, Parts
 from benchmarks.peers import state_bytes
 from configs.schema import Config
 from optimizers import registry
+from training.cluster.bounds import BOUNDS
 from training.plan import plan_run
 from training.run.drawing import BLUE, MUTED, default_style
 

@@ -5,7 +5,7 @@
     training/train_settings.py  run, schedule, train, wandb
     configs/sections.py         optimizer
 
-    python train.py [FILE.yaml ...] [key=value ...] [--plan | --plan=json]
+    python train.py [FILE.yaml ...] [key=value ...] [--plan | --plan=json] [--processes=N] [--card=NAME]
 
 Files merge left to right over the defaults; no file means configs/quickstart.yaml. In a file and on the command line,
 `model`, `data` and `optimizer` may name a file of that group (`optimizer: alice`, or with changes `optimizer: {base:
@@ -50,7 +50,7 @@ __all__ = [
     "read_into",
 ]
 
-USAGE = "train.py [FILE.yaml ...] [key=value ...] [--plan | --plan=json]"
+USAGE = "train.py [FILE.yaml ...] [key=value ...] [--plan | --plan=json] [--processes=N] [--card=NAME]"
 # Table 8 of arXiv 2502.07752: Adam's learning rate, where it is not 0.001.
 ADAM_LR = {"llama_1_3b": 0.0007}
 Sections = TypeVar("Sections")  # a dataclass of sections, one of them `optimizer`
@@ -58,19 +58,26 @@ Sections = TypeVar("Sections")  # a dataclass of sections, one of them `optimize
 
 @dataclass
 class Invocation:
-    """What the command line asks for. `plan` is the form in which to print the plan instead of training."""
+    """What the command line asks for. `plan` is the form in which to print the plan instead of training, `processes`
+    and `card` are for the plan; None where they are not given."""
 
     config: Config
     plan: Literal["text", "json"] | None
+    processes: int | None = None
+    card: str | None = None
 
 
 def load(argv: list[str]) -> Invocation:
     """Read the arguments of train.py. Raises SettingsError, its text one sentence."""
     plan: Literal["text", "json"] | None = None
     files, overrides = [], []
+    planned: dict[str, str] = {}
     for argument in argv:
+        flag, _, value = argument.partition("=")
         if argument in ("--plan", "--plan=json"):
             plan = "json" if argument.endswith("json") else "text"
+        elif flag in ("--processes", "--card"):
+            planned[flag] = value
         elif argument.startswith("-"):
             raise SettingsError(f"unknown flag {argument}; usage: {USAGE}")
         elif "=" in argument and not os.path.isfile(argument):  # noqa: PTH113  Path.is_file raises for a long one
@@ -81,7 +88,16 @@ def load(argv: list[str]) -> Invocation:
     for file in files or ["configs/quickstart.yaml"]:
         settings.add_file(file)
     settings.add_overrides(overrides)
-    return Invocation(build(settings), plan)
+    if planned and plan is None:
+        raise SettingsError(f"{next(iter(planned))} is for --plan: a launcher starts the processes of a run")
+    processes = _count(planned["--processes"]) if "--processes" in planned else None
+    return Invocation(build(settings), plan, processes, planned.get("--card"))
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise SettingsError(f"--processes must be a whole number above 0, got {text!r}")
+    return int(text)
 
 
 def build(settings: Settings) -> Config:

@@ -12,7 +12,7 @@ product, and the table has medians of rounds:
 
     step      ms, no refresh       x adam     step time over that of torch's fused AdamW in the same round
     refresh   ms more in a step that renews the bases       mean   ms, step + refresh / update_interval
-    x bound   step time over bytes / memory bandwidth + FLOPs / GEMM rate (benchmarks/bounds.py)
+    x bound   step time over bytes / memory bandwidth + FLOPs / GEMM rate (training/cluster/bounds.py)
     x ours    a peer's step time over that of the registry's optimizer of the same algorithm       (mean)  likewise
     share     of a training step of 131,072 positions at the GEMM rate, % (mean time; the paper's batch)
     state     MiB held             peak       MiB allocated at the most during a step, above those held before it

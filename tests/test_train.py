@@ -225,6 +225,34 @@ def test_a_plan_opens_no_data(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_plan_of_a_cluster(tmp_path, capsys):
+    argv = tiny.command(tmp_path / "nowhere", tmp_path / "run", "train.parallel=fsdp2", "--processes=2")
+    assert train.main([*argv, "--plan=json", "--card=H100"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["cluster"]["processes"] == 2 and list(plan["cluster"]["cards"]) == ["H100"]
+    assert plan["cluster"]["memory"]["weight_bytes"] < 0.6 * plan["weight_bytes"]
+    assert train.main([*argv, "--plan"]) == 0
+    shown = capsys.readouterr().out
+    assert "one of 2 processes, fsdp2" in shown and "communication, NVLink" in shown
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    {
+        "processes": (["--plan", "--processes=3"], "data.streams must be divisible by the number of processes 3"),
+        "number": (["--plan", "--processes=two"], "--processes must be a whole number above 0, got 'two'"),
+        "none": (["--plan", "--processes=0"], "--processes must be a whole number above 0"),
+        "card": (["--plan", "--card=h100"], "--card must be one of A100-40, A100-80, H100"),
+        "layerwise": (["--plan", "--processes=2", "train.layerwise=true"], "train.layerwise=true"),
+        "training": (["--processes=2"], "--processes is for --plan"),
+    }.values(),
+)
+def test_a_cluster_that_cannot_be_is_one_sentence(flags, words, tmp_path, capsys):
+    assert train.main(tiny.command(tmp_path / "nowhere", tmp_path / "run", *flags)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1 and words in captured.err
+
+
 def test_evaluate_a_finished_run(whole_run, text, tmp_path, capsys):
     assert evaluate_script.main([str(whole_run)]) == 0
     ours = capsys.readouterr().out

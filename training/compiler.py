@@ -37,9 +37,14 @@ def should_compile(model: LlamaForCausalLM, train: Train, sequence_length: int, 
         if missing:
             raise SettingsError(f"train.compile=true needs {missing}, which is not installed")
         return True
+    return not missing and long_enough(model, train, sequence_length, device.type)
+
+
+def long_enough(model: LlamaForCausalLM, train: Train, sequence_length: int, device_type: str) -> bool:
+    """Whether a run has so many FLOPs that compiling pays on such a device."""
     positions = train.steps * train.batch_size * sequence_length
     flops = 6 * positions * sum(parameter.numel() for parameter in model.parameters())
-    return not missing and flops >= PAYS_FROM[device.type]
+    return flops >= PAYS_FROM[device_type]
 
 
 def missing_compiler(device: torch.device) -> str | None:

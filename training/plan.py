@@ -1,6 +1,6 @@
 """The plan of a run: its sizes, memory and work, counted on the meta device. No weight is allocated, no data opened."""
 
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import torch
 from torch import nn
@@ -10,6 +10,8 @@ from configs.schema import Config, Model
 from models.kernels.cross_entropy import working_bytes
 from models.llama import LlamaForCausalLM, build_model
 from optimizers import BaseOptimizer, partition
+from training.cluster.cards import CARDS, Card
+from training.cluster.cluster_plan import Cluster, plan_cluster
 from training.optimizer import build_optimizer
 
 
@@ -66,9 +68,12 @@ class Work(TypedDict):
 class Plan(Sizes, Memory, Work):
     """Everything that `plan_run` counts. Fit for JSON."""
 
+    cluster: Cluster
 
-def plan_run(config: Config) -> Plan:
-    """The plan of the run that `config` describes.
+
+def plan_run(config: Config, *, processes: int = 1, cards: list[Card] | None = None) -> Plan:
+    """The plan of the run that `config` describes; `cluster` is that of one of `processes`, which divide the batch, on
+    each of `cards` (None: all that are known).
 
     Raises ValueError for a model or an optimizer that cannot be built, and ImportError for a missing package.
     """
@@ -76,7 +81,22 @@ def plan_run(config: Config) -> Plan:
     model = build_model(config.model, dtype=dtype, seed=0, device="meta")
     optimizer = build_optimizer(model, config.optimizer)
     optimizer.allocate_state()
-    return Plan(**_sizes(config, model, optimizer), **_memory(config, model, optimizer), **_work(config, model))
+    memory, work = _memory(config, model, optimizer), _work(config, model)
+    row = forward_bytes(config.model, config.data.sequence_length, dtype.itemsize)
+    cluster = plan_cluster(
+        config,
+        model,
+        optimizer,
+        processes=processes,
+        cards=list(CARDS.values()) if cards is None else cards,
+        activation_bytes=row[_activations(config)],
+        flops_per_position=work["flops_per_position"],
+    )
+    return Plan(**_sizes(config, model, optimizer), **memory, **work, cluster=cluster)
+
+
+def _activations(config: Config) -> Literal["activation_bytes", "checkpointed_activation_bytes"]:
+    return "checkpointed_activation_bytes" if config.train.activation_checkpointing else "activation_bytes"
 
 
 def forward_bytes(section: Model, positions: int, element_bytes: int) -> ForwardMemory:

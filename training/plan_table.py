@@ -1,10 +1,12 @@
 """A plan as a table to read."""
 
+from training.cluster.cluster_table import cluster_lines, size
 from training.plan import Plan
 
 
-def plan_table(plan: Plan) -> str:
-    """`plan` as text: sizes, memory of plain and of layer-wise training in columns, and work."""
+def plan_table(plan: Plan, *, bounded: bool = False) -> str:
+    """`plan` as text: sizes, memory of plain and of layer-wise training in columns, and work; if `bounded`, the
+    cluster's part of it too."""
     rows, length = plan["micro_batch_rows"], plan["sequence_length"]
     return "\n".join(
         [
@@ -19,7 +21,8 @@ def plan_table(plan: Plan) -> str:
             f"{plan['steps']:,} steps of {plan['batch_size']} rows x {length} = {plan['positions']:,} positions",
             f"{plan['flops_per_position']:.3g} FLOP a position, {plan['flops']:.3g} in all",
             f"evaluation: {_steps(plan['evaluation_steps'])}",
-            f"checkpoints: {_steps(plan['checkpoint_steps'])}, {_size(plan['checkpoint_bytes'])} each",
+            f"checkpoints: {_steps(plan['checkpoint_steps'])}, {size(plan['checkpoint_bytes'])} each",
+            *(cluster_lines(plan["cluster"]) if bounded else []),
         ]
     )
 
@@ -40,13 +43,9 @@ def _memory_lines(plan: Plan) -> list[str]:
     parts.append(("sum", sum(plain for _, plain, _ in parts), sum(layerwise for _, _, layerwise in parts)))
     return [
         f"  {'':32} {'plain':>12} {'layer-wise':>12}",
-        *(f"  {name:32} {_size(plain):>12} {_size(layerwise):>12}" for name, plain, layerwise in parts),
-        f"  ({contrary} activation checkpointing: {_size(other)} of activations)",
+        *(f"  {name:32} {size(plain):>12} {size(layerwise):>12}" for name, plain, layerwise in parts),
+        f"  ({contrary} activation checkpointing: {size(other)} of activations)",
     ]
-
-
-def _size(number: int) -> str:
-    return f"{number / 2**30:.3f} GiB" if number >= 2**27 else f"{number / 2**20:.2f} MiB"
 
 
 def _steps(steps: list[int]) -> str:

@@ -51,10 +51,14 @@ def summed_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, gradie
 def working_bytes(positions: int, vocabulary: int, width: int, *, dtype: torch.dtype, device: str) -> int:
     """The most that `summed_cross_entropy` holds for a micro-batch: a chunk's logits, and the weight's gradient until
     backward."""
-    logits = min(positions, CHUNK[device]) * vocabulary * 4
+    logits = min(positions, CHUNK[device]) * vocabulary
+    weights = 4 * vocabulary * width
     if _torchs_own(device, dtype):
-        return logits + 4 * vocabulary * width
-    return 2 * logits + 4 * vocabulary * width  # logits, and their logarithms of the softmax
+        return 4 * logits + weights
+    # Logits and their logarithms of the softmax; later the logarithms, the gradient for the logits, and a chunk's
+    # product for the weight's.
+    low = dtype.itemsize if dtype.itemsize < 4 else 0
+    return max(8 * logits, (4 + low) * logits + weights) + weights
 
 
 def _torchs_own(device: str, dtype: torch.dtype) -> bool:

@@ -16,21 +16,26 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 ALIGNMENT = 8
 
 
-@replaceable
 def newton_schulz(matrix: Tensor, coefficients: tuple[float, float, float], steps: int) -> Tensor:
     """`steps` times X <- a X + (b A + c A^2) X with A = X X^T; X [B, m, n], m <= n, singular values at most 1.
 
     `matrix` may be written to.
     """
-    a, b, c = coefficients
     n = matrix.shape[-1]
     if matrix.dtype.itemsize == 2 and n % ALIGNMENT:
         matrix = F.pad(matrix, (0, -n % ALIGNMENT))  # zero columns stay zero, and X X^T the same
+    return newton_schulz_iterations(matrix, coefficients, steps)[..., :n]
+
+
+@replaceable
+def newton_schulz_iterations(matrix: Tensor, coefficients: tuple[float, float, float], steps: int) -> Tensor:
+    """`newton_schulz` of a matrix as wide as the device likes it."""
+    a, b, c = coefficients
     for _ in range(steps):
         gram = matrix @ matrix.mT
         inner = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) if c else b * gram
         matrix = torch.baddbmm(matrix, inner, matrix, beta=a)
-    return matrix[..., :n]
+    return matrix
 
 
 def iteration_dtype(matrix: Tensor, chosen: str) -> torch.dtype:

@@ -120,7 +120,7 @@ def fixed_point(squares: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     return torch.where(live, a * x, 0.0), torch.where(live, b * y, 0.0)
 
 
-def newton_schulz(matrix: Tensor, coefficients: tuple[float, float, float], steps: int) -> Tensor:
+def newton_schulz_iterations(matrix: Tensor, coefficients: tuple[float, float, float], steps: int) -> Tensor:
     """The iterates take turns in two tensors, one of which is `matrix`. a I + b A + c A^2 is formed on the small side:
     added to a product, X would be copied first and read again. Not in bfloat16, where a in the sum is off by .2 %."""
     a, b, c = coefficients
@@ -192,7 +192,7 @@ REPLACEMENTS = {
         adam_moments_with_sumsq,
         corrected,
         fixed_point,
-        newton_schulz,
+        newton_schulz_iterations,
         formed,
         subtract_stacked,
     )

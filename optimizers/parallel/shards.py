@@ -1,5 +1,7 @@
 """Parameters sharded by rows: what this process holds of them, and who owns each."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
@@ -29,20 +31,34 @@ def check(parameter: Tensor) -> None:
 
 
 def owners(parameters: list[Tensor], first: int) -> dict[Tensor, int]:
-    """The owner of each sharded one of `parameters`.
+    """The owner of each sharded one of `parameters`, as `dealt` says, beginning with process `first` mod W."""
+    sharded = [parameter for parameter in parameters if isinstance(parameter, DTensor)]
+    if not sharded:
+        return {}
+    dealt_to = dealt([parameter.shape for parameter in sharded], first, processes(sharded[0]))
+    return dict(zip(sharded, dealt_to, strict=True))
 
-    Parameters of one shape (or its transpose) are dealt to the processes in turn, beginning with process `first` mod W.
-    The next shape continues with the next process.
+
+def dealt(shapes: Sequence[Sequence[int]], first: int, count: int) -> list[int]:
+    """The process, of `count`, that owns each matrix of these shapes.
+
+    Matrices of one shape (or its transpose) are dealt to the processes in turn, beginning with process `first` mod
+    `count`. The next shape continues with the next process.
     """
-    alike: dict[tuple[int, ...], list[Tensor]] = {}
-    for parameter in parameters:
-        if isinstance(parameter, DTensor):
-            alike.setdefault(tuple(sorted(parameter.shape)), []).append(parameter)
-    in_turn = (parameter for members in alike.values() for parameter in members)
-    return {parameter: (first + i) % processes(parameter) for i, parameter in enumerate(in_turn)}
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for i, shape in enumerate(shapes):
+        alike.setdefault(tuple(sorted(shape)), []).append(i)
+    in_turn = [i for members in alike.values() for i in members]
+    owner = {i: (first + place) % count for place, i in enumerate(in_turn)}
+    return [owner[i] for i in range(len(shapes))]
 
 
 def rows(parameter: Tensor, process: int) -> slice:
     """The rows of the whole `parameter` that `process` holds."""
-    each, total = -(-parameter.shape[0] // processes(parameter)), parameter.shape[0]
+    return span(parameter.shape[0], process, processes(parameter))
+
+
+def span(total: int, process: int, count: int) -> slice:
+    """The part of `total` rows that `process` of `count` holds, as torch.chunk cuts them."""
+    each = -(-total // count)
     return slice(min(process * each, total), min((process + 1) * each, total))

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from benchmarks import optimizers, peers
-from benchmarks.bounds import BOUNDS
 from benchmarks.optimizer_rows import evaluate
 from configs.schema import load
 from optimizers import registry
 from scripts import benchmark_optimizers
+from training.cluster.bounds import BOUNDS
 
 SMALL = ["model=llama_nano", "model.hidden_size=32", "model.intermediate_size=48", "model.num_hidden_layers=1"]
 

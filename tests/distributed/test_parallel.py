@@ -70,6 +70,15 @@ def test_micro_batches_are_reduced_once_and_clipped_by_the_whole_norm(found):
 
 
 @pytest.mark.distributed
+@pytest.mark.parametrize("name", ["adam", "alice", "racs", "lamb", "adam_8bit", "scale"])
+def test_shards_hold_what_the_plan_says(found, name):
+    """The plan's are those of the process that holds the most."""
+    row = found["held"][name]
+    assert [max(of_processes) for of_processes in zip(*row["held"], strict=True)] == row["planned"]
+    assert min(row["planned"]) > 0
+
+
+@pytest.mark.distributed
 def test_bfloat16_shards_are_computed_in_bfloat16(found):
     assert found["dtypes"] == ["torch.bfloat16"]
 

@@ -14,10 +14,14 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor.debug import CommDebugMode
 
+import optimizers
 from benchmarks import parallel as check
+from configs.schema import load
 from models.llama import build_model
 from optimizers import registry
 from optimizers.parallel import shards
+from training.optimizer import build_optimizer
+from training.plan import plan_run
 from training.processes.layout import Replicas, Shards
 from training.processes.model_weights import load_weights, set_initial_weights, whole_weights
 from training.processes.start import start_world
@@ -139,6 +143,43 @@ def watched(call, place, seen):
     return note
 
 
+# benchmarks.parallel's model, as settings.
+SETTINGS = (
+    *("model=llama_nano", "data=builtin", "train.dtype=bfloat16", "train.parallel=fsdp2", "train.micro_batch_size=2"),
+    *(
+        f"model.{key}={getattr(check.MODEL, key)}"
+        for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    ),
+    *(f"train.batch_size={check.ROWS}", f"data.sequence_length={check.LENGTH}", "optimizer.last_layer=adam"),
+)
+
+
+def held(name: str, world) -> dict[str, list[list[int]]]:
+    """Bytes of weights, gradients, whole gradients that are added up, and states, on each process; and the plan's."""
+    config = load([*SETTINGS, f"optimizer={name}"]).config
+    layout = Shards(build_model(config.model, dtype=torch.bfloat16, seed=0), world)
+    optimizer = build_optimizer(layout.unwrapped, config.optimizer)
+    optimizer.allocate_state()
+    parameters, rows = list(layout.unwrapped.parameters()), check.batch(0)[check.share(world)["share"]]
+    with layout.no_sync():
+        layout.model(rows[:2], rows[:2]).loss_sum.backward()
+    waiting = [
+        group._get_fsdp_state()._fsdp_param_group for group in (*layout.unwrapped.model.layers, layout.unwrapped)
+    ]
+    added = sum(each.unsharded_accumulated_grad.nbytes for group in waiting for each in group.fsdp_params)
+    layout.model(rows[2:], rows[2:]).loss_sum.backward()
+    weights, gradients = (
+        sum(tensor.to_local().nbytes for tensor in tensors)
+        for tensors in (parameters, [parameter.grad for parameter in parameters])
+    )
+    planned = plan_run(config, processes=world.count)["cluster"]["memory"]
+    keys = ("weight_bytes", "gradient_bytes", "accumulated_gradient_bytes", "optimizer_state_bytes")
+    return {
+        "held": world.all_gather(weights, gradients, added, optimizers.state_bytes(optimizer)),
+        "planned": [planned[key] for key in keys],
+    }
+
+
 def main(out: Path) -> None:
     world = start_world(seed=0, threads=1, deterministic=False, dtype="float32")
     found = {
@@ -147,6 +188,7 @@ def main(out: Path) -> None:
         "started": {kind.__name__: started(kind, world, out.with_name("saved")) for kind in (Replicas, Shards)},
         "accumulated": {kind.__name__: accumulated(kind, world) for kind in (Replicas, Shards)},
         "dtypes": dtypes(world),
+        "held": {name: held(name, world) for name in ("adam", "alice", "racs", "lamb", "adam_8bit", "scale")},
         "reduced": {kind.__name__: reduced(kind, world) for kind in (Replicas, Shards)},
     }
     if world.is_main:

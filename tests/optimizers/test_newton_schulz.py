@@ -1,9 +1,13 @@
 """Newton-Schulz iterations in half precision: widths of a multiple of 8, results of the width asked for."""
 
+import contextlib
+
 import pytest
 import torch
 
 from optimizers.functional.newton_schulz import CUBIC, newton_schulz
+
+from .conftest import cuda_functions
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 
@@ -18,19 +22,21 @@ def widths(monkeypatch):
     """The last sizes of what is multiplied."""
     seen, product = set(), torch.baddbmm
 
-    def watched(base, left, right, **factors):
+    def watched(base, left, right, **options):
         seen.add(right.shape[-1])
-        return product(base, left, right, **factors)
+        return product(base, left, right, **options)
 
     monkeypatch.setattr(torch, "baddbmm", watched)
     return seen
 
 
+@pytest.mark.parametrize("form", [contextlib.nullcontext, cuda_functions], ids=["cpu", "cuda"])
 @pytest.mark.parametrize("coefficients", [CUBIC, QUINTIC])
 @pytest.mark.parametrize("n", [13, 16, 21])
-def test_half_precision_is_padded_and_gives_the_same(widths, n, coefficients):
+def test_half_precision_is_padded_and_gives_the_same(widths, n, coefficients, form):
     given = stack(n, torch.bfloat16)
-    found = newton_schulz(given, coefficients, 5)
+    with form():
+        found = newton_schulz(given.clone(), coefficients, 5)
     assert found.shape == (3, 9, n)
     assert {width % 8 for width in widths - {9}} == {0}
     exact = newton_schulz(given.double(), coefficients, 5)

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 import optimizers
-from benchmarks.bounds import BOUNDS
 from configs.schema import load
 from models import unpadding
 from models.llama import build_model
 from optimizers import registry
 from optimizers.engine import eight_bit
 from tests.phantom.count import Count
+from training.cluster.bounds import BOUNDS
 
 RANK = {"llama_60m": 128, "llama_1_3b": 512}  # Tables 7 and 10
 DTYPE = torch.bfloat16
@@ -42,7 +42,7 @@ def options(name: str, model: str) -> dict[str, Any]:
 
 
 def bound(optimizer: torch.optim.Optimizer, name: str) -> float:
-    """Bytes that a step cannot do without (benchmarks/bounds.py)."""
+    """Bytes that a step cannot do without (training/cluster/bounds.py)."""
     total = 0.0
     for group in optimizer.param_groups:
         adam = group["algorithm"] == "adam"

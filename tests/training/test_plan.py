@@ -189,3 +189,12 @@ def test_a_plan_is_json_and_a_table():
         "4.422 GiB each",
     ):
         assert words in text
+
+
+def test_a_cluster_is_shown_only_where_it_is_asked_for():
+    counted = plan("configs/experiment/table2/1_3b/alice.yaml")
+    plain, bounded = plan_table(counted), plan_table(counted, bounded=True)
+    assert bounded.startswith(plain + "\n") and "H100" not in plain
+    for words in ("not measurements", "A100-40", "on GPUs, one process", "most at once", "data=prepared"):
+        assert words in bounded
+    assert "communication" not in bounded

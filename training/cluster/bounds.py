@@ -1,4 +1,4 @@
-"""Lower bounds for the benchmark: the least work and memory traffic of a step of each optimizer.
+"""Lower bounds for benchmarks and plans: the least work and memory traffic of a step of each optimizer.
 
 For an m x n matrix, m <= n, rank r, b bytes an element. FLOPs: the algorithm's products, and the element-wise work of
 the vector methods. Bytes: the traffic that remains when everything is fused: G and W are read and W is written

@@ -1,0 +1,58 @@
+"""What each of several processes steps, and holds as the optimizer's state, counted on the meta device."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from optimizers import BaseOptimizer
+from optimizers.engine import adamw
+from optimizers.parallel.shards import dealt, span
+
+
+class Part(NamedTuple):
+    """A tensor that a process steps, with the options of its group."""
+
+    tensor: Tensor
+    group: dict[str, Any]
+
+
+def parts_of_processes(optimizer: BaseOptimizer, processes: int) -> list[list[Part]]:
+    """For each process of an FSDP2 run what it steps: its own rows of a parameter, or the whole of one that it owns.
+
+    `optimizer` holds the parameters of one process, on the meta device.
+    """
+    parts: list[list[Part]] = [[] for _ in range(processes)]
+    owned = 0
+    for group in optimizer.param_groups:
+        parameters = group["params"]
+        if _needs_whole(optimizer, group):
+            owners = dealt([parameter.shape for parameter in parameters], owned, processes)
+            owned += len(parameters)
+            for parameter, owner in zip(parameters, owners, strict=True):
+                parts[owner].append(Part(parameter, group))
+        else:
+            for parameter in parameters:
+                for process, mine in enumerate(parts):
+                    mine.append(Part(parameter[span(len(parameter), process, processes)], group))
+    return parts
+
+
+def _needs_whole(optimizer: BaseOptimizer, group: dict[str, Any]) -> bool:
+    traits = optimizer.traits
+    return group["algorithm"] != "adam" and (traits.sharding == "owner" or group.get("role") in traits.whole_roles)
+
+
+def state_bytes(optimizer: BaseOptimizer, parts: list[Part]) -> int:
+    """Bytes of the optimizer's state of these parts."""
+    total = 0
+    for tensor, group in parts:
+        state = adamw.allocate(tensor) if group["algorithm"] == "adam" else optimizer.allocate(tensor, group)
+        total += sum(value.nbytes for value in state.values() if isinstance(value, torch.Tensor))
+    return total
+
+
+def row_elements(tensors: Sequence[Tensor], processes: int) -> int:
+    """Elements of the rows of `tensors` that a process holds: those of the first, to which FSDP2 pads all."""
+    return sum(-(-len(tensor) // processes) * tensor[:1].numel() for tensor in tensors)

@@ -1,0 +1,36 @@
+"""Memory that an optimizer's step on a GPU takes and gives back."""
+
+from optimizers import BaseOptimizer
+from optimizers.engine.norm_scaled import LIST_BYTES, NormScaled
+
+# The most that is held at once, in float32 copies of the largest matrices that are stepped in one call: counted on
+# bfloat16 models of 60M and 1.3B parameters (docs/gpu.md); tests/phantom holds these numbers against the count.
+COPIES = {
+    "adafactor": 5.0, "adam": 0.0, "adam_8bit": 0.0, "adam_mini": 3.0, "alice": 2.5, "alice_0": 2.5, "apollo": 1.5,
+    "apollo_mini": 1.0, "apollo_svd": 1.5, "dion": 2.5, "eigen_adam": 4.0, "fira": 2.5, "galore": 2.5,
+    "galore_8bit": 2.5, "lamb": 4.0, "lars": 3.0, "ldadam": 7.8, "lion": 2.0, "muon": 4.5, "natural_galore": 6.8,
+    "normuon": 6.5, "racs": 2.0, "scale": 3.0, "shampoo": 3.0, "sinkgd": 2.0, "soap": 6.0, "swan": 4.0,
+}  # fmt: skip
+UNCOUNTED = 8.0  # of a method that is not in the list: the most of all
+EXCHANGED = 3.0  # more where owners get gradients from shards and send changes back: parts and whole, sent and received
+
+
+def transient_bytes(name: str, optimizer: BaseOptimizer, *, processes: int, sharded: bool) -> int:
+    """Bytes of a plain step of the method `name`, without a refresh, on one of `processes`. `optimizer` holds the whole
+    model."""
+    copies = COPIES.get(name, UNCOUNTED)
+    if sharded and optimizer.traits.sharding == "owner":
+        copies += EXCHANGED
+    return round(4 * copies * _largest(optimizer, processes if sharded else 1))
+
+
+def _largest(optimizer: BaseOptimizer, shares: int) -> int:
+    """Elements of the largest matrices that one of `shares` processes steps in one call."""
+    methods = [group for group in optimizer.param_groups if group["algorithm"] != "adam"]
+    if isinstance(optimizer, NormScaled):
+        totals = [sum(p.numel() for p in group["params"]) for group in methods]
+        return max(total // shares if shares > 1 else min(total, LIST_BYTES["cuda"] // 4) for total in totals)
+    mine = {parameter for group in methods for parameter in group["params"]}
+    lists = [together for together in optimizer.stepped_together("cuda") if together[0] in mine]
+    largest = max((sum(parameter.numel() for parameter in together) for together in lists), default=0)
+    return largest if optimizer.traits.sharding == "owner" else -(-largest // shares)
