@@ -91,7 +91,12 @@ def run(config: Config, world: World) -> int:
                 activation_checkpointing=config.train.activation_checkpointing,
             )
             compile_layers(model, config.train, config.data.sequence_length, world.device)
-            layout = lay_out(model, world, parallel=config.train.parallel)
+            layout = lay_out(
+                model,
+                world,
+                parallel=config.train.parallel,
+                deal_steps=config.train.deal_steps and not config.run.record_basis_cosines,
+            )
             optimizer = build_optimizer(model, config.optimizer)
             if config.train.stochastic_rounding:
                 optimizer.round_stochastically(config.run.seed)
