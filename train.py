@@ -114,6 +114,7 @@ def run(config: Config, world: World) -> int:
                 process_count=world.count,
                 stream_states=trainer.restore(start.checkpoint),
                 mended=start.has_data_path(config.data.path),
+                pin=world.device.type == "cuda",
             )
             opened.enter_context(closing(data))
             recorder.begin()
