@@ -32,9 +32,9 @@ def project(basis: Tensor, gradient: Tensor) -> Tensor:
 
 
 def leading_left_singular_vectors(matrix: Tensor, rank: int) -> Tensor:
-    """The eigenvectors of A A^T in float64. An SVD on CUDA is iterated matrix by matrix (docs/gpu.md). Squares of float32
-    are exact in float64, where singular values down to 1e-8 of the largest are told apart; of a float64 matrix half of
-    the digits would be lost."""
+    """The eigenvectors of A A^T in float64. An SVD on CUDA is iterated matrix by matrix (docs/gpu.md). Squares of
+    float32 are exact in float64, where singular values down to 1e-8 of the largest are told apart; of a float64 matrix
+    half of the digits would be lost."""
     if matrix.dtype != torch.float32:
         return NotImplemented
     gram = matrix.new_empty(*matrix.shape[:-1], matrix.shape[-2], dtype=torch.float64)

@@ -65,6 +65,7 @@ def phantom() -> Iterator[None]:
         (options, "_resolve_auto_acc_dtype", staticmethod(lambda dtype, _: torch.float32 if dtype in HALVES else None)),
         (common, "amp_definitely_not_available", lambda: False),
         (torch.cuda, "is_bf16_supported", lambda *_: True),
+        (torch.cuda, "get_device_capability", lambda *_: (9, 0)),
         (torch.cuda, "Event", Event),
         (torch.Tensor, "pin_memory", pin_memory),
     ]

@@ -12,6 +12,7 @@ from tests.phantom import device  # before torch
 import argparse  # isort: skip
 import contextlib
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -106,7 +107,7 @@ def count_pass(model_name: str, *, dtype: torch.dtype, padded: bool, autocast: b
     return {
         "dtype": str(dtype), "padded": padded, "autocast": autocast, "launches": count.launches, "waits": count.waits,
         "moved": moved.waits, "products": sorted({str(kernel.dtype) for kernel in products}),
-        "attention": sorted({kernel.name for kernel in count.kernels if "attention" in kernel.name}),
+        "attention": sorted({kernel.name for kernel in count.kernels if re.search("attn|attention", kernel.name)}),
     }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from .compiler import compiler
 
 ROOT = Path(__file__).parents[2]
 MODELS = ("llama_60m", "llama_1_3b")
+LISTED = ["_varlen_attn", "_varlen_attn_backward"]  # of rows of different lengths, without padding
 FLASH = ["_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_backward"]
 
 
