@@ -74,9 +74,8 @@ def test_counts_are_of_real_work(steps):
 def test_a_pass_keeps_its_budget_and_does_not_wait(passes):
     for row in passes[:2]:
         assert row["launches"] <= PASSES["llama_60m"][row["padded"]]
-        assert (
-            row["waits"] == row["moved"] == [] and row["attention"] == FLASH and row["products"] == ["torch.bfloat16"]
-        )
+        assert row["waits"] == row["moved"] == [] and row["products"] == ["torch.bfloat16"]
+        assert row["attention"] == (LISTED if row["padded"] else FLASH)
 
 
 @pytest.mark.slow
