@@ -101,7 +101,12 @@ def run(config: Config, world: World) -> int:
                 device="meta",
             )
             compile_layers(model, config.train, config.data.sequence_length, world.device)
-            layout = lay_out(model, world, parallel=config.train.parallel)
+            layout = lay_out(
+                model,
+                world,
+                parallel=config.train.parallel,
+                deal_steps=config.train.deal_steps and not config.run.record_basis_cosines,
+            )
             if start.checkpoint is None:
                 set_initial_weights(model, config.model, world, seed=config.run.seed)
             optimizer = build_optimizer(model, config.optimizer)
@@ -121,6 +126,7 @@ def run(config: Config, world: World) -> int:
                 process_count=world.count,
                 stream_states=trainer.restore(start.checkpoint),
                 mended=start.has_data_path(config.data.path),
+                pin=world.device.type == "cuda",
             )
             opened.enter_context(closing(data))
             recorder.begin()

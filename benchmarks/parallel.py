@@ -104,10 +104,10 @@ def train(
 
 
 def lay_out(
-    name: str, kind: type[Replicas | Shards], world: World, dtype: torch.dtype
+    name: str, kind: type[Replicas | Shards], world: World, dtype: torch.dtype, **options: bool
 ) -> tuple[Replicas | Shards, BaseOptimizer]:
-    """A fresh model on all processes, and its optimizer."""
-    layout = kind(build_model(MODEL, dtype=dtype, seed=0, device="meta"), world)
+    """A fresh model on all processes, and its optimizer; `options` are the layout's."""
+    layout = kind(build_model(MODEL, dtype=dtype, seed=0, device="meta"), world, **options)
     set_initial_weights(layout.unwrapped, MODEL, world, seed=0)
     optimizer = build(name, layout.unwrapped)
     layout.attach(optimizer)

@@ -19,6 +19,7 @@ FREE_ON_RESUME = (
     "train.checkpoint_every",
     "train.micro_batch_size",
     "train.parallel",
+    "train.deal_steps",
 )
 
 # Settings that came after runs were recorded. At these defaults they are left out, so that runs keep their identity.

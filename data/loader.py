@@ -31,6 +31,10 @@ class Batch:
     labels: Tensor  # int64 [rows, sequence_length], not shifted, -100 at padding
     stream_states: dict[str, StreamState]  # of each of its streams, by number as text, after this batch; fit for JSON
 
+    def pinned(self) -> "Batch":
+        """The batch in memory from which a GPU copies without the host waiting for it."""
+        return replace(self, input_ids=self.input_ids.pin_memory(), labels=self.labels.pin_memory())
+
 
 class TrainingData:
     """Iterator over the batches of one process; endless unless `data.repeat` is false.
@@ -47,6 +51,7 @@ class TrainingData:
         stream_states: those of the batch to resume after, of at least the streams of this process; None starts at
             the beginning.
         mended: `data.path` is that of the states, so files of other sizes are the same ones, mended.
+        pin: batches are `pinned`, on the thread that makes them.
 
     Raises:
         DataError: by the constructor, for settings and files that cannot be right or a state of other data; by
@@ -65,6 +70,7 @@ class TrainingData:
         process_count: int = 1,
         stream_states: dict[str, StreamState] | None = None,
         mended: bool = False,
+        pin: bool = False,
     ) -> None:
         count = section.streams
         if batch_size % count or count % process_count:
@@ -101,6 +107,8 @@ class TrainingData:
             )
         self._batches: queue.Queue[Batch | Exception] = queue.Queue(max(section.prefetch, 1))
         batches = make_batches(streams, encoder, section, rows_per_stream=batch_size // count)
+        if pin:
+            batches = map(Batch.pinned, batches)
         arguments = (batches, self._batches, source.closing)
         thread = threading.Thread(target=_fill, args=arguments, name="data", daemon=True)
         self._closing = source.closing

@@ -69,7 +69,8 @@ class LlamaForCausalLM(transformers.LlamaForCausalLM):
             input_ids = input_ids.flatten()[indices].unsqueeze(0)
         hidden = decoder.embed_tokens(input_ids)
         rotary = decoder.rotary_emb(hidden, position_ids=positions)
-        arguments = row_arguments(indices, (rows, length), self.config.num_attention_heads)
+        heads, width = self.config.num_attention_heads, decoder.layers[0].self_attn.head_dim
+        arguments = row_arguments(indices, (rows, length), heads, width, hidden.dtype)
         if indices is not None and self._compiled:
             arguments["most"] = rows * length
         for layer in decoder.layers:

@@ -35,4 +35,6 @@ def model_inputs(input_ids: Tensor, labels: Tensor, device: torch.device) -> dic
     inputs = {"input_ids": input_ids, "labels": labels}
     if (indices := unpadded_indices(labels)) is not None:
         inputs["indices"] = indices
+    if device.type == "cuda":  # from other memory the host would wait for the copy; a pinned batch is not copied again
+        inputs = {name: tensor.pin_memory() for name, tensor in inputs.items()}
     return {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}

@@ -22,6 +22,7 @@ from data.loader import Batch, TrainingData
 from models.unpadding import model_inputs
 from optimizers import BaseOptimizer
 from training.counters import Counters
+from training.device_numbers import DeviceNumbers
 from training.evaluation import evaluate, perplexity
 from training.layerwise import GradientRelease
 from training.meter import Meter
@@ -66,6 +67,8 @@ class Trainer:
         self._streams: dict[str, dict] = {}
         self._saved_step = 0  # of the last checkpoint
         self._meter = Meter(world.device)
+        # A CPU has computed loss and norm when they are asked for. A GPU would idle until the step's launches follow.
+        self._reads_first = world.device.type != "cuda"
         self._release: GradientRelease | None = None
         if config.train.layerwise:
             self._release = GradientRelease(self._parameters, optimizer, self._meter.optimizer_clock)
@@ -147,9 +150,10 @@ class Trainer:
         """Forward, backward and the optimizer's step on `batch`, this process's rows [rows, length] of the whole batch.
 
         The loss is the mean over the `targets` of the whole batch: all micro-batches, all processes. Returns it (nats)
-        and the norm of the gradient before clipping; only to read them does a step wait for its device. With
-        train.layerwise backward is also the optimizer's step, so the loss is read before it too. Raises MachineError
-        if loss or norm is not finite: such a gradient is not applied.
+        and the norm of the gradient before clipping; only to read them does a step wait for its device. Raises
+        MachineError if one of them is not finite. A CPU reads them before the optimizer's step, which such a gradient
+        then does not reach; with train.layerwise, where backward is that step, it reads the loss before backward. A GPU
+        reads them behind the step, and what was applied is not kept.
         """
         step, layout, device = self.counters.step + 1, self._layout, self.world.device
         self._set_learning_rates(step)
@@ -158,7 +162,7 @@ class Trainer:
         for number, (input_ids, labels) in enumerate(micro_batches, 1):
             with contextlib.nullcontext() if number == len(micro_batches) else layout.no_sync():
                 loss_sum = layout.model(**model_inputs(input_ids, labels, device)).loss_sum
-                if self._release and not math.isfinite(loss := loss_sum.item() / targets):
+                if self._release and self._reads_first and not math.isfinite(loss := loss_sum.item() / targets):
                     raise self._not_finite(loss, math.nan)
                 self._backward(loss_sum, targets)
             total += loss_sum.detach()
@@ -167,13 +171,24 @@ class Trainer:
         else:
             norm = layout.gradient_norm(self._parameters, self.config.train.clip_grad_norm)
         mean = self.world.sum(total) / targets
-        loss, gradient_norm = torch.stack([mean, norm.to(mean.dtype)]).tolist()
-        if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
-            raise self._not_finite(loss, gradient_norm)
+        numbers = DeviceNumbers(torch.stack([mean, norm.to(mean.dtype)]))
+        if self._reads_first:
+            self._finite(numbers)
         with self._recorder.recording_bases(step), self._meter.optimizer_clock:
-            self.optimizer.step()
+            try:
+                self.optimizer.step()
+            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+                self._finite(numbers)  # a gradient that is not may have stopped the renewal of a basis
+                raise
         self.optimizer.zero_grad()
-        return loss, gradient_norm
+        return self._finite(numbers)
+
+    def _finite(self, numbers: DeviceNumbers) -> tuple[float, float]:
+        """Loss and gradient norm. Raises MachineError if one of them is not finite."""
+        loss, norm = numbers.read()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise self._not_finite(loss, norm)
+        return loss, norm
 
     def _backward(self, loss_sum: Tensor, targets: int) -> None:
         """Backward, which with train.layerwise is the optimizer's step. Raises MachineError where a gradient that is
@@ -235,8 +250,9 @@ class Trainer:
 
     def _not_finite(self, loss: float, norm: float, applied: str | None = None) -> MachineError:
         if applied is None:
-            # Layer-wise, a bad gradient of a good loss is known only when it has been applied; it is never saved.
-            applied = "was applied but not kept" if self._release and math.isfinite(loss) else "was not applied"
+            # Behind the step, or layer-wise a bad gradient of a good loss: applied when it is known, but never saved.
+            late = not self._reads_first or (self._release and math.isfinite(loss))
+            applied = "was applied but not kept" if late else "was not applied"
         return MachineError(
             f"step {self.counters.step + 1} {applied}: its loss is {loss}, its gradient norm {norm} "
             f"({self._last_saved()})"

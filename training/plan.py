@@ -36,7 +36,7 @@ class ForwardMemory(TypedDict):
 
 
 class Memory(ForwardMemory):
-    """Bytes of one process without sharding, with micro-batches of `micro_batch_rows` rows.
+    """Bytes of one process without sharding or dealt steps, with micro-batches of `micro_batch_rows` rows.
 
     Weights, gradients and the optimizer's state are exact. `layerwise_gradient_bytes` are the most bytes of gradients
     at once with train.layerwise, for the stacks of this machine's device. A checkpoint holds weights and state.

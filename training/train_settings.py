@@ -42,6 +42,11 @@ class Train:
     stochastic_rounding: bool = setting(False, "round bfloat16 weights up or down at random, without bias")
     compile: Literal["auto", True, False] = setting("auto", "compile the layers; auto: when the run is long enough")
     parallel: Literal["ddp", "fsdp2"] = setting("ddp", "ddp: every process holds the whole model; fsdp2: its rows")
+    deal_steps: bool = setting(
+        True,
+        "ddp: each process steps a share of the matrices and sends their weights to the others; false: every process "
+        "steps all, as with run.record_basis_cosines",
+    )
     layerwise: bool = setting(False, "step each matrix and free its gradient during backward: less memory, same result")
     activation_checkpointing: bool = setting(False, "recompute the layers in backward: less memory, a third more work")
 

@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from ..parallel import shards, state_dicts
+from ..parallel.messages import Message
 from . import adamw
 from .generators import rounding_source
 from .options import Params, check_all
@@ -27,12 +29,14 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     traits: ClassVar[Traits] = Traits()
 
-    # The processes that share refreshes, and the seed of stochastic rounding; None: neither.
+    # The processes that share refreshes, those that steps are dealt to, the seed of stochastic rounding; None: none.
     _sharers: dist.ProcessGroup | None = None
+    _dealers: dist.ProcessGroup | None = None
     _rounding_seed: int | None = None
 
     def __init__(self, params: Params, **options: Any):
         self._owners: dict[Tensor, int] = {}
+        self._sent: list[Message] = []
         super().__init__(params, {**options, "algorithm": "method"})
 
     def __getstate__(self) -> dict[str, Any]:
@@ -40,7 +44,7 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._owners = {}
+        self._owners, self._sent = {}, []
         for group in self.param_groups:
             self._deal(group)
 
@@ -109,13 +113,22 @@ class BaseOptimizer(torch.optim.Optimizer):
             self._owners |= shards.owners(group["params"], first=len(self._owners))
 
     def owner(self, parameter: Tensor) -> int | None:
-        """The process that steps a sharded `parameter` and holds its state. None: each process steps its own rows, or
-        the parameter is not sharded."""
+        """The process that steps a sharded or dealt `parameter` and holds its state. None: each process steps its own
+        rows, or the whole."""
         return self._owners.get(parameter)
 
     def owns(self, parameter: Tensor) -> bool:
         """Whether this process steps `parameter`, or its own rows of it."""
-        return self.owner(parameter) in (None, shards.process(parameter))
+        me = shards.process(parameter) if self._dealers is None else self._dealers.rank()
+        return self.owner(parameter) in (None, me)
+
+    def holders(self, parameter: Tensor) -> dist.ProcessGroup | None:
+        """The processes each of which holds a part of the state of a sharded or dealt `parameter`; None: all of it is
+        here."""
+        if isinstance(parameter, DTensor):
+            group: dist.ProcessGroup = parameter.device_mesh.get_group()
+            return group
+        return None if self.owner(parameter) is None else self._dealers
 
     def _parameters(self) -> list[Tensor]:
         return [parameter for group in self.param_groups for parameter in group["params"]]
@@ -200,6 +213,9 @@ class BaseOptimizer(torch.optim.Optimizer):
                 self._allocated(parameter, group)
             if parameters:
                 self._step_together(group, parameters)
+        for message in self._sent:
+            message.finish()
+        self._sent.clear()
         return loss
 
     @torch.compiler.disable
@@ -212,8 +228,11 @@ class BaseOptimizer(torch.optim.Optimizer):
                 parameter.register_post_accumulate_grad_hook(optimizer.step_parameter)
 
         A matrix of a stack waits for the stack's last gradient. Weights and state are those of `step()` to the bit.
-        `step()` after backward steps the parameters that still hold a gradient.
+        `step()` after backward steps the parameters that still hold a gradient. Raises ValueError where steps are dealt
+        to several processes.
         """
+        if self._dealers is not None:
+            raise ValueError("step_parameter steps every parameter on this process; do not call deal_steps before")
         if parameter.numel() == 0:
             parameter.grad = None
             return
@@ -275,9 +294,13 @@ class BaseOptimizer(torch.optim.Optimizer):
             return None
         position, sources = {p: i for i, p in enumerate(self._parameters())}, []
         for p in parameters:
-            writes = self.state[p]["writes"] = self.state[p].get("writes", 0) + 1
-            sources.append(rounding_source(self._rounding_seed, writes, position[p], p.device))
+            self._count_write(p)
+            sources.append(rounding_source(self._rounding_seed, self.state[p]["writes"], position[p], p.device))
         return sources
+
+    def _count_write(self, parameter: Tensor) -> None:
+        if self._rounding_seed is not None:
+            self.state[parameter]["writes"] = self.state[parameter].get("writes", 0) + 1
 
     def share_refreshes(self, processes: dist.ProcessGroup) -> None:
         """From the next step on, each of `processes` refreshes its share of the bases and sends them to the others.
@@ -287,6 +310,15 @@ class BaseOptimizer(torch.optim.Optimizer):
         without bases it changes nothing.
         """
         self._sharers = processes
+
+    def deal_steps(self, processes: dist.ProcessGroup) -> None:
+        """From the next step on, each of `processes` steps its share of the matrices, holds their state, and sends
+        their new weights to the others.
+
+        For processes that have the same gradients (DDP); every one must call it. Parameters stepped by Adam, and
+        methods that work element by element, are not dealt: to send a weight takes as long as to step it. `state_dict`
+        holds the state of this process; `full_state_dict` that of all. Raises ValueError for sharded parameters.
+        """
 
 
 def check_tensor(parameter: Tensor, optimizer: str) -> None:

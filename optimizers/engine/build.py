@@ -51,11 +51,13 @@ def build(
     return cls(groups, **{**presets, **options, "lr": lr})
 
 
-def state_bytes(optimizer: BaseOptimizer) -> int:
-    """Bytes of all tensors that the optimizer holds as state, each view counted by its own elements."""
+def state_bytes(optimizer: BaseOptimizer, *, dealt: bool = False) -> int:
+    """Bytes of all tensors that the optimizer holds here as state, each view counted by its own elements; `dealt`: only
+    of the matrices whose state a single process holds."""
     return sum(
         value.numel() * value.element_size()
-        for state in optimizer.state.values()
+        for parameter, state in optimizer.state.items()
+        if not dealt or optimizer.owner(parameter) is not None
         for value in state.values()
         if isinstance(value, Tensor)
     )

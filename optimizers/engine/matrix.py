@@ -7,12 +7,15 @@ them waits for the device.
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from .. import kernels
-from ..parallel import shards
+from ..parallel import shards, state_dicts
+from ..parallel.dealt_steps import deal
 from ..parallel.exchange import Exchange, whole_norms
+from ..parallel.messages import send_to_all
 from ..parallel.sharded_stack import ShardedStack
 from ..parallel.shared_refresh import evenly_spaced, refresh_in_shares
 from .base import BaseOptimizer
@@ -103,9 +106,12 @@ class MatrixOptimizer(BaseOptimizer):
     def step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         if self.traits.awaits_gradient:
             parameters = self._begun(parameters)
-        stacks = self._stacks(group, parameters)
-        refreshed = self._refresh_shared(stacks, group)
-        kernels.for_each_stack(lambda stack: self._step_stack(stack, group, stack in refreshed), stacks)
+        if here := [parameter for parameter in parameters if self._steps_here(parameter)]:
+            stacks = self._stacks(group, here)
+            refreshed = self._refresh_shared(stacks, group)
+            kernels.for_each_stack(lambda stack: self._step_stack(stack, group, stack in refreshed), stacks)
+        if self._dealers is not None:
+            self._send_weights(parameters, self._dealers)
 
     def _begun(self, parameters: list[Tensor]) -> list[Tensor]:
         """Those of `parameters` that were stepped before or have a gradient that is not all zero."""
@@ -135,6 +141,42 @@ class MatrixOptimizer(BaseOptimizer):
         """What `update` gets as state: the stack's, and what the traits ask for beside it."""
         norms = stack.norms() if self.traits.reads_norms else None
         return stack.state if norms is None else {**stack.state, "weight_norm": norms}
+
+    # ---- steps dealt to replicas
+
+    def deal_steps(self, processes: dist.ProcessGroup) -> None:
+        if self.traits.sharding != "owner" or processes.size() == 1:
+            return
+        if any(isinstance(parameter, DTensor) for parameter in self._parameters()):
+            raise ValueError("deal_steps is for whole parameters; a sharded matrix is stepped by one process anyway")
+        self._dealers, self._plans = processes, {}
+        for group in self.param_groups:
+            self._deal(group)
+        for parameter in self._owners:
+            if parameter in self.state and not self.owns(parameter):
+                self.state[parameter] = state_dicts.plain(self.state[parameter])
+
+    def _deal(self, group: dict[str, Any]) -> None:
+        super()._deal(group)
+        if self._dealers is not None and group["algorithm"] != "adam":
+            self._owners |= deal(self._trainable(group), self._owners, self._dealers.size())
+
+    def _steps_here(self, parameter: Tensor) -> bool:
+        """Whether this process takes part in the step of `parameter`."""
+        return self._dealers is None or self.owns(parameter)
+
+    def _send_weights(self, stepped: list[Tensor], processes: dist.ProcessGroup) -> None:
+        """Send and receive the weights that were `stepped`, and count the steps of those received."""
+        weights: list[list[Tensor]] = [[] for _ in range(processes.size())]
+        for parameter in stepped:
+            owner = self.owner(parameter)
+            if owner is not None:
+                weights[owner].append(parameter.detach())
+            if not self.owns(parameter):
+                self._count_write(parameter)
+                if self.traits.counts_steps:
+                    self.state[parameter]["step"] += 1
+        self._sent += send_to_all(weights, processes)
 
     # ---- refreshes
 
@@ -224,7 +266,7 @@ class MatrixOptimizer(BaseOptimizer):
 
     def _plan(self, group: dict[str, Any], parameters: list[Tensor]) -> list[Stack]:
         position = {parameter: i for i, parameter in enumerate(self._parameters())}
-        elements = sum(p.numel() for p in self._trainable(group))
+        elements = sum(p.numel() for p in self._trainable(group) if self._steps_here(p))
         lists = self._alike(group, parameters, parameters[0].device.type)
         return [self._stack(members, group, position, elements) for members in lists]
 
@@ -244,7 +286,7 @@ class MatrixOptimizer(BaseOptimizer):
             "group_elements": elements,
             "states": [self.state[parameter] for parameter in owned],
         }
-        if self.owner(parameters[0]) is None:
+        if not isinstance(parameters[0], DTensor) or self.owner(parameters[0]) is None:
             return Stack(**fields)
         sharded = [parameter for parameter in parameters if isinstance(parameter, DTensor)]
         return ShardedStack(**fields, exchange=Exchange(sharded, [self.owner(p) for p in sharded]))

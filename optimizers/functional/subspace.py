@@ -14,6 +14,7 @@ def leading_eigenvectors(symmetric: Tensor, rank: int) -> Tensor:
     return torch.linalg.eigh(symmetric).eigenvectors[..., -rank:].flip(-1)
 
 
+@replaceable
 def leading_left_singular_vectors(matrix: Tensor, rank: int) -> Tensor:
     """[B, m, n] -> [B, m, rank], m <= n: left singular vectors of the largest singular values, descending.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..functional import moments, scaling
 from ..functional.numerics import above_rounding
+from ..functional.subspace import leading_eigenvectors
 
 # The least that is added to the root of a float32 second moment: what the plain code raises such roots to. Roots below
 # 1e-12 notice it.
@@ -28,6 +29,19 @@ def project(basis: Tensor, gradient: Tensor) -> Tensor:
     if len(basis) > 1 or gradient.stride(-1) == 1:
         return NotImplemented
     return (gradient.mT @ basis).mT
+
+
+def leading_left_singular_vectors(matrix: Tensor, rank: int) -> Tensor:
+    """The eigenvectors of A A^T in float64. An SVD on CUDA is iterated matrix by matrix (docs/gpu.md). Squares of
+    float32 are exact in float64, where singular values down to 1e-8 of the largest are told apart; of a float64 matrix
+    half of the digits would be lost."""
+    if matrix.dtype != torch.float32:
+        return NotImplemented
+    gram = matrix.new_empty(*matrix.shape[:-1], matrix.shape[-2], dtype=torch.float64)
+    for each, square in zip(matrix, gram, strict=True):  # one matrix at a time in float64
+        wide = each.double()
+        torch.mm(wide, wide.mT, out=square)
+    return leading_eigenvectors(gram, rank).to(matrix.dtype)
 
 
 def adam_moments(sigma: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, betas: tuple[float, float], eps: float) -> Tensor:
@@ -188,6 +202,7 @@ REPLACEMENTS = {
     for function in (
         project,
         column_sumsq,
+        leading_left_singular_vectors,
         adam_moments,
         adam_moments_with_sumsq,
         corrected,

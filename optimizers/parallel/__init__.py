@@ -7,5 +7,7 @@ all-to-all brings the owners the gradients of up to W times as many matrices as 
 stack as if nothing were sharded, and a second all-to-all hands every process its rows of the change. Only the owner
 holds state. Rows are cut as torch.chunk cuts them: ceil(rows / W) for each process, fewer or none for the last ones.
 
-Replicas (DDP) step the same gradients; they can share the refreshes of bases.
+Replicas (DDP) have the same gradients. They can deal the matrices among them: each is stepped by one process, which
+holds its state and sends its new weight to the others. Or every process steps all of them, and only the refreshes of
+bases are shared.
 """

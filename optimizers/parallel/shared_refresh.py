@@ -7,8 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..engine.stack import Stack
-
-MESSAGE_BYTES = 1 << 25  # bases are joined to messages of up to this size
+from .messages import send_to_all
 
 
 def refresh_in_shares(
@@ -34,11 +33,8 @@ def refresh_in_shares(
             for part in evenly_spaced(share):
                 result += [stack.state[key][part] for key in refreshed if key in stack.state]
         dealt += len(places)
-    for process, result in enumerate(results):
-        if result:
-            dist._broadcast_coalesced(  # type: ignore[attr-defined]
-                processes, result, MESSAGE_BYTES, process
-            )
+    for message in send_to_all(results, processes):
+        message.finish()
 
 
 def evenly_spaced(places: list[int]) -> list[slice]:

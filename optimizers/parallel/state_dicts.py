@@ -174,11 +174,11 @@ def local_state_dict(optimizer: "BaseOptimizer", state_dict: dict[str, Any]) -> 
     state = dict(state_dict["state"])
     saved = (i for group in state_dict["param_groups"] for i in group["params"])
     for i, (parameter, _) in zip(saved, members(optimizer), strict=False):  # load_state_dict refuses other numbers
-        if i not in state or not isinstance(parameter, DTensor):
+        if i not in state:
             continue
         if not optimizer.owns(parameter):
             state[i] = plain(state[i])
-        elif optimizer.owner(parameter) is None:
+        elif isinstance(parameter, DTensor) and optimizer.owner(parameter) is None:
             mine = shards.rows(parameter, shards.process(parameter))
             state[i] = {key: value[mine] if _by_rows(value) else value for key, value in state[i].items()}
     return {**state_dict, "state": state}
@@ -191,26 +191,28 @@ def full_state_dict(optimizer: "BaseOptimizer") -> dict[str, Any]:
     """`BaseOptimizer.full_state_dict`. A process holds one parameter's whole tensors at a time."""
     state_dict, first = optimizer.state_dict(), True
     for i, (parameter, group) in enumerate(members(optimizer)):
-        if isinstance(parameter, DTensor):
-            first = shards.process(parameter) == 0
+        if (holders := optimizer.holders(parameter)) is not None:
+            first = holders.rank() == 0
             if parameter in optimizer.state:
                 whole = _whole_state(optimizer, parameter, group)
                 state_dict["state"][i] = {key: _on_host(value) if first else None for key, value in whole}
     return state_dict if first else {}
 
 
-def _whole_state(optimizer: "BaseOptimizer", parameter: DTensor, group: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The state of `parameter` as one process would hold it, item by item, on every process."""
-    held, owner, mesh = optimizer.state[parameter], optimizer.owner(parameter), parameter.device_mesh
+def _whole_state(optimizer: "BaseOptimizer", parameter: Tensor, group: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The state of `parameter` as one process would hold it, item by item, on every process that holds a part."""
+    held, owner = optimizer.state[parameter], optimizer.owner(parameter)
     if owner is None:
+        assert isinstance(parameter, DTensor)
         for key, value in held.items():
             yield key, _sharded(value, parameter).full_tensor() if _by_rows(value) else value
         return
-    for key, value in optimizer.template(parameter, group).items():
-        if isinstance(value, Tensor):
+    template = optimizer.template(parameter, group)
+    for key in template | plain(held):
+        if isinstance(value := template.get(key), Tensor):
             owned = optimizer.owns(parameter)
             value = held[key].contiguous() if owned else torch.empty_like(value, device=parameter.device)
-            dist.broadcast(value, dist.get_global_rank(mesh.get_group(), owner), mesh.get_group())
+            dist.broadcast(value, group=optimizer.holders(parameter), group_src=owner)
             yield key, value
         else:
             yield key, held[key]

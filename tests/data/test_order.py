@@ -3,9 +3,11 @@
 import gzip
 import json
 import logging
+import threading
 from collections import Counter
 
 import pytest
+import torch
 
 from data.data_errors import DataError
 from data.loader import TrainingData
@@ -144,3 +146,19 @@ def test_close_ends_the_thread_and_the_iterator(section, tokenizer):
     data.close()
     data.close()
     assert next(data, None) is None
+
+
+def test_batches_are_pinned_on_the_thread_that_makes_them(section, tokenizer, monkeypatch):
+    threads = []
+
+    def pinned(tensor):
+        threads.append(threading.current_thread().name)
+        return tensor + 1
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pinned)
+    plain, moved = (
+        next(TrainingData(section, tokenizer, vocab_size=VOCABULARY, batch_size=8, pin=pin)) for pin in (False, True)
+    )
+    assert set(threads) == {"data"}
+    assert torch.equal(moved.input_ids, plain.input_ids + 1) and torch.equal(moved.labels, plain.labels + 1)
+    assert moved.stream_states == plain.stream_states

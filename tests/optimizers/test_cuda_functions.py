@@ -1,6 +1,7 @@
 """What kernels/cuda.py computes, held on a CPU against the plain code and the plain float64 forms."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from optimizers.functional import history
 from optimizers.functional.newton_schulz import CUBIC, newton_schulz
 from optimizers.functional.residual import residual_sumsq
 from optimizers.functional.scaling import fixed_point, reference_fixed_point
-from optimizers.functional.subspace import project
+from optimizers.functional.subspace import leading_left_singular_vectors, project
 from optimizers.kernels import cuda
 
 from .conftest import cuda_functions
@@ -59,6 +60,29 @@ def test_scales_of_rows_and_columns_at_any_size(scale, iterations):
         s, q = reference_fixed_point(P, iterations)
         assert torch.allclose(columns[i].double(), s, rtol=1e-5, atol=0)
         assert torch.allclose(rows[i].double(), q, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("smallest", [1e-2, 1e-6])
+def test_singular_vectors_without_an_svd(smallest, scale):
+    """Against float64's, at singular values in equal ratios. An eigenproblem in float32 would lose those below 3e-4."""
+    m, n, rank = 24, 40, 12
+    left, right = torch.linalg.qr(drawn(2, m, m)).Q, torch.linalg.qr(drawn(2, n, m)).Q
+    matrix = (scale * (left * torch.logspace(0, math.log10(smallest), m, dtype=torch.float64)) @ right.mT).float()
+    expected = torch.linalg.svd(matrix.double()).U[..., :rank]
+    svd = leading_left_singular_vectors(matrix, rank)
+    with cuda_functions():
+        got = leading_left_singular_vectors(matrix, rank)
+    assert got.dtype == torch.float32 and got.shape == (2, m, rank)
+    assert (got.mT @ got - torch.eye(rank)).abs().max() < 1e-6
+    errors = [1 - (each.double() * expected).sum(-2).abs() for each in (got, svd)]
+    assert errors[0].max() <= max(errors[1].max(), 1e-7)
+
+
+def test_singular_vectors_of_float64_and_of_no_gradient():
+    assert cuda.leading_left_singular_vectors(drawn(1, 4, 6), 2) is NotImplemented  # squares would lose half the digits
+    basis = cuda.leading_left_singular_vectors(torch.zeros(2, 4, 6), 3)
+    assert torch.allclose(basis.mT @ basis, torch.eye(3))
 
 
 @pytest.mark.parametrize("share", [0.25, 1.0])

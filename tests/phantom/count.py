@@ -4,7 +4,9 @@ The rules are those of torch's eager CUDA code. Not counted: what a solver launc
 from memory), and time.
 """
 
-import math
+from tests.phantom import device  # before torch
+
+import math  # isort: skip
 from typing import Any, NamedTuple
 
 import torch
@@ -153,12 +155,17 @@ def _launches(name: str, args: tuple, made: int) -> int:
     return max(-(-len(lists[0]) // TENSORS[depth - 1]), -(-blocks // BLOCKS))
 
 
+def _pinned(tensor: Tensor) -> bool:
+    return tensor.untyped_storage()._cdata in device.pinned
+
+
 def _order(tensor: Tensor) -> tuple:
     return tuple(stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1), tensor.shape
 
 
 def _wait(name: str, args: tuple, kwargs: dict, given: list[Tensor], made: list[Tensor]) -> str | None:
-    on_host = [tensor for tensor in given if tensor.device.type == "cpu" and tensor.ndim]
+    on_host = [tensor for tensor in given if tensor.device.type == "cpu" and tensor.ndim and not _pinned(tensor)]
+    later = kwargs.get("non_blocking") or (len(args) > 2 and args[2] is True)
     if name in READS:
         return "reads the device"
     if name in CHECKED:
@@ -168,9 +175,8 @@ def _wait(name: str, args: tuple, kwargs: dict, given: list[Tensor], made: list[
     if name in COPIES:
         target = made[0] if made else given[0]
         if target.device.type == "cpu":
-            return "copies to the host"
+            return None if later and _pinned(target) else "copies to the host"
         if on_host:
-            later = kwargs.get("non_blocking") or (len(args) > 2 and args[2] is True)
             return "copies pageable memory" if later else "copies from the host"
-        return None
+        return None if later or all(tensor.is_cuda for tensor in given) else "copies from the host"
     return "index on the host" if on_host else None

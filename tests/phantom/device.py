@@ -21,6 +21,38 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 aten = torch.ops.aten
 HALVES = (torch.bfloat16, torch.float16)
 
+pinned: set[int] = set()  # storages that a GPU reads and writes while the host goes on
+synchronized: list[str] = []  # waits for events
+
+
+class Event:
+    """In place of `torch.cuda.Event`; it never passes unless it is waited for."""
+
+    def __init__(self, **_: bool):
+        pass
+
+    def record(self) -> None:
+        pass
+
+    def query(self) -> bool:
+        return False
+
+    def synchronize(self) -> None:
+        synchronized.append("waits for an event")
+
+
+def pin_memory(tensor: Tensor) -> Tensor:
+    """In place of `Tensor.pin_memory`."""
+    if tensor.untyped_storage()._cdata in pinned:
+        return tensor
+    copy = tensor.clone()
+    pinned.add(copy.untyped_storage()._cdata)
+    _kept.append(copy)  # or another storage would get its address
+    return copy
+
+
+_kept: list[Tensor] = []
+
 
 @contextlib.contextmanager
 def phantom() -> Iterator[None]:
@@ -33,8 +65,11 @@ def phantom() -> Iterator[None]:
         (options, "_resolve_auto_acc_dtype", staticmethod(lambda dtype, _: torch.float32 if dtype in HALVES else None)),
         (common, "amp_definitely_not_available", lambda: False),
         (torch.cuda, "is_bf16_supported", lambda *_: True),
+        (torch.cuda, "get_device_capability", lambda *_: (9, 0)),
+        (torch.cuda, "Event", Event),
+        (torch.Tensor, "pin_memory", pin_memory),
     ]
-    before = [(owner, name, vars(owner)[name]) for owner, name, _ in replaced]
+    before = [(owner, name, vars(owner).get(name, getattr(owner, name))) for owner, name, _ in replaced]
     for owner, name, value in replaced:
         setattr(owner, name, value)
     try:

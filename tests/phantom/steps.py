@@ -2,6 +2,7 @@
 
     python -m tests.phantom.steps llama_1_3b alice galore ...    plain steps of these
     python -m tests.phantom.steps llama_60m --model              forward and backward of the model
+    python -m tests.phantom.steps llama_60m --training           a whole training step
 
 A plain step is one without a refresh. Weights and gradients are bfloat16, the rank is the paper's for the model.
 """
@@ -9,20 +10,30 @@ A plain step is one without a refresh. Weights and gradients are bfloat16, the r
 from tests.phantom import device  # before torch
 
 import argparse  # isort: skip
+import contextlib
 import json
-from typing import Any
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
+import pytest
 import torch
 from torch import Tensor
 
 import optimizers
 from configs.schema import load
+from data.loader import Batch, TrainingData
 from models import unpadding
 from models.llama import build_model
 from optimizers import registry
 from optimizers.engine import eight_bit
 from tests.phantom.count import Count
 from training.cluster.bounds import BOUNDS
+from training.device_numbers import DeviceNumbers
+from training.loop import Trainer
+from training.processes.layout import Replicas
+from training.run.recorder import Recorder
 
 RANK = {"llama_60m": 128, "llama_1_3b": 512}  # Tables 7 and 10
 DTYPE = torch.bfloat16
@@ -85,9 +96,9 @@ def count_pass(model_name: str, *, dtype: torch.dtype, padded: bool, autocast: b
     indices = unpadding.unpadded_indices(labels)  # made on the CPU of real labels, before anything is fake
     with device.phantom():
         device.to_phantom(model)
-        with Count() as moved:
-            inputs = {"input_ids": _moved(ids), "labels": _moved(labels)}
-            inputs |= {} if indices is None else {"indices": _moved(indices)}
+        with Count() as moved, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(unpadding, "unpadded_indices", lambda _: indices)
+            inputs = unpadding.model_inputs(ids, labels, torch.device("cuda"))
         with Count() as count:
             with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
                 loss = model(**inputs).loss_sum
@@ -96,12 +107,61 @@ def count_pass(model_name: str, *, dtype: torch.dtype, padded: bool, autocast: b
     return {
         "dtype": str(dtype), "padded": padded, "autocast": autocast, "launches": count.launches, "waits": count.waits,
         "moved": moved.waits, "products": sorted({str(kernel.dtype) for kernel in products}),
-        "attention": sorted({kernel.name for kernel in count.kernels if "attention" in kernel.name}),
+        "attention": sorted({kernel.name for kernel in count.kernels if re.search("attn|attention", kernel.name)}),
     }  # fmt: skip
 
 
-def _moved(tensor: Tensor) -> Tensor:
-    return tensor.to("cuda", non_blocking=True)
+def count_training_step(model_name: str) -> dict[str, Any]:
+    """A whole step of `Trainer`, with padding, clipping and two micro-batches, from its batch to its row of metrics."""
+    settings = ("train.dtype=bfloat16", "train.clip_grad_norm=1", f"train.micro_batch_size={ROWS}", "train.steps=100")
+    config = load([f"model={model_name}", "optimizer=alice", f"train.batch_size={2 * ROWS}", *settings]).config
+    model = build_model(config.model, dtype=DTYPE, seed=0, device="meta")
+    ids = torch.randint(1000, (2 * ROWS, LENGTH))
+    labels = ids.clone()
+    labels[:, LENGTH * 3 // 4 :] = -100
+    indices = unpadding.unpadded_indices(labels[:ROWS])
+    rows: list[dict] = []
+    with device.phantom(), pytest.MonkeyPatch.context() as patch:
+        device.to_phantom(model)
+        optimizer = optimizers.build(model, "alice", lr=0.01)
+        optimizer.allocate_state()
+        for parameter in model.parameters():
+            if isinstance(optimizer.state[parameter].get("step"), int):
+                optimizer.state[parameter]["step"] = AGE
+        for label, group in zip(("method", "adam"), optimizer.param_groups, strict=True):
+            group["label"] = label
+        world: Any = Alone()
+        recorder = Recorder()
+        patch.setattr(recorder, "write", rows.append)
+        trainer = Trainer(config, world, Replicas(model, world), optimizer, folder=Path(), recorder=recorder)
+        trainer.counters.step = AGE
+        patch.setattr(unpadding, "unpadded_indices", lambda _: indices)  # made of real labels, before anything is fake
+        patch.setattr(trainer, "_next_batch", lambda _: (Batch(ids, labels, {}).pinned(), labels.numel()))
+        patch.setattr(DeviceNumbers, "read", _read)
+        progress: Any = SimpleNamespace(show=lambda *_: None)
+        with Count() as step:
+            trainer._step(cast(TrainingData, None), progress)
+    return {"waits": step.waits + device.synchronized, "rows": len(rows), "operators": len(step.kernels)}
+
+
+class Alone:
+    """A process of its own, as `World` describes it."""
+
+    device, count, is_main = torch.device("cuda"), 1, True
+    accelerator = SimpleNamespace(no_sync=lambda _: contextlib.nullcontext())
+
+    def replicate(self, model: Any) -> Any:
+        return model
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+
+def _read(numbers: DeviceNumbers) -> list[float]:
+    """As `DeviceNumbers.read`, of numbers that are not there."""
+    assert numbers._copied is not None
+    numbers._copied.synchronize()
+    return [1.0, 1.0]
 
 
 def main() -> None:
@@ -109,12 +169,16 @@ def main() -> None:
     parser.add_argument("model", choices=sorted(RANK))
     parser.add_argument("names", nargs="*", metavar="NAME", help="optimizers; default: all, unless --model")
     parser.add_argument("--model", dest="passes", action="store_true", help="forward and backward of the model")
+    parser.add_argument("--training", action="store_true", help="a whole training step")
     parser.add_argument("--kernels", action="store_true", help="print each operator of the step too")
     arguments = parser.parse_args()
     if arguments.passes:
         for padded in (False, True):
             print(json.dumps(count_pass(arguments.model, dtype=DTYPE, padded=padded, autocast=False)), flush=True)
         print(json.dumps(count_pass(arguments.model, dtype=torch.float32, padded=False, autocast=True)), flush=True)
+        return
+    if arguments.training:
+        print(json.dumps(count_training_step(arguments.model)))
         return
     for name in arguments.names or registry.names():
         row = count_step(name, arguments.model)

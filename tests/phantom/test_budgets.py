@@ -14,6 +14,7 @@ from .compiler import compiler
 
 ROOT = Path(__file__).parents[2]
 MODELS = ("llama_60m", "llama_1_3b")
+LISTED = ["_varlen_attn", "_varlen_attn_backward"]  # of rows of different lengths, without padding
 FLASH = ["_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_backward"]
 
 
@@ -73,7 +74,15 @@ def test_counts_are_of_real_work(steps):
 def test_a_pass_keeps_its_budget_and_does_not_wait(passes):
     for row in passes[:2]:
         assert row["launches"] <= PASSES["llama_60m"][row["padded"]]
-        assert row["waits"] == [] and row["attention"] == FLASH and row["products"] == ["torch.bfloat16"]
+        assert row["waits"] == row["moved"] == [] and row["products"] == ["torch.bfloat16"]
+        assert row["attention"] == (LISTED if row["padded"] else FLASH)
+
+
+@pytest.mark.slow
+def test_a_whole_training_step_waits_once():
+    (step,) = count("llama_60m", "--training")
+    assert step["waits"] == ["waits for an event"]
+    assert step["rows"] == 1 and step["operators"] > 2000  # it was a whole one, with its row of metrics
 
 
 @pytest.mark.slow

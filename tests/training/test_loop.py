@@ -5,7 +5,9 @@ import itertools
 import pytest
 
 import train
+from models.llama import LlamaForCausalLM, Loss
 from tests import tiny
+from training.loop import Trainer
 from training.schedule import lr_factor
 
 
@@ -42,3 +44,36 @@ def test_clipping_bounds_the_gradient_and_rows_show_the_norm_before(text, tmp_pa
     assert clipped[0]["grad_norm"] == free[0]["grad_norm"] > 0.1
     assert clipped[1]["loss"] != free[1]["loss"]
     assert abs(clipped[3]["grad_norm"] / clipped[0]["grad_norm"] - 1) < 0.2
+
+
+def behind_the_step(self, *arguments, original=Trainer.__init__, **named):
+    """A trainer that reads the loss as on a GPU."""
+    original(self, *arguments, **named)
+    self._reads_first = False
+
+
+@pytest.mark.slow
+def test_a_loss_read_behind_the_step_is_the_same(text, tmp_path, monkeypatch):
+    before = run(text, tmp_path / "before")
+    monkeypatch.setattr(Trainer, "__init__", behind_the_step)
+    behind = run(text, tmp_path / "behind")
+    assert [row["loss"] for row in behind] == [row["loss"] for row in before]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("interval", [1, 5], ids=["refresh", "plain step"])
+def test_what_a_bad_gradient_changed_is_not_kept(text, tmp_path, monkeypatch, capfd, interval):
+    """A GPU reads the loss behind the step. A basis that cannot be renewed of such a gradient is no other failure."""
+    losses = []
+
+    def faulty(self, *arguments, original=LlamaForCausalLM.forward, **named):
+        losses.append(original(self, *arguments, **named).loss_sum)
+        return Loss(losses[-1] * float("nan") if len(losses) == 2 else losses[-1])
+
+    monkeypatch.setattr(Trainer, "__init__", behind_the_step)
+    monkeypatch.setattr(LlamaForCausalLM, "forward", faulty)
+    changes = ("train.checkpoint_every=1", "train.eval_every=0", f"optimizer.update_interval={interval}")
+    assert train.main(tiny.command(text, tmp_path / "run", *changes)) == 1
+    said = capfd.readouterr().err
+    assert "step 2 was applied but not kept: its loss is nan" in said and "Traceback" not in said
+    assert tiny.saved_steps(tmp_path / "run") == [1]

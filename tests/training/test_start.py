@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -100,3 +101,20 @@ def test_a_run_says_what_it_computes_on(text, tmp_path):
     command = [sys.executable, "train.py", *tiny.command(text, tmp_path / "run", "train.steps=1")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
     assert done.stderr.count("1 process on the CPU, 1 thread each, float32\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "mixed", "tf32", "warned"),
+    [
+        ("cuda", "float32", "no", False, True),
+        ("cuda", "float32", "bf16", False, False),
+        ("cuda", "float32", "no", True, False),
+        ("cuda", "bfloat16", "no", False, False),
+        ("cpu", "float32", "no", False, False),
+    ],
+)
+def test_a_gpu_without_its_fast_units_is_warned_of(device, dtype, mixed, tf32, warned):
+    accelerator = SimpleNamespace(device=torch.device(device), mixed_precision=mixed)
+    warning = start.float32_warning(accelerator, dtype, tf32)
+    assert (warning is not None) == warned
+    assert not warned or "train.dtype=bfloat16" in warning

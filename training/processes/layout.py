@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from models.llama import LlamaForCausalLM, allocate
-from optimizers import BaseOptimizer
+from optimizers import BaseOptimizer, state_bytes
 from optimizers.parallel import shards
 from training.processes.world import World
 
@@ -27,15 +27,20 @@ class Replicas:
         model: the module to call: the model or its wrapper.
     """
 
-    def __init__(self, model: LlamaForCausalLM, world: World):
+    def __init__(self, model: LlamaForCausalLM, world: World, *, deal_steps: bool = False):
         allocate(model, world.device)
         self._world, self.unwrapped, self.model = world, model, world.replicate(model)
+        self._deal_steps = deal_steps
 
     def attach(self, optimizer: BaseOptimizer) -> None:
-        """Keep the replicas equal: one process refreshes a basis and sends it to the others."""
+        """Keep the replicas equal: one process steps a matrix, or only refreshes its basis, and sends it to the
+        others."""
         if self._world.count > 1:
             assert group.WORLD is not None
-            optimizer.share_refreshes(group.WORLD)
+            if self._deal_steps:
+                optimizer.deal_steps(group.WORLD)
+            else:
+                optimizer.share_refreshes(group.WORLD)
 
     def no_sync(self) -> contextlib.AbstractContextManager:
         """Around forward and backward of every micro-batch but the last: processes do not exchange gradients yet."""
@@ -48,10 +53,10 @@ class Replicas:
             nn.utils.clip_grads_with_norm_(parameters, largest, norm)
         return norm
 
-    def total(self, number: int) -> int:
-        """The total of a number over one copy of the model; `number` is this process's part of it. All processes call
-        it."""
-        return number
+    def state_bytes(self, optimizer: BaseOptimizer) -> int:
+        """Bytes of the state of one copy of the model. All processes call it."""
+        owned = state_bytes(optimizer, dealt=True)
+        return state_bytes(optimizer) - owned + sum(share for (share,) in self._world.all_gather(owned))
 
 
 class Shards:
@@ -91,18 +96,20 @@ class Shards:
             torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1.0))  # as clip_grads_with_norm_
         return norm
 
-    def total(self, number: int) -> int:
-        """As `Replicas.total`: the sum over the processes."""
-        return sum(share for (share,) in self._world.all_gather(number))
+    def state_bytes(self, optimizer: BaseOptimizer) -> int:
+        """As `Replicas.state_bytes`."""
+        return sum(share for (share,) in self._world.all_gather(state_bytes(optimizer)))
 
 
 Layout = Replicas | Shards
 
 
-def lay_out(model: LlamaForCausalLM, world: World, *, parallel: str) -> Layout:
+def lay_out(model: LlamaForCausalLM, world: World, *, parallel: str, deal_steps: bool = False) -> Layout:
     """Put `model`, still without memory, on the processes as `parallel` says: "ddp" or "fsdp2". A single process holds
     all of it either way.
 
     To be called before the parameters are handed to an optimizer: shards are other parameters than those of `model`.
     """
-    return Shards(model, world) if parallel == "fsdp2" and world.count > 1 else Replicas(model, world)
+    if parallel == "fsdp2" and world.count > 1:
+        return Shards(model, world)
+    return Replicas(model, world, deal_steps=deal_steps)

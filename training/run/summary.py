@@ -4,7 +4,7 @@ from typing import Any
 
 from configs.identity import config_hash
 from configs.schema import Config
-from optimizers import BaseOptimizer, state_bytes
+from optimizers import BaseOptimizer
 from training.counters import Counters
 from training.evaluation import perplexity
 from training.memory import peak_memory_bytes
@@ -32,7 +32,7 @@ def summarize(
         "tokens_per_second": counters.tokens / counters.train_seconds,
         "train_seconds": counters.train_seconds,
         "parameters": sum(parameter.numel() for parameter in layout.unwrapped.parameters()),
-        "optimizer_state_bytes": layout.total(state_bytes(optimizer)),
+        "optimizer_state_bytes": layout.state_bytes(optimizer),
         "peak_memory_bytes": peak_memory_bytes(world.device),
         "processes": world.count,
         "seed": config.run.seed,
