@@ -3,7 +3,7 @@
 Methods for matrices build on `matrix.MatrixOptimizer`; methods for any shape build on `BaseOptimizer` itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar
 
 import torch
@@ -27,6 +27,8 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     traits: ClassVar[Traits] = Traits()
 
+    # The devices on which steps are compiled.
+    compiled_on: Collection[str] = ("cuda",)
     # The processes that share refreshes, and the seed of stochastic rounding; None: neither.
     _sharers: dist.ProcessGroup | None = None
     _rounding_seed: int | None = None
@@ -261,6 +263,11 @@ class BaseOptimizer(torch.optim.Optimizer):
             raise ValueError("stochastic_rounding is not possible with sharded parameters")
         self._rounding_seed = seed
 
+    @property
+    def rounds(self) -> bool:
+        """Whether weights are rounded stochastically."""
+        return self._rounding_seed is not None
+
     def rounding_noise(self, parameters: list[Tensor]) -> list[torch.Generator] | None:
         """The private random sources of the next write of each of `parameters`; None: round to nearest."""
         if self._rounding_seed is None:
@@ -270,6 +277,14 @@ class BaseOptimizer(torch.optim.Optimizer):
             writes = self.state[p]["writes"] = self.state[p].get("writes", 0) + 1
             sources.append(rounding_source(self._rounding_seed, writes, position[p], p.device))
         return sources
+
+    def compile_steps(self, on: Collection[str]) -> None:
+        """From the next step on, compile the steps of matrices that are on devices of these types; () compiles none.
+
+        At first it is ("cuda",). A step is eager where the compiler (triton) or a graph of the method is missing, of
+        sharded parameters, vectors and stacks in one tensor, with stochastic rounding, and inside `kernels.disabled()`.
+        """
+        self.compiled_on = on
 
     def share_refreshes(self, processes: dist.ProcessGroup) -> None:
         """From the next step on, each of `processes` refreshes its share of the bases and sends them to the others.

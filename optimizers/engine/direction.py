@@ -19,7 +19,7 @@ class Direction(NamedTuple):
     left: Tensor | None = None
     right: Tensor | None = None
     dense: Tensor | None = None
-    scale: float = 1.0
+    scale: float | Tensor = 1.0  # a tensor [] where the step is one, traced by a compiler
 
     def of(self, i: int) -> "Direction":
         """The direction of the i-th matrix, without the stack's dimension."""
