@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..engine import weights
 from ..engine.matrix import MatrixOptimizer
-from ..functional.numerics import working_dtype
+from ..functional.numerics import widened
 
 if TYPE_CHECKING:
     from ..engine.stack import Stack
@@ -78,7 +78,7 @@ def _step(
 ) -> None:
     """What is traced: the step of matrices [rows, columns], not oriented. rate, decay_rate, t: float64 [], the learning
     rate of the matrices, that of their decay, and the step."""
-    gradient = torch.stack([each.to(working_dtype(each.dtype)) for each in gradients])
+    gradient = torch.stack(widened(gradients))
     if transposed:
         gradient, matrices = gradient.mT, [matrix.mT for matrix in matrices]
     if not accumulated:
