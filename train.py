@@ -90,9 +90,10 @@ def run(config: Config, world: World) -> int:
                 seed=config.run.seed,
                 activation_checkpointing=config.train.activation_checkpointing,
             )
-            compile_layers(model, config.train, config.data.sequence_length, world.device)
+            compiled = compile_layers(model, config.train, config.data.sequence_length, world.device)
             layout = lay_out(model, world, parallel=config.train.parallel)
             optimizer = build_optimizer(model, config.optimizer)
+            optimizer.compile_steps(on=("cuda",) if compiled else ())
             if config.train.stochastic_rounding:
                 optimizer.round_stochastically(config.run.seed)
             held_out = world.from_main(  # one set for all processes: no need to download and tokenise it for each

@@ -121,7 +121,8 @@ def lower_loss() -> Lowered:
     with device.phantom(), lowering() as sources, torch.no_grad(), contextlib.suppress(Exception):
         hidden, weight = (torch.empty(n, WIDTH, dtype=torch.bfloat16, device="cuda") for n in (ROWS, VOCABULARY))
         targets = torch.empty(ROWS, dtype=torch.int64, device="cuda")
-        CompiledChunk(dynamic=False, fullgraph=True)(hidden, weight, targets, torch.empty_like(weight, dtype=torch.float32))
+        total = torch.empty_like(weight, dtype=torch.float32)
+        CompiledChunk(dynamic=False, fullgraph=True)(hidden, weight, targets, total)
     return counted(sources[0])
 
 
@@ -131,9 +132,12 @@ def main() -> int:
     parser.add_argument("--triton", required=True, metavar="FOLDER", help="where triton is installed")
     arguments = parser.parse_args()
     sys.path.append(arguments.triton)
-    matrix = [name for name in registry.names() if issubclass(registry.get(name)[0], MatrixOptimizer)]
+    classes = {name: registry.get(name)[0] for name in registry.names()}
+    names = [
+        name for name, each in classes.items() if issubclass(each, MatrixOptimizer) and each.traits.same_every_step
+    ]
     faults = 0
-    for name in arguments.names or [*matrix, "loss"]:
+    for name in arguments.names or ["loss", *names]:
         lowered, reason = (lower_loss(), "") if name == "loss" else lower_step(name)
         if lowered is None:
             faults += name in LIMITS

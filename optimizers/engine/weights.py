@@ -52,10 +52,11 @@ def subtract_traced(
 ) -> None:
     """W <- W - step change, before or after W <- W - decay W, for a compiler: B weights [m, n] and change [B, m, n].
 
-    step, decay: float64 []; decay None: there is none. Each weight is computed in the precision of the change and
-    rounded once, and all are written by one call.
+    step, decay: float64 []; decay None: there is none. Each weight is computed in the working precision and rounded
+    once, and all are written by one call.
     """
-    exact = [weight.to(change.dtype) for weight in weights]
+    dtype = working_dtype(weights[0].dtype)
+    exact, change = [weight.to(dtype) for weight in weights], change.to(dtype)
     if decay is not None and decays_first:
         exact = [weight * (1 - decay) for weight in exact]
     exact = [weight - step * each for weight, each in zip(exact, change.unbind(0), strict=True)]

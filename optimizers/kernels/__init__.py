@@ -66,7 +66,7 @@ def step_compiled(
     first = stack.parameters[0]
     if first.device.type not in optimizer.compiled_on or not _enabled or torch.compiler.is_compiling():
         return False
-    if stack.sharded or first.ndim != 2 or optimizer.rounds:
+    if stack.sharded or first.ndim != 2 or optimizer.rounds or not optimizer.traits.same_every_step:
         return False
     from . import compiled_step  # when first needed: it builds on the engine, which builds on this module
 

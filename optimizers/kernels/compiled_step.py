@@ -18,6 +18,7 @@ from torch import Tensor
 from ..engine import weights
 from ..engine.matrix import MatrixOptimizer
 from ..functional.numerics import widened
+from . import cuda
 
 if TYPE_CHECKING:
     from ..engine.stack import Stack
@@ -84,15 +85,17 @@ def _step(
     if not accumulated:
         optimizer.accumulate(gradient, state, group)
     direction = optimizer.update(gradient, state, group, cast(int, t))
+    change = cuda.formed(gradient, *direction[:-1])  # in the memory order of the weights
+    if change is NotImplemented:
+        change = direction.formed(gradient)
     decay = decay_rate * group["weight_decay"] if group["weight_decay"] else None
     weights.subtract_traced(
-        matrices, direction.formed(gradient), step=rate * direction.scale, decay=decay,
-        decays_first=optimizer.traits.decays_first,
-    )  # fmt: skip
+        matrices, change, step=rate * direction.scale, decay=decay, decays_first=optimizer.traits.decays_first
+    )
 
 
 def _has_compiler(device_type: str) -> bool:
-    """Whether what torch.compile needs on CUDA is installed. On a CPU it is a C++ compiler, and torch says so itself."""
+    """Whether triton is there, which torch needs on CUDA. On a CPU it needs a C++ compiler, and says so itself."""
     return device_type != "cuda" or importlib.util.find_spec("triton") is not None
 
 
