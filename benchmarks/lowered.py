@@ -1,5 +1,5 @@
 """Lowers compiled steps and the compiled loss to the Triton source that a GPU would compile, on a machine without one,
-and counts kernels and products.
+and counts kernels, products, and bytes: each operand of a kernel or product read once, each result written once.
 
     pip install --no-deps --target FOLDER triton    # any folder outside of the checkout; 1 GB
     python -m benchmarks.lowered --triton FOLDER alice racs ...
@@ -52,6 +52,7 @@ class Lowered(NamedTuple):
 
     kernels: Counter[str]
     operators: Counter[str]
+    bytes: int
 
 
 class Captured(Exception):
@@ -59,12 +60,16 @@ class Captured(Exception):
 
 
 @contextlib.contextmanager
-def lowering() -> Iterator[list[str]]:
-    """In here, torch compiles for an H100 as far as the source, which is added to the list, and then gives up."""
-    sources: list[str] = []
+def lowering() -> Iterator[list[Lowered]]:
+    """In here, torch compiles for an H100 as far as the source, whose counts are added to the list, and gives up."""
+    found: list[Lowered] = []
 
     def stop(graph: GraphLowering) -> None:
-        sources.append(graph.codegen()[0].value)
+        source = graph.codegen()[0].value
+        calls = source[source.rindex("def call(") :]
+        operators = re.findall(r"extern_kernels\.(\w+)\(|torch\.ops\.aten\.(\w+)[.(]", calls)
+        kernels = re.findall(r"^\s+(\w+)\.run\(", calls, re.M)
+        found.append(Lowered(Counter(kernels), Counter(a or b for a, b in operators), graph.count_bytes()[0]))
         raise Captured
 
     worker = CudaInterface.Worker
@@ -86,14 +91,7 @@ def lowering() -> Iterator[list[str]]:
             replaced.enter_context(mock.patch.object(owner, name, answer))
         # Constants would be computed on the device.
         replaced.enter_context(config.patch(force_disable_caches=True, joint_graph_constant_folding=False))
-        yield sources
-
-
-def counted(source: str) -> Lowered:
-    """The calls in the wrapper that torch writes around its kernels."""
-    calls = source[source.rindex("def call(") :]
-    operators = re.findall(r"extern_kernels\.(\w+)\(|torch\.ops\.aten\.(\w+)[.(]", calls)
-    return Lowered(Counter(re.findall(r"^\s+(\w+)\.run\(", calls, re.M)), Counter(a or b for a, b in operators))
+        yield found
 
 
 def lower_step(name: str) -> tuple[Lowered | None, str]:
@@ -102,7 +100,7 @@ def lower_step(name: str) -> tuple[Lowered | None, str]:
     if defaults.get("rank", 1) > 1:
         defaults["rank"] = RANK
     torch._dynamo.reset()
-    with device.phantom(), lowering() as sources, warnings.catch_warnings(record=True) as caught:
+    with device.phantom(), lowering() as found, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         weights = [torch.nn.Parameter(torch.empty(SHAPE, dtype=torch.bfloat16, device="cuda")) for _ in range(COUNT)]
         optimizer = registry.get(name)[0](weights, lr=0.01, **defaults)
@@ -113,17 +111,17 @@ def lower_step(name: str) -> tuple[Lowered | None, str]:
                 optimizer.state[weight]["step"] = 1 + 4  # no step of a refresh
         optimizer.step()
     reasons = [str(each.message) for each in caught if "was not compiled" in str(each.message)]
-    return (counted(sources[0]), "") if sources else (None, reasons[0] if reasons else "not attempted")
+    return (found[0], "") if found else (None, reasons[0] if reasons else "not attempted")
 
 
 def lower_loss() -> Lowered:
     torch._dynamo.reset()
-    with device.phantom(), lowering() as sources, torch.no_grad(), contextlib.suppress(Exception):
+    with device.phantom(), lowering() as found, torch.no_grad(), contextlib.suppress(Exception):
         hidden, weight = (torch.empty(n, WIDTH, dtype=torch.bfloat16, device="cuda") for n in (ROWS, VOCABULARY))
         targets = torch.empty(ROWS, dtype=torch.int64, device="cuda")
         total = torch.empty_like(weight, dtype=torch.float32)
         CompiledChunk(dynamic=False, fullgraph=True)(hidden, weight, targets, total)
-    return counted(sources[0])
+    return found[0]
 
 
 def main() -> int:
@@ -147,7 +145,8 @@ def main() -> int:
         over = kernels > LIMITS.get(name, kernels) or (name == "loss" and (kernels, products) > LOSS_LIMITS)
         faults += over
         operators = ", ".join(f"{count} {operator}" for operator, count in sorted(lowered.operators.items()))
-        print(f"{name}: {kernels} kernels; {operators or 'no operator'}{' OVER THE LIMIT' if over else ''}", flush=True)
+        moved = f"{lowered.bytes / 1e9:.2f} GB"
+        print(f"{name}: {kernels} kernels; {operators or 'no operator'}; {moved}{' OVER' * over}", flush=True)
     return min(faults, 1)
 
 
