@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..engine.stack import Stack
 
 # Kernels are not chosen by a race: replicas would choose differently, and their weights drift apart.
-OPTIONS = {"deterministic": True}
+OPTIONS: dict[str, str | int | bool | Callable] = {"deterministic": True}
 
 # The compiled steps of an optimizer, by the form of a stack. None: its method cannot be compiled.
 _steps: weakref.WeakKeyDictionary[MatrixOptimizer, dict[tuple, Callable | None]] = weakref.WeakKeyDictionary()
@@ -61,7 +61,7 @@ def _compiled() -> Callable:
     code = _step.__code__.replace()
     own = types.FunctionType(code, _step.__globals__, _step.__name__, None, None)
     own.__kwdefaults__ = _step.__kwdefaults__
-    return cast(Callable, torch.compile(own, fullgraph=True, dynamic=False, options=OPTIONS))
+    return torch.compile(own, fullgraph=True, dynamic=False, options=OPTIONS)
 
 
 def _step(
