@@ -6,6 +6,7 @@ What changes from step to step is given as tensors, so that nothing is compiled 
 
 import functools
 import importlib.util
+import itertools
 import types
 import warnings
 import weakref
@@ -28,6 +29,8 @@ OPTIONS: dict[str, str | int | bool | Callable] = {"deterministic": True}
 
 # The compiled steps of an optimizer, by the form of a stack. None: its method cannot be compiled.
 _steps: weakref.WeakKeyDictionary[MatrixOptimizer, dict[tuple, Callable | None]] = weakref.WeakKeyDictionary()
+
+_numbers = itertools.count()
 
 
 def step(optimizer: MatrixOptimizer, stack: "Stack", group: dict[str, Any], t: int, *, accumulated: bool) -> bool:
@@ -58,7 +61,7 @@ def step(optimizer: MatrixOptimizer, stack: "Stack", group: dict[str, Any], t: i
 
 def _compiled() -> Callable:
     """`_step` compiled, with a code of its own: torch keeps its graphs by code, and only eight for one."""
-    code = _step.__code__.replace()
+    code = _step.__code__.replace(co_name=f"step_of_form_{next(_numbers)}")  # equal codes would count as one
     own = types.FunctionType(code, _step.__globals__, _step.__name__, None, None)
     own.__kwdefaults__ = _step.__kwdefaults__
     return torch.compile(own, fullgraph=True, dynamic=False, options=OPTIONS)

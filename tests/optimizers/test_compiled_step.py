@@ -81,16 +81,6 @@ def test_bfloat16_steps_are_as_far_from_float64_as_the_eager_ones(traced, name, 
 
 
 @pytest.mark.slow
-def test_every_form_of_a_stack_has_its_own_graph(traced):
-    """torch keeps eight graphs of one code, and would step the ninth shape eagerly."""
-    shapes = [(4 + i, 24) for i in range(10)]
-    eager = train(built("lion", on=(), shapes=shapes), range(1, 4))
-    compiled = train(built("lion", on=("cpu",), shapes=shapes), range(1, 4))
-    assert counters["stats"]["unique_graphs"] == len(shapes)
-    assert largest_difference(eager, compiled) <= 1e-6
-
-
-@pytest.mark.slow
 def test_changes_are_noticed_by_autograd_and_nothing_outlives_the_optimizer(traced):
     optimizer = built("lion", on=("cpu",))
     (weight, _), version = optimizer.param_groups[0]["params"], optimizer.param_groups[0]["params"][0]._version
