@@ -100,7 +100,7 @@ def run(config: Config, world: World) -> int:
                 activation_checkpointing=config.train.activation_checkpointing,
                 device="meta",
             )
-            compile_layers(model, config.train, config.data.sequence_length, world.device)
+            compiled = compile_layers(model, config.train, config.data.sequence_length, world.device)
             layout = lay_out(
                 model,
                 world,
@@ -110,6 +110,7 @@ def run(config: Config, world: World) -> int:
             if start.checkpoint is None:
                 set_initial_weights(model, config.model, world, seed=config.run.seed)
             optimizer = build_optimizer(model, config.optimizer)
+            optimizer.compile_steps(on=("cuda",) if compiled else ())
             if config.train.stochastic_rounding:
                 optimizer.round_stochastically(config.run.seed)
             held_out = world.from_main(  # one set for all processes: no need to download and tokenise it for each

@@ -38,6 +38,7 @@ class Adafactor(MatrixOptimizer):
         oriented=False,
         decays_first=True,
         reads_norms=True,
+        same_every_step=False,
     )
 
     def __init__(
@@ -58,12 +59,7 @@ class Adafactor(MatrixOptimizer):
 
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], t: int) -> Direction:
         (eps1, eps2), lr, decay = group["eps"], group["lr"], 1 - t ** group["beta2_decay"]
-        squares = gradient.square()
-        variance = average(state["col_var"], squares.mean(-2), decay).unsqueeze(-2)
-        if "row_var" in state:
-            rows = average(state["row_var"], squares.mean(-1), decay).unsqueeze(-1)
-            variance = rows * (variance / rows.mean(-2, keepdim=True).clamp(min=eps1))
-        unit = gradient * variance.clamp(min=eps1**2).rsqrt()
+        unit = gradient * _variance(gradient.square(), state, decay, eps1).clamp(min=eps1**2).rsqrt()
         rms = unit.square().mean((-2, -1), keepdim=True).sqrt()
         weight_rms = (state["weight_norm"] / gradient[0].numel() ** 0.5).to(gradient.dtype)
         size = weight_rms.clamp(min=eps2)[:, None, None] / (rms / group["d"]).clamp(min=1)
@@ -82,3 +78,12 @@ class Adafactor(MatrixOptimizer):
         U = G / V.clamp(min=eps1**2).sqrt()
         size = max(eps2, (weight**2).mean().item() ** 0.5) * min(lr, 1 / t**0.5)
         return size / lr * U / max(1, (U**2).mean().item() ** 0.5 / d)
+
+
+def _variance(squares: Tensor, state: dict[str, Tensor], decay: float, eps: float) -> Tensor:
+    """V [B, rows, columns] of Adafactor, or for vectors C [B, 1, n], after R and C have had G^2 = `squares`."""
+    columns = average(state["col_var"], squares.mean(-2), decay).unsqueeze(-2)
+    if "row_var" not in state:
+        return columns
+    rows = average(state["row_var"], squares.mean(-1), decay).unsqueeze(-1)
+    return rows * (columns / rows.mean(-2, keepdim=True).clamp(min=eps))

@@ -18,7 +18,9 @@ from .galore import GaLore
 class GaLore8bit(GaLore):
     """`GaLore` with 8-bit moments: the same options. Raises ImportError without bitsandbytes."""
 
-    traits = replace(GaLore.traits, last_layer="adam", reference_tolerance=eight_bit.REFERENCE_TOLERANCE)
+    traits = replace(
+        GaLore.traits, last_layer="adam", reference_tolerance=eight_bit.REFERENCE_TOLERANCE, same_every_step=False
+    )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         eight_bit.library()  # a missing package is noticed here, not at the first step

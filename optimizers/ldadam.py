@@ -36,7 +36,7 @@ ErrorDtype = Annotated[
 class LDAdam(MatrixOptimizer):
     """Adam in a subspace tracked by one power iteration a step; what is outside comes back with the next gradient."""
 
-    traits = Traits(decays_first=True, awaits_gradient=True)
+    traits = Traits(decays_first=True, awaits_gradient=True, same_every_step=False)
 
     def __init__(
         self,
@@ -73,17 +73,17 @@ class LDAdam(MatrixOptimizer):
         (beta1, beta2), dtype = group["betas"], gradient.dtype
         basis, first, second = (state[key].to(dtype) for key in ("basis", "exp_avg", "exp_avg_sq"))
         total = gradient + state["error"] if "error" in state else gradient
-        lost = torch.zeros_like(gradient)  # of the momentum, when the basis moves
+        lost = None  # of the momentum, when the basis moves
         if t > 1:
             momentum = basis @ first
             old, basis = basis, _moved(basis, momentum, total, group, t)
             turn = basis.mT @ old
             first, second = _turned(turn, first, second, group["betas"], t)
-            lost = torch.baddbmm(momentum, basis, first, alpha=-1)
+            lost = momentum.baddbmm_(basis, first, alpha=-1)
         sigma = project(basis, total)
         if "error" in state:
             outside = torch.baddbmm(total, basis, sigma, alpha=-1)
-            state["error"].copy_(outside.add_(lost, alpha=beta1 / (1 - beta1)))
+            state["error"].copy_(outside if lost is None else outside.add_(lost, alpha=beta1 / (1 - beta1)))
         first, second = torch.lerp(sigma, first, beta1), torch.lerp(sigma.square(), second, beta2)
         for key, new in (("basis", basis), ("exp_avg", first), ("exp_avg_sq", second)):
             state[key].copy_(new)
@@ -118,7 +118,8 @@ class LDAdam(MatrixOptimizer):
 def _moved(basis: Tensor, momentum: Tensor, total: Tensor, group: dict[str, Any], t: int) -> Tensor:
     """The basis P [B, m, r] of step t > 1, from that of the step before, P_ m [B, m, n] and A [B, m, n]."""
     rho = group["rho"]
-    followed = momentum * (rho / (1 - group["betas"][0] ** (t - 1))) + (1 - rho) * total
+    followed = momentum * (rho / (1 - group["betas"][0] ** (t - 1)))
+    followed += (1 - rho) * total
     return torch.linalg.qr(followed @ (followed.mT @ basis)).Q
 
 

@@ -25,8 +25,8 @@ from .engine.options import (
     Params,
     WeightDecay,
 )
+from .functional.moments import unit_momentum
 from .functional.newton_schulz import QUINTIC, iteration_dtype, newton_schulz
-from .functional.numerics import average
 
 Coefficients = Annotated[tuple[float, float, float], Option("a, b, c of the iteration")]
 AdjustLr = Annotated[
@@ -69,11 +69,11 @@ class Muon(MatrixOptimizer):
         return 0.2 * math.sqrt(max(rows, columns))
 
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], t: int) -> Direction:
-        mean = average(state["exp_avg"], gradient, group["momentum"])
-        ahead = torch.lerp(gradient, mean, group["momentum"]) if group["nesterov"] else mean
-        ahead = ahead.to(iteration_dtype(ahead, group["ns_dtype"]))
-        unit = ahead / ahead.norm(dim=(-2, -1), keepdim=True).clamp(min=group["eps"])
-        return Direction(dense=newton_schulz(unit, group["ns_coefficients"], group["ns_steps"]).to(gradient.dtype))
+        unit = unit_momentum(
+            gradient, state["exp_avg"], group["momentum"], group["eps"],
+            nesterov=group["nesterov"], dtype=iteration_dtype(gradient, group["ns_dtype"]),
+        )  # fmt: skip
+        return Direction(dense=newton_schulz(unit, group["ns_coefficients"], group["ns_steps"]))
 
     @staticmethod
     def reference_update(

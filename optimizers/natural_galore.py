@@ -31,7 +31,7 @@ from .functional.subspace import project
 class NaturalGaLore(ProjectedOptimizer):
     """GaLore preconditioned by the inverse empirical Fisher matrix of its recent projected gradients."""
 
-    traits = replace(ProjectedOptimizer.traits, last_layer="method", refreshed=("basis", "gram"))
+    traits = replace(ProjectedOptimizer.traits, last_layer="method", refreshed=("basis", "gram"), same_every_step=False)
 
     def __init__(
         self,

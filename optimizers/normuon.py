@@ -70,17 +70,15 @@ class NorMuon(MatrixOptimizer):
         return math.sqrt(rows / columns if group["adjust_lr"] == "spectral" else max(1.0, rows / columns))
 
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], t: int) -> Direction:
-        mean = average(state["exp_avg"], gradient, group["momentum"])
-        ahead = torch.lerp(gradient, mean, group["momentum"]) if group["nesterov"] else mean
-        tall = ahead.shape[-2] > ahead.shape[-1]
-        unit = ahead * reciprocal(_norm(ahead))
+        tall = gradient.shape[-2] > gradient.shape[-1]
+        unit = _unit(gradient, state["exp_avg"], group["momentum"], nesterov=group["nesterov"])
         unit = (unit.mT if tall else unit).to(iteration_dtype(unit, group["ns_dtype"]))
         white = newton_schulz(unit, QUINTIC, group["ns_steps"]).to(gradient.dtype)
         white = white.mT if tall else white
+        length = 1.0 if group["adjust_lr"] == "match_rms" else _norm(white)
         second = average(state["exp_avg_sq"], white.square().mean(-1), group["beta2"])
-        scaled = white * reciprocal(second).sqrt().unsqueeze(-1)
-        size = reciprocal(_norm(scaled))
-        return Direction(dense=scaled * (size if group["adjust_lr"] == "match_rms" else size * _norm(white)))
+        scaled = white.mul_(reciprocal(second).sqrt().unsqueeze(-1))
+        return Direction(dense=scaled.mul_(reciprocal(_norm(scaled)) * length))
 
     @staticmethod
     def reference_update(
@@ -106,6 +104,13 @@ class NorMuon(MatrixOptimizer):
             "spectral": N.norm() * (rows / columns) ** 0.5,
         }
         return size[adjust_lr] * X / X.norm()
+
+
+def _unit(gradient: Tensor, exp_avg: Tensor, momentum: float, *, nesterov: bool) -> Tensor:
+    """M [B, m, n] of norm 1, or 0, after `exp_avg` has had the gradient."""
+    mean = average(exp_avg, gradient, momentum)
+    ahead = torch.lerp(gradient, mean, momentum) if nesterov else mean
+    return ahead * reciprocal(_norm(ahead))
 
 
 def _norm(matrices: Tensor) -> Tensor:

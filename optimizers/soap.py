@@ -43,7 +43,7 @@ Bases = Annotated[
 class SOAP(MatrixOptimizer):
     """Adam in Shampoo's eigenspaces."""
 
-    traits = Traits(refreshed=("left_basis", "right_basis", "exp_avg", "exp_avg_sq"))
+    traits = Traits(refreshed=("left_basis", "right_basis", "exp_avg", "exp_avg_sq"), same_every_step=False)
 
     def __init__(
         self,

@@ -16,11 +16,14 @@ log = logging.getLogger(__name__)
 PAYS_FROM = {"cpu": 3e14, "cuda": 1e17}
 
 
-def compile_layers(model: LlamaForCausalLM, train: Train, sequence_length: int, device: torch.device) -> None:
-    """Compile the layers of `model` if `should_compile` says so, and log it. Raises SettingsError as that does."""
-    if should_compile(model, train, sequence_length, device):
+def compile_layers(model: LlamaForCausalLM, train: Train, sequence_length: int, device: torch.device) -> bool:
+    """Compile the layers of `model` if `should_compile` says so, and log it; returns that. Raises SettingsError as that
+    does."""
+    compiled = should_compile(model, train, sequence_length, device)
+    if compiled:
         log.info("compiling the layers: the first step takes about half a minute more; train.compile=false skips it")
         model.compile(dynamic=False)
+    return compiled
 
 
 def should_compile(model: LlamaForCausalLM, train: Train, sequence_length: int, device: torch.device) -> bool:

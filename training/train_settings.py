@@ -40,7 +40,7 @@ class Train:
     dtype: Literal["float32", "bfloat16"] = setting("float32", "dtype of weights and matrix states")
     tf32: bool = setting(False, "a float32 model's products in TF32 on CUDA: faster, 11 bits; not the optimizer's")
     stochastic_rounding: bool = setting(False, "round bfloat16 weights up or down at random, without bias")
-    compile: Literal["auto", True, False] = setting("auto", "compile the layers; auto: when the run is long enough")
+    compile: Literal["auto", True, False] = setting("auto", "compile the layers, and steps on CUDA; auto: long runs")
     parallel: Literal["ddp", "fsdp2"] = setting("ddp", "ddp: every process holds the whole model; fsdp2: its rows")
     deal_steps: bool = setting(
         True,

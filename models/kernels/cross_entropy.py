@@ -131,11 +131,8 @@ def chunk_gradients(hidden: Tensor, weight: Tensor, targets: Tensor, weight_grad
         The losses [rows] in float32 at least, 0 where there is no target; the gradient of their sum for `hidden`.
     """
     log_probabilities = _product(hidden, weight.mT).log_softmax(1)
-    losses, wanted, kept, targets = _losses(log_probabilities, targets)
-    low = hidden.dtype
-    place = log_probabilities if low == log_probabilities.dtype else torch.empty_like(log_probabilities, dtype=low)
-    difference = torch.exp(log_probabilities, out=place)
-    difference.scatter_(1, targets, wanted.expm1().to(low))  # not as the difference of nearly equal numbers
+    losses, wanted, kept, picked = _losses(log_probabilities, targets)
+    difference = _difference(log_probabilities, wanted, picked, hidden.dtype)
     # Rows without a target are masked where they are short.
     weight_gradient += _product(difference.mT, hidden * kept)
     return losses, (difference @ weight) * kept
@@ -151,6 +148,16 @@ def _losses(log_probabilities: Tensor, targets: Tensor) -> tuple[Tensor, Tensor,
     kept, picked = (targets != IGNORE).unsqueeze(1), targets.clamp(min=0).unsqueeze(1)
     wanted = log_probabilities.gather(1, picked)
     return torch.where(kept, -wanted, 0.0).squeeze(1), wanted, kept, picked
+
+
+def _difference(log_probabilities: Tensor, wanted: Tensor, picked: Tensor, dtype: torch.dtype) -> Tensor:
+    """P - Y [rows, vocabulary] in `dtype`: e^wanted - 1 at a target, not the difference of nearly equal numbers."""
+    if torch.compiler.is_compiling():  # no write of its own: a part of the pass that makes P
+        places = torch.arange(log_probabilities.shape[1], device=picked.device)
+        return torch.where(places == picked, wanted.expm1(), log_probabilities.exp()).to(dtype)
+    low = dtype != log_probabilities.dtype
+    place = torch.empty_like(log_probabilities, dtype=dtype) if low else log_probabilities
+    return torch.exp(log_probabilities, out=place).scatter_(1, picked, wanted.expm1().to(dtype))
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

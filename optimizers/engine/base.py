@@ -3,7 +3,7 @@
 Methods for matrices build on `matrix.MatrixOptimizer`; methods for any shape build on `BaseOptimizer` itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar
 
 import torch
@@ -29,6 +29,8 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     traits: ClassVar[Traits] = Traits()
 
+    # The devices on which steps are compiled.
+    compiled_on: Collection[str] = ()
     # The processes that share refreshes, those that steps are dealt to, the seed of stochastic rounding; None: none.
     _sharers: dist.ProcessGroup | None = None
     _dealers: dist.ProcessGroup | None = None
@@ -288,6 +290,11 @@ class BaseOptimizer(torch.optim.Optimizer):
             raise ValueError("stochastic_rounding is not possible with sharded parameters")
         self._rounding_seed = seed
 
+    @property
+    def rounds(self) -> bool:
+        """Whether weights are rounded stochastically."""
+        return self._rounding_seed is not None
+
     def rounding_noise(self, parameters: list[Tensor]) -> list[torch.Generator] | None:
         """The private random sources of the next write of each of `parameters`; None: round to nearest."""
         if self._rounding_seed is None:
@@ -301,6 +308,14 @@ class BaseOptimizer(torch.optim.Optimizer):
     def _count_write(self, parameter: Tensor) -> None:
         if self._rounding_seed is not None:
             self.state[parameter]["writes"] = self.state[parameter].get("writes", 0) + 1
+
+    def compile_steps(self, on: Collection[str]) -> None:
+        """From the next step on, compile the steps of matrices that are on devices of these types; () compiles none.
+
+        At first it is (). A step is eager where the compiler (triton) or a graph of the method is missing, of
+        sharded parameters, vectors and stacks in one tensor, with stochastic rounding, and inside `kernels.disabled()`.
+        """
+        self.compiled_on = on
 
     def share_refreshes(self, processes: dist.ProcessGroup) -> None:
         """From the next step on, each of `processes` refreshes its share of the bases and sends them to the others.

@@ -11,7 +11,8 @@ class Direction(NamedTuple):
     """D = scale (rows * G * columns + left @ right + dense), which is subtracted lr times; G is the stack's gradient.
 
     rows [B, m, 1], columns [B, 1, n], left [B, m, k], right [B, k, n], dense [B, m, n]; None = absent. A gradient whose
-    rows and columns are only scaled, and a product of two thin matrices, need not be formed.
+    rows and columns are only scaled, and a product of two thin matrices, need not be formed. `dense` alone may be held
+    in fewer digits than G.
     """
 
     rows: Tensor | None = None
@@ -19,7 +20,7 @@ class Direction(NamedTuple):
     left: Tensor | None = None
     right: Tensor | None = None
     dense: Tensor | None = None
-    scale: float = 1.0
+    scale: float | Tensor = 1.0  # a tensor [] where the step is one, traced by a compiler
 
     def of(self, i: int) -> "Direction":
         """The direction of the i-th matrix, without the stack's dimension."""
@@ -27,7 +28,7 @@ class Direction(NamedTuple):
         return Direction(rows, columns, left, right, dense, self.scale)
 
     def formed(self, gradient: Tensor) -> Tensor:
-        """D / scale, [B, m, n], in gradient's precision."""
+        """D / scale, [B, m, n], in gradient's precision, or in that of `dense` where there is nothing else."""
         return formed(gradient, *self[:-1])
 
 

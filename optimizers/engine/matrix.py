@@ -124,18 +124,31 @@ class MatrixOptimizer(BaseOptimizer):
 
     def _step_stack(self, stack: Stack, group: dict[str, Any], refreshed: bool) -> None:
         """One step of a stack, whose bases are `refreshed` or have yet to be."""
-        t = self._age(stack.parameters[0]) + 1
-        gradient, direction, state = stack.gradient(), None, self.inputs(stack)
-        if gradient is not None:
-            if not refreshed:
-                self.accumulate(gradient, stack.state, group)
-                self._refresh_places(stack, gradient, group, t, self._due(stack, group, t))
-            direction = self.update(gradient, state, group, t)
-        noise = self.rounding_noise(stack.parameters)
-        stack.subtract(direction, gradient, group, self.traits.decays_first, noise)
+        t, gradient = self._age(stack.parameters[0]) + 1, None
+        if not refreshed and (places := self._due(stack, group, t)):
+            gradient = stack.gradient()
+            assert gradient is not None, "a basis is due of a matrix that this process owns"
+            self.accumulate(gradient, stack.state, group)
+            self._refresh_places(stack, gradient, group, t, places)
+            refreshed = True
+        if not kernels.step_compiled(self, stack, group, t, accumulated=refreshed):
+            gradient = stack.gradient() if gradient is None else gradient
+            self._step_eagerly(stack, gradient, group, t, accumulated=refreshed)
         if self.traits.counts_steps:
             for parameter in stack.parameters:
                 self.state[parameter]["step"] = t
+
+    def _step_eagerly(
+        self, stack: Stack, gradient: Tensor | None, group: dict[str, Any], t: int, *, accumulated: bool
+    ) -> None:
+        """The step after a refresh, if there was one: averages (unless they have had the gradient), update, weights."""
+        direction, state = None, self.inputs(stack)
+        if gradient is not None:
+            if not accumulated:
+                self.accumulate(gradient, stack.state, group)
+            direction = self.update(gradient, state, group, t)
+        noise = self.rounding_noise(stack.parameters)
+        stack.subtract(direction, gradient, group, self.traits.decays_first, noise)
 
     def inputs(self, stack: Stack) -> dict[str, Tensor]:
         """What `update` gets as state: the stack's, and what the traits ask for beside it."""

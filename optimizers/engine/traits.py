@@ -31,6 +31,8 @@ class Traits:
     transposes_squares: bool = False
     # Whether the update or the refresh depends on the step t.
     counts_steps: bool = True
+    # Whether `update` is the same operations at every step: t, and the learning rate, may then be tensors.
+    same_every_step: bool = True
     # Whether a matrix's first step waits for a gradient that is not all zero, and nothing happens before.
     awaits_gradient: bool = False
     # Whether `update` finds the Frobenius norms [B] of the weights, float64, in state["weight_norm"].

@@ -47,6 +47,24 @@ def subtract_direction(
             weight.copy_(rounding.stochastic(unrounded, source))
 
 
+def subtract_traced(
+    weights: list[Tensor], change: Tensor, *, step: Tensor, decay: Tensor | None, decays_first: bool
+) -> None:
+    """W <- W - step change, before or after W <- W - decay W, for a compiler: B weights [m, n] and change [B, m, n].
+
+    step, decay: float64 []; decay None: there is none. Each weight is computed in the working precision and rounded
+    once, and all are written by one call.
+    """
+    dtype = working_dtype(weights[0].dtype)
+    exact, change = [weight.to(dtype) for weight in weights], change.to(dtype)
+    if decay is not None and decays_first:
+        exact = [weight * (1 - decay) for weight in exact]
+    exact = [weight - step * each for weight, each in zip(exact, change.unbind(0), strict=True)]
+    if decay is not None and not decays_first:
+        exact = [weight * (1 - decay) for weight in exact]
+    torch._foreach_copy_(weights, exact)
+
+
 def subtract_changes(
     weights: list[Tensor], changes: list[Tensor], *, step: float, decay: float, decays_first: bool
 ) -> None:

@@ -29,6 +29,19 @@ def adam_moments(sigma: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, betas: tupl
 
 
 @replaceable
+def unit_momentum(
+    gradient: Tensor, exp_avg: Tensor, momentum: float, eps: float, *, nesterov: bool, dtype: torch.dtype
+) -> Tensor:
+    """Advance m = `exp_avg` [B, m, n] by the gradient in place; M / max(||M||, eps) in `dtype`, Frobenius norms.
+
+    M is momentum m + (1 - momentum) G with Nesterov, else m.
+    """
+    mean = average(exp_avg, gradient, momentum)
+    ahead = (torch.lerp(gradient, mean, momentum) if nesterov else mean).to(dtype)
+    return ahead / ahead.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
+
+
+@replaceable
 def adam_moments_with_sumsq(
     sigma: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, betas: tuple[float, float], eps: float
 ) -> Moments:

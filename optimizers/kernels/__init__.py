@@ -3,18 +3,20 @@
 A function of `functional/` is plain tensor code. Marked `@replaceable`, it may be computed by another function of the
 same name and arguments: on a CPU by C++ where there is a compiler, or by calls that suit a CPU better (kernels/cpu), on
 CUDA by calls that suit a GPU better (kernels/cuda). Methods and the step loop do not know which. Traced by a compiler,
-and on every other device, the plain code runs.
+and on every other device, the plain code runs. The step of a whole stack enters here too, compiled
+(kernels/compiled_step).
 """
 
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from ..engine.matrix import MatrixOptimizer
     from ..engine.stack import Stack
 
 _Arguments = ParamSpec("_Arguments")
@@ -53,9 +55,27 @@ def replacements(device_type: str) -> dict[str, Callable]:
     return by_device.get(device_type, {})
 
 
+def step_compiled(
+    optimizer: "MatrixOptimizer", stack: "Stack", group: dict[str, Any], t: int, *, accumulated: bool
+) -> bool:
+    """One step of `stack` by a compiled graph, its refresh apart; False if there is none, and nothing has happened.
+
+    Whole matrices are compiled, on the devices that `compile_steps` has named, and rounded to nearest. accumulated:
+    whether `optimizer.accumulate` has had the gradients of this step.
+    """
+    first = stack.parameters[0]
+    if first.device.type not in optimizer.compiled_on or not _enabled or torch.compiler.is_compiling():
+        return False
+    if stack.sharded or first.ndim != 2 or optimizer.rounds or not optimizer.traits.same_every_step:
+        return False
+    from . import compiled_step  # when first needed: it builds on the engine, which builds on this module
+
+    return compiled_step.step(optimizer, stack, group, t, accumulated=accumulated)
+
+
 @contextlib.contextmanager
 def disabled() -> Iterator[None]:
-    """Inside, every function is computed by its plain tensor code."""
+    """Inside, every function is computed by its plain tensor code, and no step is compiled."""
     global _enabled
     before, _enabled = _enabled, False
     try:

@@ -96,6 +96,22 @@ def adam_moments_with_sumsq(
     return moments.Moments(normalized, column_sumsq(sigma), column_sumsq(normalized))
 
 
+def unit_momentum(
+    gradient: Tensor, exp_avg: Tensor, momentum: float, eps: float, *, nesterov: bool, dtype: torch.dtype
+) -> Tensor:
+    """Of an average in few digits, m / (1 - momentum) and M / (1 - momentum) are a sum each, which is rounded as it is
+    written. The norm takes the factor away."""
+    if exp_avg.dtype == gradient.dtype or momentum == 0:
+        return NotImplemented
+    share = 1 - momentum
+    ahead = torch.add(gradient, exp_avg, alpha=momentum / share)
+    torch.mul(ahead, share, out=exp_avg)
+    if nesterov:
+        ahead = torch.add(gradient, ahead, alpha=momentum, out=torch.empty_like(ahead, dtype=dtype))
+    norms = torch.linalg.vector_norm(ahead, dim=(-2, -1), keepdim=True, dtype=gradient.dtype).clamp(min=eps / share)
+    return torch.div(ahead, norms, out=torch.empty_like(ahead, dtype=dtype))
+
+
 def corrected(
     total: Tensor, basis: Tensor, sigma: Tensor, inside: Tensor, share: float, *, rounded: bool
 ) -> tuple[Tensor, Tensor, float]:
@@ -205,6 +221,7 @@ REPLACEMENTS = {
         leading_left_singular_vectors,
         adam_moments,
         adam_moments_with_sumsq,
+        unit_momentum,
         corrected,
         fixed_point,
         newton_schulz_iterations,

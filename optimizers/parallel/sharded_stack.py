@@ -38,7 +38,7 @@ class ShardedStack(Stack):
         changes: list[Tensor] = []
         if direction is not None and gradient is not None:
             step = group["lr"] * self.lr_factor * direction.scale
-            changes = list(self.restored(direction.formed(gradient).mul(step)).unbind(0))
+            changes = list(self.restored(direction.formed(gradient).to(gradient.dtype).mul(step)).unbind(0))
         weights.subtract_changes(
             rows,
             self.exchange.scatter(changes, working_dtype(rows[0].dtype)),
