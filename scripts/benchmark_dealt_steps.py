@@ -8,6 +8,9 @@ measured. Each figure is a median of the rounds, of the process that took longes
 processor's seconds say more than the clock's.
 """
 
+import training.processes.repeatable_sums  # noqa: F401 - before torch
+
+# isort: split
 import argparse
 import os
 

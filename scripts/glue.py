@@ -19,6 +19,9 @@ Started in the project's folder. FILE.yaml is one of configs/experiment/glue. A 
 <value>...]_<task>_s<seed>, its output in <the same>.log, its record in record.jsonl there.
 """
 
+import training.processes.repeatable_sums  # noqa: F401 - before torch
+
+# isort: split
 import argparse
 import shlex
 import sys

@@ -6,6 +6,9 @@ Where run.dir holds a checkpoint, the start is a resume, and the optimizer's sta
 only.
 """
 
+import training.processes.repeatable_sums  # noqa: F401 - before torch
+
+# isort: split
 import sys
 
 from benchmarks.start_memory import measure
