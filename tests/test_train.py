@@ -82,6 +82,7 @@ def test_micro_batches_give_the_same_run(whole_run, text, tmp_path):
         assert ours == pytest.approx(theirs, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_longer_run_resumes_only_when_told(text, tmp_path, capsys):
     argv = tiny.command(text, tmp_path / "run", "train.steps=3", "optimizer=adam")
     assert train.main(argv) == 0
@@ -104,6 +105,7 @@ def test_a_run_keeps_the_seed_it_began_with_and_says_so(text, tmp_path, capsys, 
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["seed"] == 0
 
 
+@pytest.mark.slow
 def test_a_changed_option_of_the_optimizer_holds_after_a_resume(text, tmp_path, monkeypatch):
     """A checkpoint of an optimizer brings options of its own. For a resume no weights are drawn."""
     ends = []
@@ -137,6 +139,7 @@ def test_a_continuation_that_does_not_fit_changes_nothing(change, text, tmp_path
     assert "is finished" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_non_finite_evaluation_ends_the_run_unsaved(whole_run, text, tmp_path, monkeypatch, capsys):
     argv = tiny.command(text, tmp_path / "run")
     sound = loop.evaluate
@@ -161,6 +164,7 @@ def test_an_optimizer_whose_package_is_missing_is_one_sentence(text, tmp_path, m
         assert capsys.readouterr().err == "8-bit optimizers need bitsandbytes: pip install bitsandbytes\n"
 
 
+@pytest.mark.slow
 def test_effective_throughput_against_a_reference(whole_run, text, tmp_path):
     """The same run is as good as the reference at its last evaluation and not before."""
     assert train.main(tiny.command(text, tmp_path / "run", f"run.reference={whole_run}")) == 0
@@ -253,6 +257,7 @@ def test_a_cluster_that_cannot_be_is_one_sentence(flags, words, tmp_path, capsys
     assert captured.out == "" and captured.err.count("\n") == 1 and words in captured.err
 
 
+@pytest.mark.slow
 def test_evaluate_a_finished_run(whole_run, text, tmp_path, capsys):
     assert evaluate_script.main([str(whole_run)]) == 0
     ours = capsys.readouterr().out
@@ -285,6 +290,7 @@ def test_a_plan_that_cannot_be_made_is_one_sentence(text, tmp_path, capsys):
     assert captured.out == "" and captured.err.count("\n") == 1 and "model.init_from" in captured.err
 
 
+@pytest.mark.slow
 def test_a_model_of_another_architecture_resumes_exactly_and_opens(text, tmp_path, monkeypatch):
     """Fewer heads of keys and values, wide heads, scaled positions and a last layer that is the embedding."""
     argv = [tiny.command(text, tmp_path / name, *tiny.GROUPED_AND_TIED) for name in ("whole", "run")]

@@ -39,6 +39,7 @@ def test_gradients_are_those_of_each_sequence_alone_oriented(tiny):
     torch.testing.assert_close(tall[2], torch.autograd.grad(loss, weights[1])[0].T, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_model_folder_gives_table_picture_and_medians(tiny, tmp_path, monkeypatch):
     """Every matrix and structure once, the guaranteed orders in the table, and the same files again from it alone."""
     tiny.save_pretrained(tmp_path / "model")

@@ -40,6 +40,7 @@ def test_table_2_has_our_means_and_empty_cells_where_nothing_ran():
     assert cited["ppl"] == "" and cited["paper tok/s"] == ""
 
 
+@pytest.mark.slow
 def test_table_4_reads_the_evaluations_at_its_steps():
     one = kept("configs/experiment/table4/alice.yaml", 0, 13.0, range(10_000, 150_001, 10_000))
     (alice,) = cells(table_4(by_row([one])), method="Alice")

@@ -25,6 +25,7 @@ def test_bounds_are_of_registered_optimizers_and_count_right():
     assert alice.bytes == 2 * (4 * 8 * 16 + 9 * 4 * 16 + 2 * 8 * 4)
 
 
+@pytest.mark.slow
 def test_optimizers_are_measured_with_their_peers(tmp_path, monkeypatch, capsys):
     pytest.importorskip("galore_torch")
     options = ["--optimizers=adam,galore,alice,soap", "--rank=4", "--leading=2", "--rounds=1", "--refreshes=1"]
@@ -45,6 +46,7 @@ def test_optimizers_are_measured_with_their_peers(tmp_path, monkeypatch, capsys)
     assert rows["soap"]["bound_ms"] == rows["soap"]["times_bound"] == "" and float(rows["alice"]["bound_ms"]) > 0
 
 
+@pytest.mark.slow
 def test_the_whole_model_is_stepped_by_packages_with_an_adam(tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("a peer without an Adam for the rest")

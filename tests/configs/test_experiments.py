@@ -64,6 +64,7 @@ def plans():
     return {str(path.relative_to(EXPERIMENTS).with_suffix("")): plan_run(config(path)) for path in cells}
 
 
+@pytest.mark.slow
 def test_all_load_and_no_two_share_a_run_folder():
     runs = {path.relative_to(EXPERIMENTS): config(path).run.dir for path in CELLS}
     # scripts/arena.sh and scripts/compare.py name the folders of nano runs.
@@ -153,6 +154,7 @@ def test_a_table_2_file_is_exactly_its_size_and_method(size, tmp_path):
         assert to_dict(config(folder / f"{method}.yaml")) == to_dict(expected), method
 
 
+@pytest.mark.slow
 def test_later_methods_are_table_2_runs_but_for_their_optimizer():
     """The methods published since, at the sizes and with the training of Table 2."""
     later = {"sinkgd", "scale", "normuon", "adam_mini", "ldadam", "dion", "adafactor", "lion"}

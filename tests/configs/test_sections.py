@@ -26,6 +26,7 @@ def test_a_rooms_settings_import_no_large_library_and_no_room(module):
     assert ours == {"configs", "configs.setting", module.partition(".")[0], module}
 
 
+@pytest.mark.slow
 def test_the_schema_imports_torch_alone():
     """torch comes with the optimizers, whose signatures are the options of their section."""
     names = imported("configs.schema")

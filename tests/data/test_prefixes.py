@@ -61,6 +61,7 @@ def rows(ids, eos):
     return [row for row, _, _ in document_rows(((n, 0, one) for n, one in enumerate(ids) if one), MOST + 1, eos)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["builtin", "like T5"])
 def test_rows_are_those_of_whole_texts(tokenizer, kind):
     documents = varied(3000)

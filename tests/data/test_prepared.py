@@ -43,6 +43,7 @@ def test_rows_and_states_are_those_of_the_text(text, store, packing):
     assert made[0].input_ids.tolist() == made[1].input_ids.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", [True, False])
 def test_what_was_held_out_stays_so_in_a_store(text, tokenizer, tmp_path, packing):
     text.held_out, text.packing, text.special_tokens_in_text, text.eval_tokens = 0.2, packing, "text", 20

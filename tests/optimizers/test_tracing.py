@@ -39,6 +39,7 @@ def test_update_is_one_graph(name):
     torch.testing.assert_close(traced_state, eager_state, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "shape"), [("muon", (8, 16)), ("racs", (8, 16)), ("fira", (520, 520))])
 def test_compiled_step_is_the_eager_step(name, shape):
     """The large matrices are not stacked: each is handed to C++ by its address, which a trace would freeze."""

@@ -211,6 +211,7 @@ def agents_command(agent, config: dict, name: str) -> list[str]:
     return command
 
 
+@pytest.mark.slow
 def test_an_agent_makes_the_runs_of_the_sweep(sweep, tiny_sweep, tmp_path):
     settings = ["wandb.project=llama", "wandb.tags=[a,b]"]
     _, printed, _ = sweep(*tiny_sweep, *settings, "-l", f"{sys.executable} -u", "--wandb")

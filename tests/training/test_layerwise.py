@@ -13,6 +13,7 @@ from training.loop import Trainer
 LAYERWISE = "train.layerwise=true"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [(), ("optimizer=racs", "train.dtype=bfloat16", "train.steps=3")])
 def test_ends_like_plain_training_to_the_bit(text, whole_run, tmp_path, changes):
     plain, released = whole_run, tmp_path / "layerwise"

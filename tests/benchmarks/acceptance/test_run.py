@@ -90,6 +90,7 @@ def test_an_unknown_check_is_refused(capsys):
     assert "--only must be one of environment, contract" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("failures", "code"), [(0, 0), (1, 1), (300, 100)])
 def test_the_exit_code_counts_failures(failures, code, tmp_path, monkeypatch, capsys):
     def check(setup):

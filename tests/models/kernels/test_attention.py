@@ -105,6 +105,7 @@ def test_gradients_of_kept_positions_go_back_to_their_places():
     assert torch.autograd.gradcheck(lambda tensor: kernels.Kept.apply(tensor, indices), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_row_attention_is_a_sound_operator(dtype):
     """Its gradients, and the shapes, strides and dtypes that a compiler is told."""

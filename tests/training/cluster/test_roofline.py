@@ -78,6 +78,7 @@ def test_beyond_a_machine_the_network_carries_the_messages():
     assert cluster_plan._links(H100, 16) == {"nvlink": 50e9, "pcie": 50e9}
 
 
+@pytest.mark.slow
 def test_owners_step_faster_than_replicas():
     """Alice on 8 processes: every replica steps all matrices, an owner an eighth of them."""
     argv = ("configs/experiment/table2/1_3b/alice.yaml",)

@@ -14,6 +14,7 @@ def rows_of(run):
     return [json.loads(line) for line in (run / "basis_cosines.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_every_basis_has_a_row_for_each_refresh_but_the_first(text, tmp_path):
     """A resume repeats no row."""
     settings = ("run.record_basis_cosines=true", "optimizer.update_interval=3", "optimizer.switching=none")

@@ -67,6 +67,7 @@ def history(records: list) -> list[dict]:
     return [{key(i): float(i.value_json) for i in row.item if not key(i).startswith("_")} for row in rows]
 
 
+@pytest.mark.slow
 def test_disabled_does_not_even_import_wandb(tmp_path):
     code = (
         "import pathlib, sys, types; from training.run.tracking import Tracker\n"
@@ -78,6 +79,7 @@ def test_disabled_does_not_even_import_wandb(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_offline_run_and_its_resume(tmp_path, quiet_wandb, caplog):
     tracker = Tracker(settings("offline"), tmp_path, name="nano_alice_s0", config=CONFIG)
     for step in (1, 2, 3):
@@ -138,6 +140,7 @@ def test_a_run_of_a_sweep_is_the_agents_and_stays_it(tmp_path, quiet_wandb, capl
     assert said(caplog) == []
 
 
+@pytest.mark.slow
 def test_an_unreachable_server_makes_the_run_offline(tmp_path, quiet_wandb, caplog):
     quiet_wandb.setenv("WANDB_API_KEY", "0" * 40)
     quiet_wandb.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
