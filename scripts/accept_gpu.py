@@ -11,7 +11,7 @@ error of a check is a line too, and the others go on. What the time does not all
 the number of lines that failed (100 for more), and 2 where there is no CUDA device. docs/gpu.md explains each check.
 """
 
-import training.processes.repeatable_sums
+from training.processes import repeatable_sums  # noqa: F401 - before torch
 
 # isort: split
 import os
