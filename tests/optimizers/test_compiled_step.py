@@ -17,8 +17,8 @@ from .harness import largest_difference, options_of, parameters, reference, trai
 
 MATRIX = [name for name in registry.names() if issubclass(registry.get(name)[0], MatrixOptimizer)]
 WITH_GRAPH = [name for name in MATRIX if registry.get(name)[0].traits.same_every_step]
-# Their averages have had the gradient when a basis was renewed, and have yet to have it in other steps.
-ACCUMULATE = {"eigen_adam", "shampoo"}
+# Its averages have had the gradient when a basis was renewed, and have yet to have it in other steps.
+ACCUMULATE = {"eigen_adam"}
 
 
 @pytest.fixture(autouse=True)
