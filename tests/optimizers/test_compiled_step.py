@@ -147,3 +147,15 @@ def test_whole_matrices_alone_are_compiled_and_rounded_to_nearest(asked):
 def test_without_triton_a_gpu_steps_eagerly(monkeypatch):
     monkeypatch.setattr(compiled_step.importlib.util, "find_spec", lambda name: None)
     assert not compiled_step._has_compiler("cuda") and compiled_step._has_compiler("cpu")
+
+
+@pytest.mark.slow
+def test_every_form_of_a_stack_has_a_graph(traced):
+    """More forms than torch keeps graphs for one code. On one thread, as on CUDA: others would trace at once."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        trained(built("lion", on=("cpu",), shapes=[(rows, 24) for rows in range(4, 14)]), steps=3)
+    finally:
+        torch.set_num_threads(threads)
+    assert counters["stats"]["unique_graphs"] == 10
