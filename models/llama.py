@@ -189,7 +189,9 @@ def build_model(
 
 
 def allocate(model: LlamaForCausalLM, device: torch.device | str) -> None:
-    """Give `model`, which is on the meta device, memory on `device`. The weights have no values yet."""
+    """Give `model`, if it is on the meta device, memory on `device`. The weights have no values yet."""
+    if not next(model.parameters()).is_meta:
+        return
     model.to_empty(device=device)
     model.tie_weights()  # to_empty made two of a matrix that is shared
     # Its frequencies are not saved, and stay in float32 at every dtype: rounded, they are another RoPE.

@@ -7,6 +7,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh requirements-test.txt
+unset PYTHONDONTWRITEBYTECODE # tests start hundreds of processes: compile for all of them once
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .

@@ -31,7 +31,7 @@ BUDGETS: dict[str, dict[str, Budget]] = {
     "lars": {"llama_60m": Budget(196, 2.5, 0.3), "llama_1_3b": Budget(1100, 4.1, 0.8)},
     "ldadam": {"llama_60m": Budget(196, 6.5, 0.33), "llama_1_3b": Budget(1020, 11.4, 1.56)},
     "lion": {"llama_60m": Budget(99, 4.8, 0.26), "llama_1_3b": Budget(370, 4.8, 0.52)},
-    "muon": {"llama_60m": Budget(168, 6.2, 0.2), "llama_1_3b": Budget(730, 11.6, 0.78)},
+    "muon": {"llama_60m": Budget(106, 5.4, 0.12), "llama_1_3b": Budget(770, 11.9, 0.78)},
     "natural_galore": {"llama_60m": Budget(187, 4.2, 0.41), "llama_1_3b": Budget(1210, 4.5, 0.95)},
     "normuon": {"llama_60m": Budget(224, 7.7, 0.28), "llama_1_3b": Budget(1220, 17.2, 1.03)},
     "racs": {"llama_60m": Budget(337, 3.65, 0.09), "llama_1_3b": Budget(1890, 8.1, 0.52)},
