@@ -41,7 +41,7 @@ def test_activations_and_loss_are_the_peak_of_a_pass(counted, case):
     row = counted[case]
     memory = plan_run(load(row["settings"]).config)["cluster"]["memory"]
     planned = memory["activation_bytes"] + memory["loss_bytes"]
-    least, most = {"padded": (1.0, 1.25), "checkpointing": (1.0, 1.12)}.get(case, (0.97, 1.03))
+    least, most = {"padded": (1.0, 1.35), "checkpointing": (1.0, 1.12)}.get(case, (0.97, 1.03))
     assert least <= planned / row["peak"] <= most
 
 
