@@ -13,7 +13,7 @@ class Budget(NamedTuple):
 
 
 BUDGETS: dict[str, dict[str, Budget]] = {
-    "adafactor": {"llama_60m": Budget(207, 8.7, 0.63), "llama_1_3b": Budget(900, 8.7, 0.78)},
+    "adafactor": {"llama_60m": Budget(207, 8.7, 0.38), "llama_1_3b": Budget(900, 8.7, 0.78)},
     "adam": {"llama_60m": Budget(6, 1.01, 0.01), "llama_1_3b": Budget(70, 1.01, 0.01)},
     "adam_8bit": {"llama_60m": Budget(77, 1.25, 0.01), "llama_1_3b": Budget(225, 1.25, 0.01)},
     "adam_mini": {"llama_60m": Budget(210, 6, 0.38), "llama_1_3b": Budget(660, 6, 0.77)},
@@ -29,11 +29,11 @@ BUDGETS: dict[str, dict[str, Budget]] = {
     "galore_8bit": {"llama_60m": Budget(135, 2.0, 0.11), "llama_1_3b": Budget(500, 3.8, 0.65)},
     "lamb": {"llama_60m": Budget(210, 3.7, 0.4), "llama_1_3b": Budget(1580, 5.8, 1.05)},
     "lars": {"llama_60m": Budget(196, 2.5, 0.3), "llama_1_3b": Budget(1100, 4.1, 0.8)},
-    "ldadam": {"llama_60m": Budget(196, 6.5, 0.33), "llama_1_3b": Budget(1020, 11.4, 1.56)},
+    "ldadam": {"llama_60m": Budget(191, 6.2, 0.26), "llama_1_3b": Budget(1020, 11.4, 1.56)},
     "lion": {"llama_60m": Budget(99, 4.8, 0.26), "llama_1_3b": Budget(370, 4.8, 0.52)},
     "muon": {"llama_60m": Budget(106, 5.4, 0.12), "llama_1_3b": Budget(770, 11.9, 0.78)},
     "natural_galore": {"llama_60m": Budget(187, 4.2, 0.41), "llama_1_3b": Budget(1210, 4.5, 0.95)},
-    "normuon": {"llama_60m": Budget(224, 7.7, 0.28), "llama_1_3b": Budget(1220, 17.2, 1.03)},
+    "normuon": {"llama_60m": Budget(228, 7.7, 0.18), "llama_1_3b": Budget(1220, 17.2, 1.03)},
     "racs": {"llama_60m": Budget(337, 3.65, 0.09), "llama_1_3b": Budget(1890, 8.1, 0.52)},
     "scale": {"llama_60m": Budget(103, 3.8, 0.19), "llama_1_3b": Budget(390, 2.6, 0.76)},
     "shampoo": {"llama_60m": Budget(76, 2.25, 0.13), "llama_1_3b": Budget(330, 3.1, 0.8)},
