@@ -303,7 +303,8 @@ def test_natural_gradient_keeps_its_digits_at_small_damping():
     exact, single = natural_gradients(1e2), natural_gradients(1e2, torch.float32)
     for (natural, sigma), (rounded, _) in zip(exact, single, strict=True):
         assert sigma.square().sum() > 1e8 * 1e-3
-        assert (natural - rounded).norm() < 1e-3 * natural.norm()
+        signs = (natural * rounded).sum(-1, keepdim=True).sign()  # of basis columns: another solver's are others
+        assert (natural - signs * rounded).norm() < 1e-3 * natural.norm()
 
 
 def test_natural_gradient_survives_nearly_parallel_gradients():
