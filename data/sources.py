@@ -19,7 +19,7 @@ from data.data_errors import DataError
 from data.data_settings import Data
 from data.files import is_url, read_whole, reader
 from data.hub import VALIDATION, HubDataset, open_dataset
-from data.paths import named_files
+from data.named_files import named_files
 from data.prepared import PreparedSource
 from data.text_hash import is_held_out
 

@@ -33,7 +33,7 @@ from benchmarks.acceptance.contract import contract
 from benchmarks.acceptance.environment import environment
 from benchmarks.acceptance.feeding import feeding
 from benchmarks.acceptance.items import Check, Setup
-from benchmarks.acceptance.products import loss, tf32, widths
+from benchmarks.acceptance.model_products import loss, tf32, widths
 from benchmarks.acceptance.run import Run, chosen
 from benchmarks.acceptance.solvers import solvers
 from benchmarks.acceptance.step_times import steps

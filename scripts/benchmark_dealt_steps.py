@@ -14,7 +14,7 @@ import training.processes.repeatable_sums  # noqa: F401 - before torch
 import argparse
 import os
 
-from benchmarks.dealt_steps import step_seconds
+from benchmarks.dealing import step_seconds
 from configs.schema import load
 from training.processes.start import start_world
 

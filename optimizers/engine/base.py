@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from ..parallel import shards, state_dicts
-from ..parallel.messages import Message
+from ..parallel.tensor_messages import Message
 from . import adamw
 from .generators import rounding_source
 from .options import Params, check_all

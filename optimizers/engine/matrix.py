@@ -15,9 +15,9 @@ from .. import kernels
 from ..parallel import shards, state_dicts
 from ..parallel.dealt_steps import deal
 from ..parallel.exchange import Exchange, whole_norms
-from ..parallel.messages import send_to_all
 from ..parallel.sharded_stack import ShardedStack
 from ..parallel.shared_refresh import evenly_spaced, refresh_in_shares
+from ..parallel.tensor_messages import send_to_all
 from .base import BaseOptimizer
 from .direction import Direction
 from .generators import generator

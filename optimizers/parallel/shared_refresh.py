@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..engine.stack import Stack
-from .messages import send_to_all
+from .tensor_messages import send_to_all
 
 
 def refresh_in_shares(

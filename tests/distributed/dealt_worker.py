@@ -12,7 +12,7 @@ import optimizers
 from benchmarks import parallel as check
 from models.llama import build_model
 from optimizers import registry
-from optimizers.parallel.messages import send_to_all
+from optimizers.parallel.tensor_messages import send_to_all
 from tests.distributed.worker import same, whole_state
 from training.processes.layout import Replicas
 from training.processes.model_weights import load_weights

@@ -13,7 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from benchmarks.acceptance import device as measuring
-from benchmarks.acceptance import products, solvers, step_times, training_speed, waits
+from benchmarks.acceptance import model_products, solvers, step_times, training_speed, waits
 from benchmarks.acceptance.items import Setup
 from benchmarks.acceptance.run import Run
 
@@ -34,8 +34,8 @@ def training(setup):
 
 
 def widths(setup):
-    yield solvers.Item("mlp", lambda: products.of_mlp(setup, 6144, 2048, 5461))
-    yield solvers.Item("newton_schulz", lambda: products.of_iterations(setup, 2048, 5461))
+    yield solvers.Item("mlp", lambda: model_products.of_mlp(setup, 6144, 2048, 5461))
+    yield solvers.Item("newton_schulz", lambda: model_products.of_iterations(setup, 2048, 5461))
 
 
 CHECKS = {"steps": steps, "training": training, "widths": widths, "waits": waits.waits, "solvers": solvers.solvers}
@@ -71,7 +71,7 @@ def _(matrix):
 def main() -> None:
     measuring.build_model = outside(measuring.build_model)
     training_speed.micro_batch = waits.micro_batch = micro_batch
-    for module in (products, solvers, step_times, training_speed):
+    for module in (model_products, solvers, step_times, training_speed):
         module.median_seconds = once
     training_speed.plan_run = outside(training_speed.plan_run)
     measuring.SIZES["60m"] = measuring.Size("llama_nano", 16, 16)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from benchmarks.acceptance import allocator, bases, contract, device, products, whole_runs
+from benchmarks.acceptance import allocator, bases, contract, device, model_products, whole_runs
 from benchmarks.acceptance.environment import environment
 from benchmarks.acceptance.feeding import of_source
 from benchmarks.acceptance.items import Setup
@@ -58,12 +58,12 @@ def test_a_basis_that_is_not_orthonormal_and_a_wrong_residual_are_seen():
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_the_loss_is_held_against_float64(autocast, monkeypatch):
-    lines = list(products.of_loss(CPU, 256, 32, 200, autocast=autocast))
+    lines = list(model_products.of_loss(CPU, 256, 32, 200, autocast=autocast))
     assert [line.passed for line in lines] == [True, True, True, None]
     assert all(line.value > 0 for line in lines)
-    real = products.summed_cross_entropy
-    monkeypatch.setattr(products, "summed_cross_entropy", lambda *arguments: real(*arguments) * 1.01)
-    assert [line.passed for line in products.of_loss(CPU, 256, 32, 200, autocast=autocast)][:3] == [False] * 3
+    real = model_products.summed_cross_entropy
+    monkeypatch.setattr(model_products, "summed_cross_entropy", lambda *arguments: real(*arguments) * 1.01)
+    assert [line.passed for line in model_products.of_loss(CPU, 256, 32, 200, autocast=autocast)][:3] == [False] * 3
 
 
 def test_a_machine_says_what_it_is():
@@ -72,7 +72,7 @@ def test_a_machine_says_what_it_is():
 
 
 def test_products_of_odd_widths_run_and_are_named():
-    lines = products.of_mlp(CPU, 16, 24, 13) + products.of_iterations(CPU, 8, 13)
+    lines = model_products.of_mlp(CPU, 16, 24, 13) + model_products.of_iterations(CPU, 8, 13)
     assert [line.name for line in lines] == [
         "[24, 13] padded over an even width",
         "[24, 13] as it is, over an even width",
