@@ -47,6 +47,7 @@ from training.run.folder import locked_run_folder
 from training.run.recorder import open_recorder
 from training.run.resume import find_start, require_space
 from training.run.summary import final_line, summarize
+from training.train_settings import deals_steps
 
 log = logging.getLogger("training")
 
@@ -105,7 +106,7 @@ def run(config: Config, world: World) -> int:
                 model,
                 world,
                 parallel=config.train.parallel,
-                deal_steps=config.train.deal_steps and not config.run.record_basis_cosines,
+                deal_steps=deals_steps(config.run, config.train),
             )
             if start.checkpoint is None:
                 set_initial_weights(model, config.model, world, seed=config.run.seed)

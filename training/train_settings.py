@@ -58,3 +58,8 @@ class Wandb:
     entity: str | None = setting(None, "user or team")
     group: str | None = setting(None, "group of runs")
     tags: list[str] = field(default_factory=list, metadata={"meaning": "tags of the run"})
+
+
+def deals_steps(run: Run, train: Train) -> bool:
+    """Whether the replicas of a run share the steps; the cosines of a basis are recorded where all bases are."""
+    return train.deal_steps and not run.record_basis_cosines

@@ -10,17 +10,27 @@ from models.llama import LlamaForCausalLM
 from optimizers import BaseOptimizer
 from training.cluster.cards import GPUS_OF_A_MACHINE, Card
 from training.cluster.process_memory import ProcessMemory, process_memory
-from training.cluster.roofline import PassSeconds, Rows, communication_seconds, optimizer_seconds, pass_seconds
-from training.cluster.shares import Part, parts_of_processes
+from training.cluster.roofline import (
+    PassSeconds,
+    Rows,
+    communication_seconds,
+    optimizer_seconds,
+    pass_seconds,
+    ring_seconds,
+)
+from training.cluster.shares import Part, Sharing, dealt_bytes, parts_of_processes
 from training.cluster.text_rate import filled, targets_per_core_second, targets_per_row
 from training.compiler import long_enough
+from training.train_settings import deals_steps
 
 
 class LinkBounds(TypedDict):
-    """`step_seconds`: the longer of forward with backward and of the messages, which may go on meanwhile, and the
-    optimizer's step. `targets_per_second` is of all processes, `mfu` the share of the card's product rate."""
+    """`dealing_seconds`: to send the weights that other processes stepped. `step_seconds`: the longer of forward with
+    backward and of the messages, which may go on meanwhile; then the optimizer's step and dealing.
+    `targets_per_second` is of all processes, `mfu` the share of the card's product rate."""
 
     communication_seconds: float
+    dealing_seconds: float
     step_seconds: float
     targets_per_second: float
     mfu: float
@@ -72,9 +82,8 @@ def plan_cluster(
     micro = min(train.micro_batch_size or share, share)
     rows = Rows(share // micro, micro, length, filled(config.data))
     compiled = train.compile is True or (train.compile == "auto" and long_enough(model, train, length, "cuda"))
-    sharded = train.parallel == "fsdp2" and processes > 1
-    whole = [Part(parameter, group) for group in optimizer.param_groups for parameter in group["params"]]
-    parts = parts_of_processes(optimizer, processes) if sharded else [whole] * processes
+    sharing = _sharing(config, processes)
+    parts = parts_of_processes(optimizer, processes, sharing)
     memory = process_memory(
         config,
         model,
@@ -84,8 +93,9 @@ def plan_cluster(
         micro_batches=rows.micro_batches,
         activation_bytes=micro * activation_bytes,
     )
+    sent = dealt_bytes(optimizer) if sharing == "dealt" else 0
     bounds = {
-        card.name: _card_bounds(config, model, parts, card, rows, memory, compiled, flops_per_position)
+        card.name: _card_bounds(config, model, parts, card, rows, memory, compiled, flops_per_position, sent)
         for card in cards
     }
     return {
@@ -100,6 +110,14 @@ def plan_cluster(
     }
 
 
+def _sharing(config: Config, processes: int) -> Sharing:
+    if processes == 1:
+        return "whole"
+    if config.train.parallel == "fsdp2":
+        return "rows"
+    return "dealt" if deals_steps(config.run, config.train) else "whole"
+
+
 def _card_bounds(
     config: Config,
     model: LlamaForCausalLM,
@@ -109,11 +127,11 @@ def _card_bounds(
     memory: ProcessMemory,
     compiled: bool,
     flops_per_position: int,
+    sent: int,
 ) -> CardBounds:
     name = config.optimizer.name
     passes = pass_seconds(config, card, rows, compiled=compiled)
-    distinct = parts if parts[0] is not parts[-1] else parts[:1]
-    update = max(optimizer_seconds(name, mine, card) for mine in distinct)
+    update = max(optimizer_seconds(name, mine, card) for mine in parts)
     targets = config.train.batch_size * targets_per_row(config.data)
     flops = flops_per_position * rows.positions * rows.micro_batches
     rate = card.products(config.train.dtype, config.train.tf32)
@@ -127,12 +145,14 @@ def _card_bounds(
     def over(link: float) -> LinkBounds:
         messages = _communication(config, model, link, len(parts), rows.micro_batches)
         together = sum(parts_of_pass.values())
-        step = max(together, messages) + update
-        named = {**parts_of_pass, "optimizer": update}
+        dealing = ring_seconds(sent, len(parts), link)
+        step = max(together, messages) + update + dealing
+        named = {**parts_of_pass, "optimizer": update + dealing}
         if messages > together:
             named["communication"] = messages
         return {
             "communication_seconds": messages,
+            "dealing_seconds": dealing,
             "step_seconds": step,
             "targets_per_second": targets / step,
             "mfu": flops / (step * rate),

@@ -64,6 +64,7 @@ def _link_lines(name: str, links: list[LinkBounds]) -> list[str]:
         ("bottleneck", lambda link: link["bottleneck"]),
     ]
     if over:
+        shown.insert(0, ("weights stepped elsewhere", lambda link: _ms(link["dealing_seconds"])))
         shown.insert(0, ("communication", lambda link: _ms(link["communication_seconds"])))
     return [_line(label + over, (cell(link) for link in links)) for label, cell in shown]
 

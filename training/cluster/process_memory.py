@@ -60,7 +60,7 @@ def process_memory(
         "weight_bytes": kept,
         "gradient_bytes": kept,
         "accumulated_gradient_bytes": whole // width * max(width, 4) if sharded and micro_batches > 1 else 0,
-        "optimizer_state_bytes": max(state_bytes(optimizer, mine) for mine in (parts if sharded else parts[:1])),
+        "optimizer_state_bytes": max(state_bytes(optimizer, mine) for mine in parts),
         "activation_bytes": activation_bytes,
         "loss_bytes": working_bytes(
             positions,

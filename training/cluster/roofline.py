@@ -155,4 +155,9 @@ def communication_seconds(
     else:
         gathered = width * (2 * parameters - outside) * micro_batches
         moved = gathered + max(width, 4) * parameters
+    return ring_seconds(moved, processes, link)
+
+
+def ring_seconds(moved: float, processes: int, link: float) -> float:
+    """Of `moved` bytes, of which each process sends and receives (N - 1) / N at `link` bytes/s."""
     return moved * (processes - 1) / processes / link

@@ -1,13 +1,14 @@
 """What each of several processes steps, and holds as the optimizer's state, counted on the meta device."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from optimizers import BaseOptimizer
 from optimizers.engine import adamw
+from optimizers.parallel.dealt_steps import deal
 from optimizers.parallel.shards import dealt, span
 
 
@@ -18,25 +19,47 @@ class Part(NamedTuple):
     group: dict[str, Any]
 
 
-def parts_of_processes(optimizer: BaseOptimizer, processes: int) -> list[list[Part]]:
-    """For each process of an FSDP2 run what it steps: its own rows of a parameter, or the whole of one that it owns.
+Sharing = Literal["whole", "dealt", "rows"]
+
+
+def parts_of_processes(optimizer: BaseOptimizer, processes: int, sharing: Sharing) -> list[list[Part]]:
+    """For each process what it steps. "whole": everything. "dealt": its share of the matrices, and all that cannot be
+    dealt. "rows", with FSDP2: its own rows of a parameter, or the whole of one that it owns.
 
     `optimizer` holds the parameters of one process, on the meta device.
     """
     parts: list[list[Part]] = [[] for _ in range(processes)]
-    owned = 0
+    owned: dict[Tensor, int] = {}
     for group in optimizer.param_groups:
-        parameters = group["params"]
-        if _needs_whole(optimizer, group):
-            owners = dealt([parameter.shape for parameter in parameters], owned, processes)
-            owned += len(parameters)
-            for parameter, owner in zip(parameters, owners, strict=True):
-                parts[owner].append(Part(parameter, group))
-        else:
-            for parameter in parameters:
-                for process, mine in enumerate(parts):
-                    mine.append(Part(parameter[span(len(parameter), process, processes)], group))
+        owners = _owners(optimizer, group, processes, sharing, owned)
+        owned |= owners
+        for parameter in group["params"]:
+            if parameter in owners:
+                parts[owners[parameter]].append(Part(parameter, group))
+                continue
+            for process, mine in enumerate(parts):
+                rows = span(len(parameter), process, processes) if sharing == "rows" else slice(None)
+                mine.append(Part(parameter[rows], group))
     return parts
+
+
+def _owners(
+    optimizer: BaseOptimizer, group: dict[str, Any], processes: int, sharing: Sharing, owned: dict[Tensor, int]
+) -> dict[Tensor, int]:
+    """The process that alone steps a parameter, of those of the group that one process steps."""
+    parameters = group["params"]
+    if sharing == "rows" and _needs_whole(optimizer, group):
+        return dict(zip(parameters, dealt([p.shape for p in parameters], len(owned), processes), strict=True))
+    return deal(parameters, owned, processes) if sharing == "dealt" and _is_dealt(optimizer, group) else {}
+
+
+def dealt_bytes(optimizer: BaseOptimizer) -> int:
+    """Bytes of the weights that each process gets from the process that stepped them, where steps are dealt."""
+    return sum(p.nbytes for group in optimizer.param_groups if _is_dealt(optimizer, group) for p in group["params"])
+
+
+def _is_dealt(optimizer: BaseOptimizer, group: dict[str, Any]) -> bool:
+    return group["algorithm"] != "adam" and optimizer.traits.sharding == "owner"
 
 
 def _needs_whole(optimizer: BaseOptimizer, group: dict[str, Any]) -> bool:

@@ -76,6 +76,16 @@ def test_owners_share_the_state_of_whole_matrices():
     assert alone["optimizer_state_bytes"] / 2 <= of_two["optimizer_state_bytes"] < 0.51 * alone["optimizer_state_bytes"]
 
 
+def test_replicas_share_the_state_of_matrices():
+    """Muon holds m n float32 numbers for each of llama_60m's matrices; each of two processes steps half of them."""
+    argv = ("model=llama_60m", "optimizer=muon")
+    alone, of_two = memory(*argv), memory(*argv, processes=2)
+    matrices = 8 * (4 * 512**2 + 3 * 512 * 1376)
+    assert alone["optimizer_state_bytes"] - of_two["optimizer_state_bytes"] == pytest.approx(4 * matrices / 2, rel=0.02)
+    whole = memory(*argv, "train.deal_steps=false", processes=2)
+    assert whole["optimizer_state_bytes"] == alone["optimizer_state_bytes"]
+
+
 def test_layers_that_are_recomputed_keep_their_inputs_alone():
     argv = ("model=llama_7b", "optimizer=adam", *ACCUMULATING, "train.micro_batch_size=16")
     plain = memory(*argv, processes=8)

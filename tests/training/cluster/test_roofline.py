@@ -52,7 +52,7 @@ def test_a_step_is_its_parts_and_its_speed_follows(processes):
         passes = sum(card[f"{part}_seconds"] for part in ("products", "elementwise", "attention", "loss"))
         for link in card["links"].values():
             longer = max(passes, link["communication_seconds"])
-            assert link["step_seconds"] == pytest.approx(longer + card["optimizer_seconds"])
+            assert link["step_seconds"] == pytest.approx(longer + card["optimizer_seconds"] + link["dealing_seconds"])
             targets = 512 * 256 * counted["cluster"]["filled"]
             assert link["targets_per_second"] == pytest.approx(targets / link["step_seconds"])
             flops = counted["flops_per_position"] * targets / processes
@@ -73,6 +73,18 @@ def test_messages_by_hand():
     assert messages == pytest.approx(7 / 8 * (gathered + 4 * parameters) / 450e9)
 
 
+def test_replicas_share_the_steps_of_matrices_and_send_their_weights():
+    """Eight squares of Muon's on two processes: a half each, and the bytes of all that the other stepped."""
+    argv = ("model=llama_60m", "optimizer=muon", *PACKED, "train.batch_size=64")
+    alone, dealt = cluster(*argv)["cards"]["H100"], cluster(*argv, processes=2)["cards"]["H100"]
+    whole = cluster(*argv, "train.deal_steps=false", processes=2)["cards"]["H100"]
+    assert whole["optimizer_seconds"] == alone["optimizer_seconds"]
+    assert 0.5 < dealt["optimizer_seconds"] / alone["optimizer_seconds"] < 0.7  # Adam steps the vocabulary on both
+    matrices = 8 * (4 * 512**2 + 3 * 512 * 1376)
+    assert dealt["links"]["nvlink"]["dealing_seconds"] == pytest.approx(2 * matrices / 2 / 450e9)
+    assert whole["links"]["nvlink"]["dealing_seconds"] == alone["links"]["alone"]["dealing_seconds"] == 0
+
+
 def test_beyond_a_machine_the_network_carries_the_messages():
     assert cluster_plan._links(H100, 8) == {"nvlink": 450e9, "pcie": 64e9}
     assert cluster_plan._links(H100, 16) == {"nvlink": 50e9, "pcie": 50e9}
@@ -80,8 +92,8 @@ def test_beyond_a_machine_the_network_carries_the_messages():
 
 @pytest.mark.slow
 def test_owners_step_faster_than_replicas():
-    """Alice on 8 processes: every replica steps all matrices, an owner an eighth of them."""
-    argv = ("configs/experiment/table2/1_3b/alice.yaml",)
+    """Alice on 8 processes: a replica that is dealt nothing steps all matrices, an owner an eighth of them."""
+    argv = ("configs/experiment/table2/1_3b/alice.yaml", "train.deal_steps=false")
     replica = cluster(*argv, processes=8)["cards"]["H100"]["optimizer_seconds"]
     owner = cluster(*argv, "train.parallel=fsdp2", processes=8)["cards"]["H100"]["optimizer_seconds"]
     # lm_head is one process's alone.
