@@ -1,7 +1,9 @@
 """Two processes (gloo) under accelerate's launcher: they agree, and one's failure is everyone's."""
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -55,6 +57,25 @@ def test_a_process_that_dies_is_named(text, tmp_path):
     output = launch_faulty("kill:training.loop.Trainer._update:5:1", tiny.command(text, tmp_path / "run"))
     assert "process 1 of 2 died" in output
     assert tiny.saved_steps(tmp_path / "run") == [3]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda signum: signum.name)
+def test_a_process_whose_others_never_come_ends_at_a_signal(text, tmp_path, signum):
+    """It waits in C++, where no handler of Python's runs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    alone = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *tiny.command(text, tmp_path / "run")], cwd=ROOT, env=os.environ | alone
+    )
+    while True:  # until it listens for the others
+        assert process.poll() is None
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            break
+        time.sleep(0.1)
+    process.send_signal(signum)
+    assert process.wait(60) == -signum
 
 
 def test_a_non_finite_loss_on_one_process_stops_the_step_on_all(text, whole_run, tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+import torch
 import transformers
 
 from analysis.paths import ROOT
@@ -45,6 +46,7 @@ def glue(made, monkeypatch, capfd):
     (exit code, stdout, stderr)."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(made / "cache"))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(made / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))  # the same sums in processes that it starts
     monkeypatch.chdir(ROOT)
 
     def glue(*arguments: str) -> tuple[int, str, str]:

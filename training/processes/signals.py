@@ -1,7 +1,9 @@
 """The signals that ask a run to end, and the launcher's death."""
 
+import contextlib
 import os
 import signal
+from collections.abc import Iterator
 
 # A terminal sends SIGINT (ctrl-C), SIGQUIT (ctrl-\\) and SIGHUP (it closes); a batch system SIGTERM, or, before its
 # limit, SIGUSR1, SIGUSR2 or SIGXCPU. SIGTSTP (ctrl-Z) keeps its meaning: the run waits for `fg`.
@@ -19,12 +21,24 @@ class Interrupted(BaseException):
         self.signum = signum
 
 
+@contextlib.contextmanager
+def ctrl_c_ends_the_process() -> Iterator[None]:
+    """Around a wait in C++, where no handler of Python's runs. Signals without one end the process anyway."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # not where ctrl-C is ignored, as behind `&` in a script
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class Signals:
     """`STOPS` and the launcher's death, as one number that is read at step boundaries.
 
-    Until `defer()` a signal raises `Interrupted` at once. After it a signal is only remembered, however often it comes,
-    so that a second ctrl-C cannot tear a checkpoint. A launched process also watches its parent, because accelerate's
-    launcher does not pass every signal on (docs/distributed.md).
+    From `catch()` to `defer()` a signal raises `Interrupted` at once. After that it is only remembered, however often
+    it comes, so that a second ctrl-C cannot tear a checkpoint. A launched process also watches its parent, because
+    accelerate's launcher does not pass every signal on (docs/distributed.md).
     """
 
     def __init__(self) -> None:
@@ -32,6 +46,9 @@ class Signals:
         self._deferred = False
         self._parent = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None
         self._handled: list[signal.Signals] = []
+
+    def catch(self) -> None:
+        """From now on a signal raises Interrupted."""
         for signum in STOPS:
             if signum in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(signum) is not signal.SIG_IGN:  # nohup
                 signal.signal(signum, self._handle)

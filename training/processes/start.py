@@ -16,7 +16,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from configs.messages import first_line, one_line
 from configs.schema import SettingsError
 from training.processes.launch_variables import check_launch, launched
-from training.processes.signals import Signals
+from training.processes.signals import Signals, ctrl_c_ends_the_process
 from training.processes.world import PATIENCE, World
 from training.run_errors import MachineError
 
@@ -48,7 +48,9 @@ def start_world(*, seed: int, threads: int | None, deterministic: bool, dtype: s
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.use_deterministic_algorithms(True)
-    accelerator = _accelerator()
+    with ctrl_c_ends_the_process():  # the processes wait for each other
+        accelerator = _accelerator()
+    signals.catch()
     _check_count(accelerator)
     _check_precision(accelerator.mixed_precision, dtype)
     # Also against TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, which NVIDIA's containers set.

@@ -11,6 +11,7 @@ from training.processes.signals import Interrupted, Signals
 @pytest.fixture
 def signals():
     signals = Signals()
+    signals.catch()
     yield signals
     signals.release()
 
@@ -42,7 +43,9 @@ def test_a_hang_up_that_is_ignored_stays_ignored():
     """As under nohup."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        Signals().release()
+        signals = Signals()
+        signals.catch()
+        signals.release()
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
