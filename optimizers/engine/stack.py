@@ -82,8 +82,8 @@ class Stack:
         )
 
     def gradient(self) -> Tensor | None:
-        """The gradients [B, m, n] of the owned matrices in `gradient_dtype`; None where none is owned. A single matrix's
-        is a view."""
+        """The gradients [B, m, n] of the owned matrices in `gradient_dtype`; None where none is owned. A single
+        matrix's is a view."""
         return self._stacked([local(parameter.grad) for parameter in self.parameters if parameter.grad is not None])
 
     def norms(self) -> Tensor | None:

@@ -41,8 +41,8 @@ def newton_schulz_iterations(matrix: Tensor, coefficients: tuple[float, float, f
 def iteration_dtype(matrix: Tensor, chosen: str) -> torch.dtype:
     """The precision of the iteration: "float32", "bfloat16", or "auto" for float16 on CUDA and float32 elsewhere.
 
-    float16 has three more bits than bfloat16 and is as fast; its range is enough for norms of 1 (docs/numerics.md). CPUs
-    without arithmetic in either emulate it many times slower than float32. A float64 matrix keeps float64.
+    float16 has three more bits than bfloat16 and is as fast; its range is enough for norms of 1 (docs/numerics.md).
+    CPUs without arithmetic in either emulate it many times slower than float32. A float64 matrix keeps float64.
     """
     if matrix.dtype == torch.float64:
         return torch.float64

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..functional import moments, scaling
-from ..functional.numerics import above_rounding, working_dtype
+from ..functional import moments, moving_basis, scaling
 from ..functional.newton_schulz import ALIGNMENT
+from ..functional.numerics import above_rounding, working_dtype
 from ..functional.subspace import leading_eigenvectors
 
 # The least that is added to the root of a float32 second moment: what the plain code raises such roots to. Roots below
@@ -21,6 +21,30 @@ from ..functional.subspace import leading_eigenvectors
 SMALLEST_EPS = torch.finfo(torch.float32).tiny ** 0.5
 # Rows and columns from which on a gradient stays in bfloat16.
 NARROW_FROM = 256
+
+
+def followed_basis(
+    total: Tensor, basis: Tensor, first: Tensor, share: float, rest: float
+) -> tuple[Tensor, moving_basis.Before]:
+    """B is never formed: Z = B^T P_ and B Z are sums of products with its parts."""
+    z = torch.baddbmm(first.mT @ (basis.mT @ basis), total.mT, basis, beta=share, alpha=rest)
+    moved = torch.baddbmm(basis @ (first @ z), total, z, beta=share, alpha=rest)
+    return torch.linalg.qr(moved).Q, moving_basis.Before(basis, first, None)
+
+
+def left_out(
+    total: Tensor,
+    basis: Tensor,
+    sigma: Tensor,
+    carried: Tensor,
+    before: moving_basis.Before | None,
+    share: float,
+) -> Tensor:
+    """In place, P (sigma + share m') by one product."""
+    if before is None:
+        return total.baddbmm_(basis, sigma, alpha=-1)
+    total.baddbmm_(basis, torch.add(sigma, carried, alpha=share), alpha=-1)
+    return total.baddbmm_(before.basis, before.first, alpha=share)
 
 
 def gradient_dtype(gradient: Tensor, takes_narrow: bool) -> torch.dtype:
@@ -110,8 +134,8 @@ def adam_moments_with_sumsq(
 def unit_momentum(
     gradient: Tensor, exp_avg: Tensor, momentum: float, eps: float, *, nesterov: bool, dtype: torch.dtype
 ) -> Tensor:
-    """Of a narrow gradient, with m that of the step before: M / (1 - momentum^2) is G + momentum^2 / (1 - momentum^2) m,
-    one sum in float32, and m is averaged in its own digits, rounded once. The norm takes the factor away."""
+    """With k = momentum^2, or momentum without Nesterov, and the m of the step before, M / (1 - k) is G + k / (1 - k) m:
+    one sum in float32 of what is held in less. m is rounded once. The norm takes the factor away."""
     if gradient.dtype != torch.bfloat16:
         return NotImplemented
     decay = momentum**2 if nesterov else momentum
@@ -153,9 +177,10 @@ def racs_scales(
     n = gradient.shape[-1]
     if gradient.dtype != torch.bfloat16 or gradient.stride(-1) > 1 or n % ALIGNMENT == 0:
         return NotImplemented
-    padded, scale = (None if each is None else F.pad(each, (0, -n % ALIGNMENT)) for each in (gradient, column_scale))
+    padded = F.pad(gradient, (0, -n % ALIGNMENT))
+    scale = None if column_scale is None else F.pad(column_scale, (0, -n % ALIGNMENT))
     rows, columns = scaling.racs_scales(padded, scale, row_scale, phi, beta=beta, gamma=gamma, iterations=iterations)
-    if column_scale is not None:
+    if column_scale is not None and scale is not None:
         column_scale.copy_(scale[..., :n])
     return rows, columns[..., :n]
 
@@ -263,6 +288,8 @@ def subtract_stacked(
 REPLACEMENTS = {
     function.__name__: function
     for function in (
+        followed_basis,
+        left_out,
         gradient_dtype,
         project,
         column_sumsq,
