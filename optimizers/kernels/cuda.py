@@ -134,8 +134,8 @@ def adam_moments_with_sumsq(
 def unit_momentum(
     gradient: Tensor, exp_avg: Tensor, momentum: float, eps: float, *, nesterov: bool, dtype: torch.dtype
 ) -> Tensor:
-    """With k = momentum^2, or momentum without Nesterov, and the m of the step before, M / (1 - k) is G + k / (1 - k) m:
-    one sum in float32 of what is held in less. m is rounded once. The norm takes the factor away."""
+    """With k = momentum^2, or momentum without Nesterov, and m of the step before, M / (1 - k) is G + k / (1 - k) m: one
+    sum in float32 of what is held in less. m is rounded once. The norm takes the factor away."""
     if gradient.dtype != torch.bfloat16:
         return NotImplemented
     decay = momentum**2 if nesterov else momentum
