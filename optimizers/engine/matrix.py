@@ -67,7 +67,7 @@ class MatrixOptimizer(BaseOptimizer):
         """Renew the bases in `state` in place; `sources` are the matrices' private generators of this step."""
 
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], t: int) -> Direction:
-        """Advance `state` in place by gradient [B, m, n] (float32 or float64, or `Traits.takes_narrow`) at step t; return
+        """Advance `state` in place by gradient [B, m, n] (float32 or float64; `Traits.takes_narrow`) at step t; return
         what to subtract."""
         raise AssertionError(f"{type(self).__name__} must define update")
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .. import kernels
 from ..functional import moments, moving_basis, scaling
 from ..functional.newton_schulz import ALIGNMENT
 from ..functional.numerics import above_rounding, working_dtype
@@ -134,8 +135,8 @@ def adam_moments_with_sumsq(
 def unit_momentum(
     gradient: Tensor, exp_avg: Tensor, momentum: float, eps: float, *, nesterov: bool, dtype: torch.dtype
 ) -> Tensor:
-    """With k = momentum^2, or momentum without Nesterov, and m of the step before, M / (1 - k) is G + k / (1 - k) m: one
-    sum in float32 of what is held in less. m is rounded once. The norm takes the factor away."""
+    """With k = momentum^2, or momentum without Nesterov, and m from before, M / (1 - k) is G + k / (1 - k) m: one sum
+    in float32 of what is held in less. m is rounded once. The norm takes the factor away."""
     if gradient.dtype != torch.bfloat16:
         return NotImplemented
     decay = momentum**2 if nesterov else momentum
@@ -228,20 +229,25 @@ def newton_schulz_iterations(matrix: Tensor, coefficients: tuple[float, float, f
     a, b, c = coefficients
     other = torch.empty_like(matrix)
     for _ in range(steps):
-        gram = matrix @ matrix.mT
         if matrix.dtype == torch.bfloat16:
-            inner = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) if c else gram.mul_(b)
-            torch.baddbmm(matrix, inner, matrix, beta=a, out=other)
+            gram = matrix @ matrix.mT
+            gram = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) if c else gram.mul_(b)
+            torch.baddbmm(matrix, gram, matrix, beta=a, out=other)
         else:
-            if c:
-                gram.diagonal(dim1=-2, dim2=-1).add_(b / (2 * c))
-                inner, constant = torch.baddbmm(gram, gram, gram, beta=0, alpha=c), a - b * b / (4 * c)
-            else:
-                inner, constant = gram.mul_(b), a
-            inner.diagonal(dim1=-2, dim2=-1).add_(constant)
-            torch.bmm(inner, matrix, out=other)
+            torch.bmm(_polynomial(matrix @ matrix.mT, a, b, c), matrix, out=other)
         matrix, other = other, matrix
     return matrix
+
+
+def _polynomial(gram: Tensor, a: float, b: float, c: float) -> Tensor:
+    """a I + b A + c A^2 of A = `gram`, which is written to."""
+    if c:
+        gram.diagonal(dim1=-2, dim2=-1).add_(b / (2 * c))
+        gram, a = torch.baddbmm(gram, gram, gram, beta=0, alpha=c), a - b * b / (4 * c)
+    else:
+        gram.mul_(b)
+    gram.diagonal(dim1=-2, dim2=-1).add_(a)
+    return gram
 
 
 def formed(
@@ -304,5 +310,18 @@ REPLACEMENTS = {
         newton_schulz_iterations,
         formed,
         subtract_stacked,
+    )
+}
+
+# Those that a compiler traces too: else passes over squares are in float32, and products copy what they add to.
+kernels.traced_on["cuda"] = {
+    function.__name__: function
+    for function in (
+        gradient_dtype,
+        racs_scales,
+        rowwise_products,
+        fixed_point,
+        unit_momentum,
+        newton_schulz_iterations,
     )
 }
