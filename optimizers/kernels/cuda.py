@@ -144,7 +144,7 @@ def unit_momentum(
     ahead = torch.addcmul(gradient, exp_avg, factor)
     exp_avg.lerp_(gradient.to(exp_avg.dtype), 1 - momentum)
     norms = torch.linalg.vector_norm(ahead, dim=(-2, -1), keepdim=True).clamp(min=eps / (1 - decay))
-    return torch.div(ahead, norms, out=torch.empty_like(ahead, dtype=dtype))
+    return torch.div(ahead, norms, out=_place(ahead, dtype)).to(dtype)
 
 
 def corrected(
@@ -227,16 +227,21 @@ def newton_schulz_iterations(matrix: Tensor, coefficients: tuple[float, float, f
     Not in bfloat16, which has too few digits for these diagonals (docs/numerics.md).
     """
     a, b, c = coefficients
-    other = torch.empty_like(matrix)
+    other = _place(matrix, matrix.dtype)
     for _ in range(steps):
         if matrix.dtype == torch.bfloat16:
             gram = matrix @ matrix.mT
             gram = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) if c else gram.mul_(b)
-            torch.baddbmm(matrix, gram, matrix, beta=a, out=other)
+            moved = torch.baddbmm(matrix, gram, matrix, beta=a, out=other)
         else:
-            torch.bmm(_polynomial(matrix @ matrix.mT, a, b, c), matrix, out=other)
-        matrix, other = other, matrix
+            moved = torch.bmm(_polynomial(matrix @ matrix.mT, a, b, c), matrix, out=other)
+        matrix, other = moved, None if other is None else matrix
     return matrix
+
+
+def _place(like: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """Memory for a result in the order of `like`; a compiler finds its own, and takes none that is not contiguous."""
+    return None if torch.compiler.is_compiling() else torch.empty_like(like, dtype=dtype)
 
 
 def _polynomial(gram: Tensor, a: float, b: float, c: float) -> Tensor:
