@@ -104,6 +104,7 @@ def lower_step(name: str) -> tuple[Lowered | None, str]:
         warnings.simplefilter("always")
         weights = [torch.nn.Parameter(torch.empty(SHAPE, dtype=torch.bfloat16, device="cuda")) for _ in range(COUNT)]
         optimizer = registry.get(name)[0](weights, lr=0.01, **defaults)
+        optimizer.compile_steps(on=("cuda",))
         optimizer.allocate_state()
         for weight in weights:
             weight.grad = torch.empty_like(weight)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from .engine import Direction, MatrixOptimizer, Option, Traits, register
 from .engine.options import Betas, EpsAboveZero, LearningRate, Params, Rank, WeightDecay
+from .functional.moving_basis import followed_basis, left_out
 from .functional.numerics import working_dtype
 from .functional.subspace import leading_left_singular_vectors, project
 
@@ -73,17 +74,14 @@ class LDAdam(MatrixOptimizer):
         (beta1, beta2), dtype = group["betas"], gradient.dtype
         basis, first, second = (state[key].to(dtype) for key in ("basis", "exp_avg", "exp_avg_sq"))
         total = gradient + state["error"] if "error" in state else gradient
-        lost = None  # of the momentum, when the basis moves
+        before = None
         if t > 1:
-            momentum = basis @ first
-            old, basis = basis, _moved(basis, momentum, total, group, t)
-            turn = basis.mT @ old
-            first, second = _turned(turn, first, second, group["betas"], t)
-            lost = momentum.baddbmm_(basis, first, alpha=-1)
+            rho = group["rho"]
+            basis, before = followed_basis(total, basis, first, rho / (1 - beta1 ** (t - 1)), 1 - rho)
+            first, second = _turned(basis.mT @ before.basis, first, second, group["betas"], t)
         sigma = project(basis, total)
         if "error" in state:
-            outside = torch.baddbmm(total, basis, sigma, alpha=-1)
-            state["error"].copy_(outside if lost is None else outside.add_(lost, alpha=beta1 / (1 - beta1)))
+            state["error"].copy_(left_out(total, basis, sigma, first, before, beta1 / (1 - beta1)))
         first, second = torch.lerp(sigma, first, beta1), torch.lerp(sigma.square(), second, beta2)
         for key, new in (("basis", basis), ("exp_avg", first), ("exp_avg_sq", second)):
             state[key].copy_(new)
@@ -113,14 +111,6 @@ class LDAdam(MatrixOptimizer):
             m, v = b1 * carried + (1 - b1) * g, b2 * v + (1 - b2) * g**2
         state.update(P=P, m=m, v=v, **({"E": E} if error_feedback else {}))
         return P @ ((m / (1 - b1**t)) / ((v / (1 - b2**t)).sqrt() + eps))
-
-
-def _moved(basis: Tensor, momentum: Tensor, total: Tensor, group: dict[str, Any], t: int) -> Tensor:
-    """The basis P [B, m, r] of step t > 1, from that of the step before, P_ m [B, m, n] and A [B, m, n]."""
-    rho = group["rho"]
-    followed = momentum * (rho / (1 - group["betas"][0] ** (t - 1)))
-    followed += (1 - rho) * total
-    return torch.linalg.qr(followed @ (followed.mT @ basis)).Q
 
 
 def _turned(turn: Tensor, first: Tensor, second: Tensor, betas: tuple[float, float], t: int) -> tuple[Tensor, Tensor]:

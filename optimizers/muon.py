@@ -5,7 +5,7 @@
     W <- W - lr wd W;   W <- W - lr f(rows, columns) X
 
 torch steps one matrix at a time and iterates in bfloat16, which CPUs without bfloat16 arithmetic emulate many times
-slower than float32. Here matrices of one shape are iterated together, in bfloat16 on CUDA alone.
+slower than float32. Here matrices of one shape are iterated together, in float16 on CUDA alone (docs/numerics.md).
 State per matrix: m n numbers.
 """
 
@@ -39,7 +39,7 @@ AdjustLr = Annotated[
 class Muon(MatrixOptimizer):
     """Momentum with all singular values driven towards 1. Weight decay comes before the update, as torch's."""
 
-    traits = Traits(counts_steps=False, decays_first=True)
+    traits = Traits(counts_steps=False, decays_first=True, takes_narrow=True)
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ from .functional.scaling import racs_scales, reference_fixed_point
 class RACS(MatrixOptimizer):
     """Row and column scaled SGD. lr * alpha is the size of an update's elements, as Adam's lr is."""
 
-    traits = Traits(counts_steps=False)
+    traits = Traits(counts_steps=False, takes_narrow=True)
 
     def __init__(
         self,

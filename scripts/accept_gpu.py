@@ -90,6 +90,7 @@ def set_precision() -> None:
     """As a run sets it (training/processes/start.py)."""
     torch.set_float32_matmul_precision("highest")
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
 
 
 if __name__ == "__main__":

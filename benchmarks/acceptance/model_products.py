@@ -49,10 +49,10 @@ def of_mlp(setup: Setup, positions: int, hidden: int, width: int) -> list[Measur
 
 
 def of_iterations(setup: Setup, rows: int, columns: int) -> list[Measured]:
-    """Muon's iterations of one matrix in bfloat16."""
+    """Muon's iterations of one matrix in float16."""
 
     def through(width: int) -> float:
-        matrix = torch.randn(1, rows, width, device=setup.device, dtype=torch.bfloat16)
+        matrix = torch.randn(1, rows, width, device=setup.device, dtype=torch.float16) / (rows * width) ** 0.5
         return median_seconds(lambda: newton_schulz(matrix.clone(), QUINTIC, 5))
 
     ratio = through(columns) / through(columns - columns % -ALIGNMENT)

@@ -67,7 +67,8 @@ class MatrixOptimizer(BaseOptimizer):
         """Renew the bases in `state` in place; `sources` are the matrices' private generators of this step."""
 
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], t: int) -> Direction:
-        """Advance `state` in place by gradient [B, m, n] (float32 or float64) at step t; return what to subtract."""
+        """Advance `state` in place by gradient [B, m, n] (float32 or float64; `Traits.takes_narrow`) at step t; return
+        what to subtract."""
         raise AssertionError(f"{type(self).__name__} must define update")
 
     def lr_factor(self, rows: int, columns: int, group: dict[str, Any]) -> float:
@@ -298,6 +299,7 @@ class MatrixOptimizer(BaseOptimizer):
             "decay_factor": self.decay_factor(group),
             "group_elements": elements,
             "states": [self.state[parameter] for parameter in owned],
+            "takes_narrow": self.traits.takes_narrow,
         }
         if not isinstance(parameters[0], DTensor) or self.owner(parameters[0]) is None:
             return Stack(**fields)

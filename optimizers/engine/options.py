@@ -159,7 +159,7 @@ Gamma = Annotated[float, Option("largest growth of the limited norm from one ste
 Nesterov = Annotated[bool, Option("look one step ahead: average the gradient in once more")]
 NewtonSchulzDtype = Annotated[
     Literal["auto", "float32", "bfloat16"],
-    Option("precision of the iteration; auto: bfloat16 on CUDA, float32 elsewhere; float64 parameters keep float64"),
+    Option("precision of the iteration; auto: float16 on CUDA, float32 elsewhere; float64 parameters keep float64"),
 ]
 NewtonSchulzSteps = Annotated[int, Option("steps of the Newton-Schulz iteration", least=1)]
 Seed = Annotated[int, Option("seed of the draws, together with the step and the parameter's position")]

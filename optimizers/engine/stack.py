@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..functional.numerics import working_dtype
+from ..kernels import replaceable
 from ..parallel.exchange import whole_norms
 from ..parallel.shards import local
 from . import weights
@@ -30,6 +31,7 @@ class Stack:
     decay_factor: float
     group_elements: int  # trainable elements of the group that the stack is a part of
     states: list[dict[str, Any]]  # of the owned parameters, as the optimizer holds them
+    takes_narrow: bool  # `Traits.takes_narrow`
     state: dict[str, Tensor] = field(init=False)
     sharded = False
 
@@ -80,7 +82,7 @@ class Stack:
         )
 
     def gradient(self) -> Tensor | None:
-        """The gradients [B, m, n] of the owned matrices in the working precision; None where none is owned. A single
+        """The gradients [B, m, n] of the owned matrices in `gradient_dtype`; None where none is owned. A single
         matrix's is a view."""
         return self._stacked([local(parameter.grad) for parameter in self.parameters if parameter.grad is not None])
 
@@ -119,7 +121,7 @@ class Stack:
     def _stacked(self, matrices: list[Tensor]) -> Tensor | None:
         if not matrices:
             return None
-        dtype = working_dtype(matrices[0].dtype)
+        dtype = gradient_dtype(matrices[0], self.takes_narrow)
         if self._is_one_tensor:
             stack = matrices[0].to(dtype)
         elif len(matrices) == 1:
@@ -148,3 +150,9 @@ def matrix_shape(parameter: Tensor) -> tuple[int, int]:
     """Rows and columns of a matrix, or of each matrix of a stack; a vector is one row."""
     rows, columns = parameter.shape[-2:] if parameter.ndim > 1 else (1, parameter.shape[0])
     return rows, columns
+
+
+@replaceable
+def gradient_dtype(gradient: Tensor, takes_narrow: bool) -> torch.dtype:
+    """In which precision a method gets such a gradient, if `Traits.takes_narrow` or not."""
+    return working_dtype(gradient.dtype)

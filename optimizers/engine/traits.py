@@ -35,6 +35,8 @@ class Traits:
     same_every_step: bool = True
     # Whether a matrix's first step waits for a gradient that is not all zero, and nothing happens before.
     awaits_gradient: bool = False
+    # Whether `update` takes a gradient in the parameters' own few digits too, beside states and scales in more.
+    takes_narrow: bool = False
     # Whether `update` finds the Frobenius norms [B] of the weights, float64, in state["weight_norm"].
     reads_norms: bool = False
     # Whether weights decay before the update instead of after it.

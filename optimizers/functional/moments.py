@@ -37,8 +37,9 @@ def unit_momentum(
     M is momentum m + (1 - momentum) G with Nesterov, else m.
     """
     mean = average(exp_avg, gradient, momentum)
-    ahead = (torch.lerp(gradient, mean, momentum) if nesterov else mean).to(dtype)
-    return ahead / ahead.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
+    wide = torch.promote_types(dtype, torch.bfloat16)  # float16's range is too small before
+    ahead = (torch.lerp(gradient, mean, momentum) if nesterov else mean).to(wide)
+    return (ahead / ahead.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)).to(dtype)
 
 
 @replaceable

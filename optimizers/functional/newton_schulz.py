@@ -22,7 +22,7 @@ def newton_schulz(matrix: Tensor, coefficients: tuple[float, float, float], step
     `matrix` may be written to.
     """
     n = matrix.shape[-1]
-    if matrix.dtype.itemsize == 2 and n % ALIGNMENT:
+    if matrix.dtype.itemsize == 2 and n % ALIGNMENT and matrix.stride(-2) > 1:
         matrix = F.pad(matrix, (0, -n % ALIGNMENT))  # zero columns stay zero, and X X^T the same
     return newton_schulz_iterations(matrix, coefficients, steps)[..., :n]
 
@@ -39,11 +39,13 @@ def newton_schulz_iterations(matrix: Tensor, coefficients: tuple[float, float, f
 
 
 def iteration_dtype(matrix: Tensor, chosen: str) -> torch.dtype:
-    """The precision of the iteration: "float32", "bfloat16", or "auto" for bfloat16 on CUDA and float32 elsewhere.
+    """The precision of the iteration: "float32", "bfloat16", or "auto" for float16 on CUDA and float32 elsewhere.
 
-    CPUs without bfloat16 arithmetic emulate it many times slower than float32. A float64 matrix keeps float64.
+    float16 has three more bits than bfloat16 and is as fast; its range is enough for norms of 1 (docs/numerics.md).
+    CPUs without arithmetic in either emulate it many times slower than float32. A float64 matrix keeps float64.
     """
     if matrix.dtype == torch.float64:
         return torch.float64
-    bfloat16 = chosen == "bfloat16" or (chosen == "auto" and matrix.is_cuda)
-    return torch.bfloat16 if bfloat16 else torch.float32
+    if chosen == "auto":
+        return torch.float16 if matrix.is_cuda else torch.float32
+    return torch.bfloat16 if chosen == "bfloat16" else torch.float32

@@ -2,9 +2,9 @@
 
 A function of `functional/` is plain tensor code. Marked `@replaceable`, it may be computed by another function of the
 same name and arguments: on a CPU by C++ where there is a compiler, or by calls that suit a CPU better (kernels/cpu), on
-CUDA by calls that suit a GPU better (kernels/cuda). Methods and the step loop do not know which. Traced by a compiler,
-and on every other device, the plain code runs. The step of a whole stack enters here too, compiled
-(kernels/compiled_step).
+CUDA by calls that suit a GPU better (kernels/cuda). Methods and the step loop do not know which. On every other device
+the plain code runs, and where a compiler traces a step, but for a few functions on CUDA. The step of a whole stack
+enters here too, compiled (kernels/compiled_step).
 """
 
 import contextlib
@@ -30,6 +30,9 @@ STACK_BYTES = {"cpu": 1 << 25, "cuda": 1 << 27}
 
 _enabled = True
 
+# By device and name, the functions that stand in for others when a compiler traces a step.
+traced_on: dict[str, dict[str, Callable]] = {}
+
 
 def replaceable(plain: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
     """Decorator: `plain`, whose first argument is a tensor, may be computed by the function of its name that kernels/
@@ -37,9 +40,11 @@ def replaceable(plain: Callable[_Arguments, _Result]) -> Callable[_Arguments, _R
 
     @functools.wraps(plain)
     def chosen(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-        if torch.compiler.is_compiling() or not _enabled:
+        if not _enabled:
             return plain(*args, **kwargs)
-        replacement = replacements(cast(Tensor, args[0]).device.type).get(plain.__name__)
+        device_type = cast(Tensor, args[0]).device.type
+        by_name = traced_on.get(device_type, {}) if torch.compiler.is_compiling() else replacements(device_type)
+        replacement = by_name.get(plain.__name__)
         result = NotImplemented if replacement is None else replacement(*args, **kwargs)
         return plain(*args, **kwargs) if result is NotImplemented else cast(_Result, result)
 

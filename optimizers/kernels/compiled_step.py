@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..engine import weights
 from ..engine.matrix import MatrixOptimizer
+from ..engine.stack import gradient_dtype
 from ..functional.numerics import widened
 from . import cuda
 
@@ -82,7 +83,8 @@ def _step(
 ) -> None:
     """What is traced: the step of matrices [rows, columns], not oriented. rate, decay_rate, t: float64 [], the learning
     rate of the matrices, that of their decay, and the step."""
-    gradient = torch.stack(widened(gradients))
+    narrow = gradient_dtype(gradients[0], optimizer.traits.takes_narrow) == gradients[0].dtype
+    gradient = torch.stack(gradients if narrow else widened(gradients))
     if transposed:
         gradient, matrices = gradient.mT, [matrix.mT for matrix in matrices]
     if not accumulated:

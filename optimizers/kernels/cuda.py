@@ -9,14 +9,50 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ..functional import moments, scaling
-from ..functional.numerics import above_rounding
+from .. import kernels
+from ..functional import moments, moving_basis, scaling
+from ..functional.newton_schulz import ALIGNMENT
+from ..functional.numerics import above_rounding, working_dtype
 from ..functional.subspace import leading_eigenvectors
 
 # The least that is added to the root of a float32 second moment: what the plain code raises such roots to. Roots below
 # 1e-12 notice it.
 SMALLEST_EPS = torch.finfo(torch.float32).tiny ** 0.5
+# Rows and columns from which on a gradient stays in bfloat16.
+NARROW_FROM = 256
+
+
+def followed_basis(
+    total: Tensor, basis: Tensor, first: Tensor, share: float, rest: float
+) -> tuple[Tensor, moving_basis.Before]:
+    """B is never formed: Z = B^T P_ and B Z are sums of products with its parts."""
+    z = torch.baddbmm(first.mT @ (basis.mT @ basis), total.mT, basis, beta=share, alpha=rest)
+    moved = torch.baddbmm(basis @ (first @ z), total, z, beta=share, alpha=rest)
+    return torch.linalg.qr(moved).Q, moving_basis.Before(basis, first, None)
+
+
+def left_out(
+    total: Tensor,
+    basis: Tensor,
+    sigma: Tensor,
+    carried: Tensor,
+    before: moving_basis.Before | None,
+    share: float,
+) -> Tensor:
+    """In place, P (sigma + share m') by one product."""
+    if before is None:
+        return total.baddbmm_(basis, sigma, alpha=-1)
+    total.baddbmm_(basis, torch.add(sigma, carried, alpha=share), alpha=-1)
+    return total.baddbmm_(before.basis, before.first, alpha=share)
+
+
+def gradient_dtype(gradient: Tensor, takes_narrow: bool) -> torch.dtype:
+    """Half of the bytes in each pass over it. Rounding of what is computed in few digits averages out over a row or a
+    column; small matrices keep more."""
+    narrow = takes_narrow and gradient.dtype == torch.bfloat16 and min(gradient.shape[-2:]) >= NARROW_FROM
+    return gradient.dtype if narrow else NotImplemented
 
 
 def column_sumsq(matrices: Tensor) -> Tensor:
@@ -99,17 +135,16 @@ def adam_moments_with_sumsq(
 def unit_momentum(
     gradient: Tensor, exp_avg: Tensor, momentum: float, eps: float, *, nesterov: bool, dtype: torch.dtype
 ) -> Tensor:
-    """Of an average in few digits, m / (1 - momentum) and M / (1 - momentum) are a sum each, which is rounded as it is
-    written. The norm takes the factor away."""
-    if exp_avg.dtype == gradient.dtype or momentum == 0:
+    """With k = momentum^2, or momentum without Nesterov, and m from before, M / (1 - k) is G + k / (1 - k) m: one sum
+    in float32 of what is held in less. m is rounded once. The norm takes the factor away."""
+    if gradient.dtype != torch.bfloat16:
         return NotImplemented
-    share = 1 - momentum
-    ahead = torch.add(gradient, exp_avg, alpha=momentum / share)
-    torch.mul(ahead, share, out=exp_avg)
-    if nesterov:
-        ahead = torch.add(gradient, ahead, alpha=momentum, out=torch.empty_like(ahead, dtype=dtype))
-    norms = torch.linalg.vector_norm(ahead, dim=(-2, -1), keepdim=True, dtype=gradient.dtype).clamp(min=eps / share)
-    return torch.div(ahead, norms, out=torch.empty_like(ahead, dtype=dtype))
+    decay = momentum**2 if nesterov else momentum
+    factor = torch.full((1,), decay / (1 - decay), device=gradient.device)  # float32, as the sum is for its sake
+    ahead = torch.addcmul(gradient, exp_avg, factor)
+    exp_avg.lerp_(gradient.to(exp_avg.dtype), 1 - momentum)
+    norms = torch.linalg.vector_norm(ahead, dim=(-2, -1), keepdim=True).clamp(min=eps / (1 - decay))
+    return torch.div(ahead, norms, out=_place(ahead, dtype)).to(dtype)
 
 
 def corrected(
@@ -128,14 +163,47 @@ def corrected(
     return above_rounding(total - removed, total), inside, 0.0
 
 
+def racs_scales(
+    gradient: Tensor,
+    column_scale: Tensor | None,
+    row_scale: Tensor | None,
+    phi: Tensor,
+    *,
+    beta: float,
+    gamma: float,
+    iterations: int,
+) -> tuple[Tensor, Tensor]:
+    """Squares of a narrow gradient have its digits. Zero columns are added where its rows would begin at places that
+    are slow to load."""
+    n = gradient.shape[-1]
+    if gradient.dtype != torch.bfloat16 or gradient.stride(-1) > 1 or n % ALIGNMENT == 0:
+        return NotImplemented
+    padded = F.pad(gradient, (0, -n % ALIGNMENT))
+    scale = None if column_scale is None else F.pad(column_scale, (0, -n % ALIGNMENT))
+    rows, columns = scaling.racs_scales(padded, scale, row_scale, phi, beta=beta, gamma=gamma, iterations=iterations)
+    if column_scale is not None and scale is not None:
+        column_scale.copy_(scale[..., :n])
+    return rows, columns[..., :n]
+
+
+def rowwise_products(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """Of matrices in few digits, whose products are added up in float32. The vector is rounded as they are."""
+    if matrices.dtype != torch.bfloat16:
+        return NotImplemented
+    columns = vectors.to(matrices.dtype).unsqueeze(-1)
+    if not matrices.is_cuda:  # which has no such product
+        return (matrices.float() @ columns.float()).squeeze(-1)
+    return torch.bmm(matrices, columns, out_dtype=torch.float32).squeeze(-1)
+
+
 def fixed_point(squares: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """The iterations find directions alone, and the lengths of all of them are multiplied at the end: half the
     launches."""
-    m = squares.shape[-2]
-    b = squares.new_full(squares.shape[:-1], 1 / m)
+    m, dtype = squares.shape[-2], working_dtype(squares.dtype)
+    b = squares.new_full(squares.shape[:-1], 1 / m, dtype=dtype)
     columns, column_sums, rows, row_sums = [], [], [b], []
     for k in range(iterations):
-        product = scaling.rowwise_products(squares.mT, rows[-1]) if k > 0 else squares.sum(-2) / m
+        product = scaling.rowwise_products(squares.mT, rows[-1]) if k > 0 else squares.sum(-2, dtype=dtype) / m
         column_sums.append(product.sum(-1, keepdim=True))
         columns.append(product / column_sums[-1])
         product = scaling.rowwise_products(squares, columns[-1])
@@ -151,25 +219,40 @@ def fixed_point(squares: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
 
 
 def newton_schulz_iterations(matrix: Tensor, coefficients: tuple[float, float, float], steps: int) -> Tensor:
-    """The iterates take turns in two tensors, one of which is `matrix`. a I + b A + c A^2 is formed on the small side:
-    added to a product, X would be copied first and read again. Not in bfloat16, where a in the sum is off by .2 %."""
+    """The iterates take turns in two tensors, one of which is `matrix`. A product with a term to add would copy that
+    term first, so each is joined on the small side: with D = A + b / (2 c) I,
+
+        a I + b A + c A^2 = c D^2 + (a - b^2 / (4 c)) I.
+
+    Not in bfloat16, which has too few digits for these diagonals (docs/numerics.md).
+    """
     a, b, c = coefficients
-    other = torch.empty_like(matrix)
+    other = _place(matrix, matrix.dtype)
     for _ in range(steps):
         if matrix.dtype == torch.bfloat16:
-            torch.baddbmm(matrix, _polynomial(matrix @ matrix.mT, b, c), matrix, beta=a, out=other)
+            gram = matrix @ matrix.mT
+            gram = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) if c else gram.mul_(b)
+            moved = torch.baddbmm(matrix, gram, matrix, beta=a, out=other)
         else:
-            torch.bmm(_polynomial(matrix @ matrix.mT, b, c, a), matrix, out=other)
-        matrix, other = other, matrix
+            moved = torch.bmm(_polynomial(matrix @ matrix.mT, a, b, c), matrix, out=other)
+        matrix, other = moved, None if other is None else matrix
     return matrix
 
 
-def _polynomial(gram: Tensor, b: float, c: float, a: float = 0.0) -> Tensor:
-    """a I + b A + c A^2 of A = `gram`, which may be written to."""
-    inner = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) if c else gram.mul_(b)
-    if a:
-        inner.diagonal(dim1=-2, dim2=-1).add_(a)
-    return inner
+def _place(like: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """Memory for a result in the order of `like`; a compiler finds its own, and takes none that is not contiguous."""
+    return None if torch.compiler.is_compiling() else torch.empty_like(like, dtype=dtype)
+
+
+def _polynomial(gram: Tensor, a: float, b: float, c: float) -> Tensor:
+    """a I + b A + c A^2 of A = `gram`, which is written to."""
+    if c:
+        gram.diagonal(dim1=-2, dim2=-1).add_(b / (2 * c))
+        gram, a = torch.baddbmm(gram, gram, gram, beta=0, alpha=c), a - b * b / (4 * c)
+    else:
+        gram.mul_(b)
+    gram.diagonal(dim1=-2, dim2=-1).add_(a)
+    return gram
 
 
 def formed(
@@ -204,7 +287,7 @@ def subtract_stacked(
     """A gradient that is only scaled is not formed: its last scaling is a part of the kernel that writes a weight. That
     is a launch for each matrix, as it is without this where weights are narrower than the gradient."""
     scales = columns if rows is None else rows
-    if scales is None or left is not None or dense is not None or weights[0].dtype == gradient.dtype:
+    if scales is None or left is not None or dense is not None or weights[0].dtype == scales.dtype:
         return NotImplemented
     scaled = gradient if rows is None or columns is None else gradient * columns
     for weight, matrix, scale in zip(weights, scaled.unbind(0), scales.unbind(0), strict=True):
@@ -216,6 +299,9 @@ def subtract_stacked(
 REPLACEMENTS = {
     function.__name__: function
     for function in (
+        followed_basis,
+        left_out,
+        gradient_dtype,
         project,
         column_sumsq,
         leading_left_singular_vectors,
@@ -223,9 +309,24 @@ REPLACEMENTS = {
         adam_moments_with_sumsq,
         unit_momentum,
         corrected,
+        racs_scales,
+        rowwise_products,
         fixed_point,
         newton_schulz_iterations,
         formed,
         subtract_stacked,
+    )
+}
+
+# Those that a compiler traces too: else passes over squares are in float32, and products copy what they add to.
+kernels.traced_on["cuda"] = {
+    function.__name__: function
+    for function in (
+        gradient_dtype,
+        racs_scales,
+        rowwise_products,
+        fixed_point,
+        unit_momentum,
+        newton_schulz_iterations,
     )
 }

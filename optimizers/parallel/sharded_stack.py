@@ -35,13 +35,13 @@ class ShardedStack(Stack):
     ) -> None:
         assert noise is None, "stochastic rounding of sharded parameters"
         rows = [parameter.to_local() for parameter in self.parameters if isinstance(parameter, DTensor)]
-        changes: list[Tensor] = []
+        dtype, changes = working_dtype(rows[0].dtype), list[Tensor]()
         if direction is not None and gradient is not None:
             step = group["lr"] * self.lr_factor * direction.scale
-            changes = list(self.restored(direction.formed(gradient).to(gradient.dtype).mul(step)).unbind(0))
+            changes = list(self.restored(direction.formed(gradient).to(dtype).mul(step)).unbind(0))
         weights.subtract_changes(
             rows,
-            self.exchange.scatter(changes, working_dtype(rows[0].dtype)),
+            self.exchange.scatter(changes, dtype),
             step=1.0,
             decay=group["lr"] * self.decay_factor * group["weight_decay"],
             decays_first=decays_first,

@@ -81,6 +81,25 @@ def test_bfloat16_steps_are_as_far_from_float64_as_the_eager_ones(traced, name, 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["muon", "racs"])
+@pytest.mark.parametrize("shapes", [[(256, 261)] * 2, [(261, 256)]], ids=str)
+def test_narrow_gradients_keep_a_compiled_step_as_close(traced, monkeypatch, name, shapes):
+    """What is traced on CUDA, on a CPU: gradients stay in bfloat16, and a graph is a graph."""
+    monkeypatch.setitem(kernels.traced_on, "cpu", kernels.traced_on["cuda"])
+    cls, distances = registry.get(name)[0], []
+    for on in ((), ("cpu",)):
+        start = parameters(shapes, dtype=torch.bfloat16, scale=0.02)
+        expected = reference(cls, start, options_of(name), range(1, 4), 0.1)
+        optimizer = cls(start, lr=0.1, **options_of(name))
+        optimizer.compile_steps(on=on)
+        with kernels.disabled() if not on else warnings.catch_warnings():
+            moved = train(optimizer, range(1, 4))
+        distances.append(sum((a.double() - b).square().sum() for a, b in zip(moved, expected, strict=True)).sqrt())
+    assert counters["stats"]["unique_graphs"] == 1
+    assert distances[1] <= 1.02 * distances[0]
+
+
+@pytest.mark.slow
 def test_changes_are_noticed_by_autograd_and_nothing_outlives_the_optimizer(traced):
     optimizer = built("lion", on=("cpu",))
     (weight, _), version = optimizer.param_groups[0]["params"], optimizer.param_groups[0]["params"][0]._version

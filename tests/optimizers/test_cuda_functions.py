@@ -8,8 +8,11 @@ import torch
 
 from optimizers import kernels, registry
 from optimizers.engine.direction import Direction
+from optimizers.engine.stack import gradient_dtype
 from optimizers.engine.weights import subtract_stacked
 from optimizers.functional import history
+from optimizers.functional.moments import unit_momentum
+from optimizers.functional.moving_basis import followed_basis, left_out
 from optimizers.functional.newton_schulz import CUBIC, newton_schulz
 from optimizers.functional.residual import residual_sumsq
 from optimizers.functional.scaling import fixed_point, reference_fixed_point
@@ -175,3 +178,106 @@ def test_moments_of_another_dtype_where_torch_has_no_kernel_for_them(monkeypatch
     monkeypatch.setattr(torch, "_fused_adam_", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no such dtype")))
     assert cuda.adam_moments(sigma, *moments, (0.9, 0.999), 1e-8) is NotImplemented
     cuda._fused_adam_takes.cache_clear()
+
+
+WIDE = [(256, 261), (261, 256)]  # large enough for a gradient to stay narrow, and not of whole blocks of 8
+TINY = {"muon": {"eps": 1e-30}}
+NARROW = [name for name in registry.names() if registry.get(name)[0].traits.takes_narrow]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NARROW)
+@pytest.mark.parametrize("shapes", [WIDE, WIDE * 2], ids=["single", "stacks"])
+@pytest.mark.parametrize("lr", [0.01, 0.1])
+def test_narrow_gradients_keep_a_step_as_close_to_float64(name, shapes, lr, monkeypatch):
+    """Also where it is the update that is rounded, and not the weight."""
+    cls, distances, dtypes = registry.get(name)[0], [], set()
+    update = cls.update
+    monkeypatch.setattr(cls, "update", lambda self, G, *args: (dtypes.add(G.dtype), update(self, G, *args))[1])
+    for form in (kernels.disabled, cuda_functions):
+        start = parameters(shapes, dtype=torch.bfloat16, scale=0.02)
+        expected = reference(cls, start, options_of(name), range(1, 4), lr)
+        with form():
+            moved = train(cls(start, lr=lr, **options_of(name)), range(1, 4))
+        distances.append(sum((a.double() - b).square().sum() for a, b in zip(moved, expected, strict=True)).sqrt())
+    assert dtypes == {torch.float32, torch.bfloat16}
+    assert distances[1] <= 1.02 * distances[0]
+
+
+@pytest.mark.parametrize("name", NARROW)
+@pytest.mark.parametrize("shape", WIDE, ids=str)
+def test_a_narrow_gradient_may_be_of_any_size_and_is_left_as_it_is(name, shape):
+    """By powers of two, so that nothing is rounded otherwise."""
+    moved = []
+    for scale in (2.0**-50, 1.0, 2.0**50):
+        weight = parameters([shape], dtype=torch.bfloat16)[0]
+        start, weight.grad = weight.detach().clone(), drawn(*shape).mul(scale).bfloat16()
+        kept = weight.grad.clone()
+        with cuda_functions():
+            registry.get(name)[0]([weight], lr=0.1, **options_of(name, **TINY.get(name, {}))).step()
+        assert torch.equal(weight.grad, kept) and not torch.equal(weight, start)
+        moved.append(weight.detach())
+    assert torch.equal(moved[0], moved[1]) and torch.equal(moved[1], moved[2])
+
+
+def test_small_matrices_and_other_methods_get_their_working_precision():
+    for shape, takes, narrow in [((256, 300), True, True), ((255, 300), True, False), ((256, 300), False, False)]:
+        with cuda_functions():
+            got = gradient_dtype(torch.zeros(shape, dtype=torch.bfloat16), takes)
+        assert got == (torch.bfloat16 if narrow else torch.float32)
+    with cuda_functions():
+        assert gradient_dtype(torch.zeros(256, 300), True) == torch.float32
+        assert gradient_dtype(torch.zeros(256, 300, dtype=torch.float16), True) == torch.float32  # of too small a range
+    assert gradient_dtype(torch.zeros(256, 300, dtype=torch.bfloat16), True) == torch.float32
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("momentum", [0.95, 0.0])
+@pytest.mark.parametrize("form", [kernels.disabled, cuda_functions])
+def test_momentum_in_few_digits(form, momentum, nesterov):
+    """Of gradients that float16 would take for zero."""
+    held, mean, norm = torch.zeros(1, 256, 264, dtype=torch.bfloat16), 0.0, torch.linalg.matrix_norm
+    for step in range(3):
+        gradient = (1e-9 * drawn(1, 256, 264 + step)[..., :264]).bfloat16()
+        before = held.double()
+        mean = momentum * before + (1 - momentum) * gradient.double()
+        ahead = momentum * mean + (1 - momentum) * gradient.double() if nesterov else mean
+        given = gradient if form is cuda_functions else gradient.float()
+        with form():
+            unit = unit_momentum(given, held, momentum, 1e-20, nesterov=nesterov, dtype=torch.float16)
+        assert unit.dtype == torch.float16
+        assert norm(unit.double() - ahead / norm(ahead)) < 2**-10
+        assert ((held.double() - mean).abs() <= 2**-8 * mean.abs() + 1e-15).all()  # a sum may cancel
+
+
+@pytest.mark.parametrize("coefficients", [CUBIC, (3.4445, -4.7750, 2.0315)])
+def test_iterations_in_float16_are_closer_than_in_bfloat16(coefficients):
+    """Also where a few rows are most of a matrix, or singular values are spread over four decades."""
+    gauss = drawn(64, 96)
+    left, _, right = torch.linalg.svd(gauss, full_matrices=False)
+    outlier = gauss.clone()
+    outlier[:4] *= 1e4
+    for matrix in (gauss, outlier, (left * torch.logspace(0, -4, 64, dtype=torch.float64)) @ right):
+        matrix = (matrix / matrix.norm()).unsqueeze(0)
+        with kernels.disabled():
+            exact = newton_schulz(matrix.clone(), coefficients, 5)
+            rounded = newton_schulz(matrix.bfloat16(), coefficients, 5)
+        got = cuda.newton_schulz_iterations(matrix.half(), coefficients, 5)
+        assert (got.double() - exact).norm() < 0.9 * (rounded.double() - exact).norm()
+
+
+def test_a_moved_basis_and_what_it_leaves_out():
+    """LDAdam's, from a basis that is rounded, against float64."""
+    basis = torch.linalg.qr(drawn(2, 24, 6)).Q.bfloat16()
+    total, first, sigma, carried = (drawn(2, *shape) for shape in ((24, 40), (6, 40), (6, 41), (6, 42)))
+    sigma, carried = sigma[..., :40], carried[..., :40]
+    found = []
+    for form, dtype in ((kernels.disabled, torch.float64), (cuda_functions, torch.float32)):
+        A, P_, m, s, c = (each.to(dtype, copy=True) for each in (total, basis, first, sigma, carried))
+        with form():
+            P, before = followed_basis(A, P_, m, 1.7, 0.1)
+            rest = left_out(A.clone(), P_, s, c, before, 9.0)
+            outside = left_out(A, P_, s, c, None, 9.0)
+        found.append([each.double() for each in (P @ P.mT, rest, outside)])
+    for expected, got in zip(*found, strict=True):
+        assert torch.allclose(expected, got, rtol=1e-4, atol=1e-4)

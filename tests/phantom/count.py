@@ -134,6 +134,7 @@ def _flops(function: Any, name: str, args: tuple, kwargs: dict, out: Any) -> int
     if name in ("addmm_", "baddbmm_"):
         return 2 * args[1].numel() * args[2].shape[-1]
     count = flop_registry.get(function._overloadpacket)
+    args = args[:2] if name == "bmm" else args  # a third one is the dtype of the result
     return count(*args, **kwargs, out_val=out) if count else 0
 
 

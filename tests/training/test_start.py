@@ -68,6 +68,7 @@ def test_precision_of_products(tf32, precision):
     start_alone(tf32=tf32)
     assert torch.get_float32_matmul_precision() == precision
     assert not torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+    assert not torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
     torch.set_float32_matmul_precision("highest")
 
 

@@ -57,6 +57,7 @@ def start_world(*, seed: int, threads: int | None, deterministic: bool, dtype: s
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     # Weight gradients add up thousands of positions; parts of such a sum would be added up in bfloat16.
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     if threads is not None:
         torch.set_num_threads(threads)
     random.seed(seed)
