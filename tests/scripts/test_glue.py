@@ -46,7 +46,7 @@ def glue(made, monkeypatch, capfd):
     (exit code, stdout, stderr)."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(made / "cache"))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(made / "cache"))
-    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))  # the same sums in processes that it starts
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))  # for the processes that it starts
     monkeypatch.chdir(ROOT)
 
     def glue(*arguments: str) -> tuple[int, str, str]:

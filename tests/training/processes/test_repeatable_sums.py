@@ -40,7 +40,9 @@ for path in sys.argv[1:]:
 @pytest.fixture
 def without_torch(monkeypatch):
     monkeypatch.delitem(sys.modules, "torch")
-    monkeypatch.delenv("MKL_CBWR", raising=False)
+    for name in ("MKL_CBWR", "MKL_DYNAMIC"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
 
 
 @pytest.mark.parametrize(("vendor", "asked"), [("GenuineIntel", "AUTO,STRICT"), ("AuthenticAMD", None), (None, None)])
@@ -50,13 +52,15 @@ def test_only_intels_processors_are_asked(without_torch, monkeypatch, tmp_path, 
         processor.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
     ask_mkl(processor)
     assert os.environ.pop("MKL_CBWR", None) == asked
+    assert os.environ.pop("MKL_DYNAMIC") == "FALSE"
 
 
 def test_a_users_own_mode_stays(without_torch, monkeypatch, tmp_path):
     (tmp_path / "cpuinfo").write_text("vendor_id\t: GenuineIntel\n")
     monkeypatch.setenv("MKL_CBWR", "AVX2")
+    monkeypatch.setenv("MKL_DYNAMIC", "TRUE")
     ask_mkl(tmp_path / "cpuinfo")
-    assert os.environ["MKL_CBWR"] == "AVX2"
+    assert (os.environ["MKL_CBWR"], os.environ["MKL_DYNAMIC"]) == ("AVX2", "TRUE")
 
 
 def test_a_program_that_has_loaded_torch_is_left_alone(monkeypatch, tmp_path):
