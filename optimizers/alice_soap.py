@@ -188,38 +188,39 @@ class AliceSOAP(MatrixOptimizer):
             scaled = self._two_sided if group["compensation"] == "two_sided" else self._scalar
             C = scaled(residual, state, _rounding(gradient, state, t), beta1)
         if group["project"]:
-            C = torch.baddbmm(C, U @ (project(U, C) @ V), V.mT, alpha=-1)
+            C.baddbmm_(U @ (project(U, C) @ V), V.mT, alpha=-1)
         eta, limited = limit_growth(C.norm(dim=(-2, -1)), state["phi"], group["gamma"])
         state["phi"].copy_(limited)
-        return inside._replace(dense=C * (group["alpha_c"] * eta)[:, None, None])
+        return inside._replace(dense=C.mul_((group["alpha_c"] * eta)[:, None, None]))
 
     @staticmethod
     def _two_sided(residual: Tensor, state: dict[str, Tensor], rounding: Tensor, decay: float) -> Tensor:
         """[B, m, n]: diag(Q)^(-1/2) R diag(S)^(-1/2)."""
-        residual = _above(_above(residual, rounding, (-1,)), rounding, (-2,))
+        for dim in (-1, -2):
+            _clear(residual, rounding, (dim,))
         rows, columns = averaged_scales(residual.square(), state["column_scale"], state["row_scale"], decay)
-        return residual * rows.sqrt().unsqueeze(-1) * columns.sqrt().unsqueeze(-2)
+        return residual.mul_(rows.sqrt().unsqueeze(-1)).mul_(columns.sqrt().unsqueeze(-2))
 
     @staticmethod
     def _scalar(residual: Tensor, state: dict[str, Tensor], rounding: Tensor, decay: float) -> Tensor:
         """[B, m, n]: sqrt(m n - r^2) R / sqrt(E||R||^2)."""
         (m, n), r = residual.shape[-2:], state["basis"].shape[-1]
-        residual = _above(residual, rounding, (-2, -1))
-        return residual * _inverse_root(residual, state["residual_sumsq"], (-2, -1), m * n - r * r, decay)
+        _clear(residual, rounding, (-2, -1))
+        return residual.mul_(_inverse_root(residual, state["residual_sumsq"], (-2, -1), m * n - r * r, decay))
 
     @staticmethod
     def _blocks(gradient: Tensor, state: dict[str, Tensor], U: Tensor, V: Tensor, left: Tensor, image: Tensor,
                 sigma: Tensor, t: int, decay: float) -> Tensor:  # fmt: skip
         """[B, m, n]: H' diag(a)^(-1/2) V^T + U diag(b)^(-1/2) L' + c^(-1/2) G'; the second alone if r = m."""
         (m, r), n = U.shape[-2:], V.shape[-2]
-        L = _above(torch.baddbmm(left, sigma, V.mT, alpha=-1), _rounding(left, state, t), (-1,))
+        L = _clear(torch.baddbmm(left, sigma, V.mT, alpha=-1), _rounding(left, state, t), (-1,))
         C = U @ (L * _inverse_root(L, state["outside_right"], (-1,), n - r, decay))
         if r == m:
             return C
-        H = _above(torch.baddbmm(image, U, sigma, alpha=-1), _rounding(image, state, t), (-2,))
-        C = torch.baddbmm(C, H * _inverse_root(H, state["outside_left"], (-2,), m - r, decay), V.mT)
-        G = torch.baddbmm(torch.baddbmm(gradient, U, left, alpha=-1), H, V.mT, alpha=-1)
-        G = _above(G, _rounding(gradient, state, t), (-2, -1))
+        H = _clear(torch.baddbmm(image, U, sigma, alpha=-1), _rounding(image, state, t), (-2,))
+        C.baddbmm_(H * _inverse_root(H, state["outside_left"], (-2,), m - r, decay), V.mT)
+        G = torch.baddbmm(gradient, U, left, alpha=-1).baddbmm_(H, V.mT, alpha=-1)
+        G = _clear(G, _rounding(gradient, state, t), (-2, -1))
         return C.addcmul_(G, _inverse_root(G, state["outside_both"], (-2, -1), (m - r) * (n - r), decay))
 
     # ---- the plain form
@@ -283,11 +284,11 @@ def _rounding(whole: Tensor, state: dict[str, Tensor], t: int) -> Tensor:
     return FLOOR[state["basis"].dtype] * whole.norm(dim=(-2, -1), keepdim=True) / (t > 1)
 
 
-def _above(part: Tensor, rounding: Tensor, dim: tuple[int, ...]) -> Tensor:
-    """`part` with 0 for those of its k rows, columns or matrices, sums over `dim`, that have a norm below `rounding`
-    over sqrt(k). NaN is kept."""
+def _clear(part: Tensor, rounding: Tensor, dim: tuple[int, ...]) -> Tensor:
+    """Set those of the k rows, columns or matrices of `part`, sums over `dim`, to 0 whose norm is below `rounding` over
+    sqrt(k); returns `part`. NaN is kept."""
     norms = part.norm(dim=dim, keepdim=True)
-    return torch.where(norms < rounding / norms[0].numel() ** 0.5, 0.0, part)
+    return part.masked_fill_(norms < rounding / norms[0].numel() ** 0.5, 0.0)
 
 
 def _inverse_root(part: Tensor, mean: Tensor, dim: tuple[int, ...], count: int, decay: float) -> Tensor:

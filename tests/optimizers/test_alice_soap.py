@@ -11,14 +11,13 @@ from optimizers import AliceSOAP, registry
 
 from .harness import gradient, largest_difference, options_of, parameters, reference, train
 
-MOMENTS, COMPENSATION, SWITCHING = (
-    typing.get_args(registry.options("alice_soap")[option].annotation)
-    for option in ("moments", "compensation", "switching")
+MOMENTS, COMPENSATION = (
+    typing.get_args(registry.options("alice_soap")[option].annotation) for option in ("moments", "compensation")
 )
 SCALES = {"two_sided": {}, "projected": {"project": True}, "blocks": {"compensation": "blocks"},
           "scalar": {"compensation": "scalar"}}  # fmt: skip
 
-pytestmark = pytest.mark.usefixtures("form")
+every_form = pytest.mark.usefixtures("form")
 
 
 def trained(steps: int, shape=(16, 24), dtype=torch.float64, **options) -> tuple[Tensor, dict]:
@@ -29,13 +28,19 @@ def trained(steps: int, shape=(16, 24), dtype=torch.float64, **options) -> tuple
     return weight.detach(), optimizer.state[weight]
 
 
+@every_form
 @pytest.mark.parametrize("moments", MOMENTS)
 @pytest.mark.parametrize("compensation", COMPENSATION)
-@pytest.mark.parametrize(("switching", "tracking"), [(each, True) for each in SWITCHING] + [("complement", False)])
-def test_every_switch_equals_its_plain_form(moments, compensation, switching, tracking):
-    options = options_of(
-        "alice_soap", moments=moments, compensation=compensation, switching=switching, tracking=tracking
-    )
+def test_every_switch_equals_its_plain_form(moments, compensation):
+    options = options_of("alice_soap", moments=moments, compensation=compensation)
+    weights = parameters()
+    expected = reference(AliceSOAP, weights, options, range(1, 10), lr=0.02)
+    assert largest_difference(train(AliceSOAP(weights, lr=0.02, **options), range(1, 10)), expected) < 1e-9
+
+
+@pytest.mark.parametrize("changes", [{"switching": "none"}, {"tracking": False}, {"stagger": True}], ids=str)
+def test_every_switch_of_the_bases_equals_its_plain_form(changes):
+    options = options_of("alice_soap", moments="centred", **changes)
     weights = parameters()
     expected = reference(AliceSOAP, weights, options, range(1, 10), lr=0.02)
     assert largest_difference(train(AliceSOAP(weights, lr=0.02, **options), range(1, 10)), expected) < 1e-9
@@ -45,12 +50,13 @@ def test_every_switch_equals_its_plain_form(moments, compensation, switching, tr
 @pytest.mark.parametrize("options", SCALES.values(), ids=SCALES)
 def test_rank_up_to_the_smaller_side_equals_the_plain_form(options, rank):
     """A rank of m leaves one block outside; a square matrix then has nothing outside."""
-    options = options_of("alice_soap", rank=rank, moments="centred", stagger=True, **options)
+    options = options_of("alice_soap", rank=rank, moments="centred", **options)
     weights = parameters([(8, 12), (12, 8), (8, 8)])
     expected = reference(AliceSOAP, weights, options, range(1, 8), lr=0.02)
     assert largest_difference(train(AliceSOAP(weights, lr=0.02, **options), range(1, 8)), expected) < 1e-9
 
 
+@every_form
 @pytest.mark.parametrize("scale", [1e-12, 1e-5, 1e6])
 @pytest.mark.parametrize("options", SCALES.values(), ids=SCALES)
 def test_trajectory_does_not_depend_on_the_gradients_scale(scale, options):
