@@ -9,6 +9,7 @@ from .adam import Adam
 from .adam_8bit import Adam8bit
 from .adam_mini import AdamMini
 from .alice import Alice
+from .alice_soap import AliceSOAP
 from .apollo import Apollo
 from .dion import Dion
 from .eigen_adam import EigenAdam
@@ -44,6 +45,7 @@ __all__ = [
     "Adam8bit",
     "AdamMini",
     "Alice",
+    "AliceSOAP",
     "Apollo",
     "BaseOptimizer",
     "Dion",

@@ -24,34 +24,29 @@ import torch
 from torch import Tensor
 
 from .engine import Direction, MatrixOptimizer, Option, Traits, register
-from .engine.options import Alpha, Gamma, LearningRate, Params, Rank, Seed, Stagger, UpdateInterval, WeightDecay
+from .engine.options import (
+    Alpha,
+    AlphaC,
+    Gamma,
+    Leading,
+    LearningRate,
+    Params,
+    Rank,
+    Seed,
+    Stagger,
+    ThreeBetas,
+    Tracking,
+    UpdateInterval,
+    WeightDecay,
+)  # fmt: skip
 from .functional.limiter import limit_growth, reference_limit
 from .functional.moments import Moments, adam_moments, adam_moments_with_sumsq, column_sumsq
 from .functional.numerics import above_rounding, reciprocal, working_dtype
 from .functional.residual import corrected, residual_scales, residual_sumsq
-from .functional.scaling import fixed_point, reference_fixed_point, scaled_norm
-from .functional.subspace import (
-    Reflectors,
-    average_gram,
-    keep_signs,
-    leading_eigenvectors,
-    project,
-    unit_gaussian_columns,
-)
+from .functional.scaling import averaged_scales, reference_fixed_point, scaled_norm
+from .functional.subspace import Reflectors, average_gram, leading_eigenvectors, project, unit_gaussian_columns
+from .functional.switching import reference_basis, subspace_iteration, switch
 
-AlphaC = Annotated[float, Option("scale of the compensation within the update", least=0)]
-ThreeBetas = Annotated[
-    tuple[float, float, float],
-    Option(
-        "decay of the first moment and the compensation's average, the second moment, and tracking", least=0, below=1
-    ),
-]
-Leading = Annotated[
-    int, Option("eigenvectors kept at a switch; the other rank - leading columns are drawn anew", least=0)
-]
-Tracking = Annotated[
-    bool, Option("average U^T G G^T U over time (Alice); without, the current gradient alone (Alice-0)")
-]
 Switching = Annotated[
     Literal["complement", "none", "gaussian", "gaussian_mix", "full_basis"],
     Option(
@@ -154,33 +149,10 @@ class Alice(MatrixOptimizer):
             frame = Reflectors.of(leading)
         else:
             orthonormal = state["basis"].dtype == gradient.dtype and not group["switching"].startswith("gaussian")
-            leading, frame = self._subspace_iteration(
+            leading, frame = subspace_iteration(
                 gradient, old, state.get("tracked"), group["betas"][2], orthonormal=orthonormal
             )
-        leading = keep_signs(leading, old)
-        drawn = _drawn_columns(leading, frame, min(group["leading"], r), group["switching"], sources)
-        torch.cat([leading[..., : r - drawn.shape[-1]], drawn], -1, out=state["basis"])
-
-    @staticmethod
-    def _subspace_iteration(
-        gradient: Tensor, old: Tensor, tracked: Tensor | None, decay: float, *, orthonormal: bool
-    ) -> tuple[Tensor, Reflectors]:
-        """Z eigenvectors(Z^T A Z) for Z = qr(A U), and that QR; A = b3 U Qt U^T + (1 - b3) G G^T (m x m) is not formed.
-
-        orthonormal: whether U^T U is the identity to the precision of the gradient.
-        """
-        moved = gradient @ (old.mT @ gradient).mT
-        if tracked is not None:
-            turned = tracked if orthonormal else tracked @ (old.mT @ old)
-            moved = torch.lerp(old @ turned, moved, 1 - decay)
-        frame = Reflectors.of(moved)
-        span = frame.basis()
-        sigma = span.mT @ gradient
-        inner = sigma @ sigma.mT
-        if tracked is not None:
-            shift = span.mT @ old
-            inner = torch.lerp(shift @ tracked @ shift.mT, inner, 1 - decay)
-        return span @ leading_eigenvectors(inner, inner.shape[-1]), frame
+        switch(leading, frame, old, state["basis"], group["leading"], group["switching"], sources)
 
     # ---- step
 
@@ -242,10 +214,7 @@ class Alice(MatrixOptimizer):
         outside = residual_sumsq(total, basis, sigma, moments.sigma_sumsq, rounded=rounded)
         residual = torch.where((outside > 0).unsqueeze(-2), torch.baddbmm(gradient, basis, sigma, alpha=-1), 0.0)
         squares = residual.square()
-        columns, rows = fixed_point(squares, iterations=5)
-        weight = 1 - group["betas"][0]
-        columns = reciprocal(state["column_scale"].lerp_(columns, weight))
-        rows = reciprocal(state["row_scale"].lerp_(rows, weight))
+        rows, columns = averaged_scales(squares, state["column_scale"], state["row_scale"], group["betas"][0])
         eta, limited = limit_growth(scaled_norm(squares, rows, columns), state["phi"], group["gamma"])
         state["phi"].copy_(limited)
         rows = rows.sqrt() * (group["alpha_c"] * eta).unsqueeze(-1)
@@ -267,16 +236,7 @@ class Alice(MatrixOptimizer):
         Qt = state.get("Qt", G.new_zeros(r, r))
 
         if t == 1 or clock % update_interval == 0:
-            if t == 1:
-                new = torch.linalg.eigh(G @ G.T).eigenvectors.flip(1)[:, :r]
-                frame = torch.linalg.qr(new, mode="complete").Q
-            else:
-                A = b3 * U @ Qt @ U.T + (1 - b3) * G @ G.T
-                frame = torch.linalg.qr(A @ U, mode="complete").Q
-                Z = frame[:, :r]
-                new = Z @ torch.linalg.eigh(Z.T @ A @ Z).eigenvectors.flip(1)
-            new = torch.where((new * U).sum(0) < 0, -new, new)
-            U = _reference_switch(new, frame[:, r:], min(leading, r), switching, source)
+            U = reference_basis(G, U, Qt, b3, leading, switching, source, first=t == 1)
         state["U"] = U
 
         sigma = U.T @ G
@@ -306,46 +266,3 @@ class Alice(MatrixOptimizer):
             eta, state["phi"] = reference_limit(C.norm().item(), state.get("phi", 0.0), gamma)
             C = (1.0 if compensation == "fira" else alpha_c) * eta * C
         return alpha * (U @ omega + C)
-
-
-def _drawn_columns(
-    leading: Tensor, frame: Reflectors, kept: int, switching: str, sources: list[torch.Generator]
-) -> Tensor:
-    """[B, m, up to r - kept]: the columns that replace the last ones of `leading` [B, m, r].
-
-    They are drawn from each matrix's own source. Where the complement has fewer columns than that, the next leading
-    columns stay. `frame` is a QR of any columns with the span of `leading`.
-    """
-    m, r = leading.shape[-2:]
-    if switching == "gaussian_mix":
-        return torch.stack([unit_gaussian_columns(m, r - kept, source) for source in sources]).to(leading)
-    if switching == "full_basis":
-        rest = torch.arange(m - r).expand(len(sources), -1)
-        candidates = torch.cat([leading[..., kept:], frame.complement(rest)], -1)
-        chosen = _draw(m - kept, r - kept, sources).unsqueeze(-2).expand(-1, m, -1)
-        return candidates.gather(-1, chosen.to(leading.device))
-    count = min(r - kept, m - r) if switching == "complement" else 0
-    return frame.complement(_draw(m - r, count, sources)) if count else leading[..., r:]
-
-
-def _draw(available: int, count: int, sources: list[torch.Generator]) -> Tensor:
-    """[B, count]: for each matrix, `count` of range(available) without replacement."""
-    return torch.stack([torch.randperm(available, generator=source)[:count] for source in sources])
-
-
-def _reference_switch(
-    leading: Tensor, complement: Tensor, kept: int, switching: str, source: torch.Generator
-) -> Tensor:
-    """The new basis of one matrix from `leading` [m, r] and a whole basis of its complement [m, m - r]."""
-    m, r = leading.shape
-    if switching == "gaussian":
-        return unit_gaussian_columns(m, r, source)
-    if switching == "gaussian_mix":
-        return torch.cat([leading[:, :kept], unit_gaussian_columns(m, r - kept, source)], 1)
-    if switching == "none":
-        return leading
-    if switching == "full_basis":
-        others = torch.cat([leading[:, kept:], complement], 1)
-        return torch.cat([leading[:, :kept], others[:, torch.randperm(m - kept, generator=source)[: r - kept]]], 1)
-    kept = max(kept, r - (m - r))
-    return torch.cat([leading[:, :kept], complement[:, torch.randperm(m - r, generator=source)[: r - kept]]], 1)

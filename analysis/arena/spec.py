@@ -106,8 +106,8 @@ def read_spec(path: Path) -> Spec:
 
 
 def all_specs() -> list[Spec]:
-    """The arenas of configs/arena, by name."""
-    return [read_spec(path) for path in sorted(ARENAS.glob("*.yaml"))]
+    """The arenas of configs/arena and of its folders, by name."""
+    return [read_spec(path) for path in sorted(ARENAS.rglob("*.yaml"))]
 
 
 def cells(spec: Spec) -> list[Cell]:

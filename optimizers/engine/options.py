@@ -149,6 +149,19 @@ Eps = Annotated[float, Option("added to the root of the second moment", least=0)
 EpsAboveZero = Annotated[float, Option("added to the root of the second moment", above=0)]
 WeightDecay = Annotated[float, Option("decoupled weight decay: W <- W - lr weight_decay W", least=0)]
 Alpha = Annotated[float, Option("scale of the update", least=0)]
+AlphaC = Annotated[float, Option("scale of the compensation within the update", least=0)]
+ThreeBetas = Annotated[
+    tuple[float, float, float],
+    Option(
+        "decay of the first moment and the compensation's average, the second moment, and tracking", least=0, below=1
+    ),
+]
+Leading = Annotated[
+    int, Option("eigenvectors kept at a switch; the other rank - leading columns are drawn anew", least=0)
+]
+Tracking = Annotated[
+    bool, Option("average U^T G G^T U over time (Alice); without, the current gradient alone (Alice-0)")
+]
 Rank = Annotated[int, Option("columns of the basis; a matrix with fewer rows takes as many as it has", least=1)]
 UpdateInterval = Annotated[int, Option("steps between two refreshes (K)", least=1)]
 Stagger = Annotated[

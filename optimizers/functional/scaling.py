@@ -46,6 +46,17 @@ def rowwise_products(matrices: Tensor, vectors: Tensor) -> Tensor:
     return (matrices @ vectors.unsqueeze(-1)).squeeze(-1)
 
 
+def averaged_scales(squares: Tensor, column_scale: Tensor, row_scale: Tensor, decay: float) -> tuple[Tensor, Tensor]:
+    """1 / Q [B, m] and 1 / S [B, n] of a matrix with the `squares` [B, m, n], 0 where Q or S is.
+
+    The averages S = `column_scale` [B, n] and Q = `row_scale` [B, m] of the fixed point are advanced.
+    """
+    columns, rows = fixed_point(squares, iterations=5)
+    columns = column_scale.lerp_(columns, 1 - decay)
+    rows = row_scale.lerp_(rows, 1 - decay)
+    return reciprocal(rows), reciprocal(columns)
+
+
 def scaled_norm(squares: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """[B]: ||diag(rows)^(1/2) X diag(columns)^(1/2)|| from `squares` = X^2 [B, m, n], rows [B, m], columns [B, n]."""
     return torch.linalg.vecdot(rows, rowwise_products(squares, columns)).sqrt()

@@ -157,7 +157,7 @@ def test_a_table_2_file_is_exactly_its_size_and_method(size, tmp_path):
 @pytest.mark.slow
 def test_later_methods_are_table_2_runs_but_for_their_optimizer():
     """The methods published since, at the sizes and with the training of Table 2."""
-    later = {"sinkgd", "scale", "normuon", "adam_mini", "ldadam", "dion", "adafactor", "lion"}
+    later = {"sinkgd", "scale", "normuon", "adam_mini", "ldadam", "dion", "adafactor", "lion", "alice_soap"}
     for size in COLUMNS:
         folder, adam = EXPERIMENTS / "later" / size, config(EXPERIMENTS / "table2" / size / "adam.yaml")
         assert {path.stem for path in folder.iterdir()} == later
@@ -175,6 +175,9 @@ def test_later_methods_are_table_2_runs_but_for_their_optimizer():
         assert (
             options(folder / "ldadam.yaml")["rank"] == options(folder / "dion.yaml")["rank"] == PUBLISHED[size]["rank"]
         )
+        alice, alice_soap = options(EXPERIMENTS / "table2" / size / "alice.yaml"), options(folder / "alice_soap.yaml")
+        shared = (alice.keys() & alice_soap.keys()) - {"name", "compensation"}
+        assert {key: alice_soap[key] for key in shared} == {key: alice[key] for key in shared}
 
 
 @pytest.mark.slow

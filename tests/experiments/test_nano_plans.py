@@ -26,6 +26,7 @@ ROWS = {
     "adam_8bit": (0.001, {}),
     "alice": (0.02, ALICE),
     "alice_0": (0.02, ALICE),
+    "alice_soap": (0.02, ALICE),
     "alice_two_sided": (0.02, {**ALICE, "compensation": "two_sided"}),
     "apollo": (0.01, LOW_RANK),
     "apollo_mini": (0.01, {"scale": 32.0, "update_interval": 50}),

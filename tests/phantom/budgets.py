@@ -19,6 +19,7 @@ BUDGETS: dict[str, dict[str, Budget]] = {
     "adam_mini": {"llama_60m": Budget(210, 6, 0.38), "llama_1_3b": Budget(660, 6, 0.77)},
     "alice": {"llama_60m": Budget(322, 3.9, 0.15), "llama_1_3b": Budget(1450, 4.45, 0.65)},
     "alice_0": {"llama_60m": Budget(320, 3.85, 0.15), "llama_1_3b": Budget(1430, 4.4, 0.65)},
+    "alice_soap": {"llama_60m": Budget(520, 11.9, 0.22), "llama_1_3b": Budget(2420, 16.5, 1.12)},
     "apollo": {"llama_60m": Budget(200, 1.75, 0.07), "llama_1_3b": Budget(1070, 2.6, 0.4)},
     "apollo_mini": {"llama_60m": Budget(210, 1.6, 0.05), "llama_1_3b": Budget(1130, 2.55, 0.27)},
     "apollo_svd": {"llama_60m": Budget(200, 1.75, 0.07), "llama_1_3b": Budget(1070, 2.6, 0.4)},

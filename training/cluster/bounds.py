@@ -49,6 +49,11 @@ BOUNDS: dict[str, Bound] = {
     "alice": _subspace(
         lambda m, n, r: 4 * m * n * r + 2 * r * r * n + 6 * m * n, lambda m, n, r: 4 * m * n + 9 * r * n + 2 * m * r
     ),
+    # G V, U^T G, and the residual's two products with both bases; the tracking; RACS's iterations of the residual.
+    "alice_soap": _subspace(
+        lambda m, n, r: 8 * m * n * r + 2 * r * r * (m + n) + 35 * m * n,
+        lambda m, n, r: 4 * m * n + 2 * r * (m + n) + 8 * r * r,
+    ),
     # One product; the update is G scaled.
     "apollo": _subspace(lambda m, n, r: 2 * m * n * r, lambda m, n, r: 4 * m * n + 8 * r * n),
     "apollo_svd": _subspace(lambda m, n, r: 2 * m * n * r, lambda m, n, r: 4 * m * n + 8 * r * n),
