@@ -68,6 +68,11 @@ class Stack:
         return held.mT.contiguous().mT if wide else held
 
     @property
+    def working_dtype(self) -> torch.dtype:
+        """The precision of the stack's gradients and averages."""
+        return working_dtype(self.parameters[0].dtype)
+
+    @property
     def elements(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters)
 
@@ -119,7 +124,7 @@ class Stack:
     def _stacked(self, matrices: list[Tensor]) -> Tensor | None:
         if not matrices:
             return None
-        dtype = working_dtype(matrices[0].dtype)
+        dtype = self.working_dtype
         if self._is_one_tensor:
             stack = matrices[0].to(dtype)
         elif len(matrices) == 1:

@@ -11,7 +11,7 @@ from optimizers import BaseOptimizer
 from training.cluster.cards import GPUS_OF_A_MACHINE, Card
 from training.cluster.process_memory import ProcessMemory, process_memory
 from training.cluster.roofline import PassSeconds, Rows, communication_seconds, optimizer_seconds, pass_seconds
-from training.cluster.shares import Part, parts_of_processes
+from training.cluster.shares import Part, part_of, parts_of_processes
 from training.cluster.text_rate import filled, targets_per_core_second, targets_per_row
 from training.compiler import long_enough
 
@@ -73,7 +73,7 @@ def plan_cluster(
     rows = Rows(share // micro, micro, length, filled(config.data))
     compiled = train.compile is True or (train.compile == "auto" and long_enough(model, train, length, "cuda"))
     sharded = train.parallel == "fsdp2" and processes > 1
-    whole = [Part(parameter, group) for group in optimizer.param_groups for parameter in group["params"]]
+    whole = [part_of(optimizer, p, group) for group in optimizer.param_groups for p in group["params"]]
     parts = parts_of_processes(optimizer, processes) if sharded else [whole] * processes
     memory = process_memory(
         config,

@@ -7,15 +7,23 @@ import torch
 from torch import Tensor
 
 from optimizers import BaseOptimizer
-from optimizers.engine import adamw
+from optimizers.engine.eight_bit import is_narrow
 from optimizers.parallel.shards import dealt, span
 
 
 class Part(NamedTuple):
-    """A tensor that a process steps, with the options of its group."""
+    """A tensor that a process steps, with the options of its group, and the elements of its moments that are bytes."""
 
     tensor: Tensor
     group: dict[str, Any]
+    byte_elements: int
+
+
+def part_of(optimizer: BaseOptimizer, tensor: Tensor, group: dict[str, Any]) -> Part:
+    """`tensor`, on the meta device, as a part that `optimizer` steps."""
+    held = optimizer.template(tensor, group).values() if is_narrow(group) else ()
+    elements = sum(value.numel() for value in held if isinstance(value, Tensor) and value.dtype == torch.uint8)
+    return Part(tensor, group, elements)
 
 
 def parts_of_processes(optimizer: BaseOptimizer, processes: int) -> list[list[Part]]:
@@ -27,28 +35,24 @@ def parts_of_processes(optimizer: BaseOptimizer, processes: int) -> list[list[Pa
     owned = 0
     for group in optimizer.param_groups:
         parameters = group["params"]
-        if _needs_whole(optimizer, group):
+        if optimizer.steps_whole(group):
             owners = dealt([parameter.shape for parameter in parameters], owned, processes)
             owned += len(parameters)
             for parameter, owner in zip(parameters, owners, strict=True):
-                parts[owner].append(Part(parameter, group))
+                parts[owner].append(part_of(optimizer, parameter, group))
         else:
             for parameter in parameters:
                 for process, mine in enumerate(parts):
-                    mine.append(Part(parameter[span(len(parameter), process, processes)], group))
+                    rows = parameter[span(len(parameter), process, processes)]
+                    mine.append(part_of(optimizer, rows, group))
     return parts
-
-
-def _needs_whole(optimizer: BaseOptimizer, group: dict[str, Any]) -> bool:
-    traits = optimizer.traits
-    return group["algorithm"] != "adam" and (traits.sharding == "owner" or group.get("role") in traits.whole_roles)
 
 
 def state_bytes(optimizer: BaseOptimizer, parts: list[Part]) -> int:
     """Bytes of the optimizer's state of these parts."""
     total = 0
-    for tensor, group in parts:
-        state = adamw.allocate(tensor) if group["algorithm"] == "adam" else optimizer.allocate(tensor, group)
+    for tensor, group, _ in parts:
+        state = optimizer.template(tensor, group)
         total += sum(value.nbytes for value in state.values() if isinstance(value, torch.Tensor))
     return total
 
