@@ -1,6 +1,6 @@
 """Rows of tables and figures: a method or a change to it, recognised by a record's settings, with one style everywhere.
 
-A row is named like its file in configs/experiment/nano or configs/experiment/nano/ablations.
+A row is named like its file in configs/experiment/nano, or in its folders ablations and eight_bit.
 """
 
 from collections.abc import Iterable
@@ -44,6 +44,9 @@ METHODS = {
     "apollo": Style("APOLLO", "#b4639b"),
     "adam_8bit": Style("8-bit Adam", "#8a9099", DASHED),
     "galore_8bit": Style("8-bit GaLore", "#66b2e0", DASHED),
+    "muon_8bit": Style("8-bit Muon", "#a594dd", DASHED),
+    "normuon_8bit": Style("8-bit NorMuon", "#8f7f9f", DASHED),
+    "alice_8bit": Style("8-bit Alice", "#4dbb9d", DASHED),
 }
 ABLATIONS = {
     "none": Style("no tracking, switching, compensation", "#8a8a2b"),
@@ -89,6 +92,9 @@ def row_of(record: Record) -> str:
         row = ALICE.get(parts) or "_".join(("alice", *map(str, parts)))
     elif name == "racs" and not section["ema"]:
         return "racs_no_ema"  # with either last layer: the row is about averaging
+    usual_bits = registry.get(name)[0].traits.state_bits
+    if section.get("state_bits", usual_bits) != usual_bits:
+        row = f"{row}_{section['state_bits']}bit"
     last_layer = section["last_layer"]
     return row if last_layer in (None, usual_last_layer(name)) else f"{row}_last_layer_{last_layer}"
 
