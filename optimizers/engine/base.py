@@ -177,7 +177,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         if self.owner(parameter) is None:
             self.state[parameter] = self._new_state(shards.local(parameter), group)
         elif self.owns(parameter):
-            self.state[parameter] = self._new_state(parameter, group)
+            self.state[parameter] = self._new_state(shards.whole(parameter), group)
         elif parameter not in self.state:
             self.state[parameter] = state_dicts.plain(self.template(parameter, group))
 

@@ -53,7 +53,8 @@ def narrowed(state: dict[str, Any], exact: tuple[str, ...], *, by_matrix: bool) 
     else a tensor of any shape is one row of elements.
     """
     held = dict(state)
-    for key in SIGNED.keys() & state.keys() - set(exact):
+    # In one order on every process: state is sent tensor by tensor.
+    for key in (key for key in SIGNED if key in state and key not in exact):
         moment = state[key]
         batch = moment.shape[:-2] if by_matrix else moment.shape[:0]
         elements = moment.shape[len(batch) :].numel()
@@ -100,7 +101,7 @@ def _widened(key: str, state: dict[str, Tensor]) -> Tensor:
 def _quantise(moment: Tensor, key: str, state: dict[str, Tensor]) -> None:
     codes, maxima = state[key], state[maxima_of(key)]
     rows = moment.float().reshape(maxima.shape[:-1].numel(), -1)
-    for held, new in zip((codes, maxima), quantised(rows, *maps(codes.device)[SIGNED[key]]), strict=True):
+    for held, new in zip((codes, maxima), quantised(rows, maps(codes.device)[SIGNED[key]]), strict=True):
         held.copy_(new.view(held.shape))
 
 
@@ -108,5 +109,4 @@ def _quantise(moment: Tensor, key: str, state: dict[str, Tensor]) -> None:
 def maps(device: torch.device) -> dict[bool, ByteMap]:
     """bitsandbytes' maps: True: 256 values in [-1, 1] for first moments, False: in [0, 1] for second moments."""
     create = library().create_dynamic_map
-    made = {signed: byte_map(create(signed=signed)) for signed in (True, False)}
-    return {signed: ByteMap(*(part.to(device) for part in each)) for signed, each in made.items()}
+    return {signed: byte_map(create(signed=signed).to(device), signed=signed) for signed in (True, False)}

@@ -58,5 +58,8 @@ def _step_owned(optimizer: "BaseOptimizer", group: dict[str, Any], exchange: Exc
     finally:
         for whole in wholes:
             del optimizer.state[whole]
+    for parameter in members:
+        if not optimizer.owns(parameter) and "step" in optimizer.state[parameter]:
+            optimizer.state[parameter]["step"] += 1  # every process knows it, whoever saves
     for mine, new in zip(rows, exchange.scatter([whole.data for whole in wholes], rows[0].dtype), strict=True):
         mine.copy_(new)

@@ -17,32 +17,32 @@ class ByteMap(NamedTuple):
 
     values: Tensor
     boundaries: Tensor
+    signed: bool
 
 
-def byte_map(values: Tensor) -> ByteMap:
+def byte_map(values: Tensor, *, signed: bool) -> ByteMap:
     """The map of `values` with its boundaries, half-way between two values.
 
-    Where 0 is the smallest value, its boundary is 0: a positive number stays positive. A second moment that became 0
-    beside a first moment that did not would make a step of any size.
+    Without signs 0 is the smallest value, and its boundary is 0: a positive number stays positive. A second moment that
+    became 0 beside a first moment that did not would make a step of any size.
     """
     boundaries = (values[1:] + values[:-1]) / 2
-    if values[0] == 0:
+    if not signed:
         boundaries[0] = 0
-    return ByteMap(values, boundaries)
+    return ByteMap(values, boundaries, signed)
 
 
 @replaceable
-def quantised(numbers: Tensor, values: Tensor, boundaries: Tensor) -> tuple[Tensor, Tensor]:
+def quantised(numbers: Tensor, byte_map: ByteMap) -> tuple[Tensor, Tensor]:
     """float32 [B, k] -> bytes, uint8 [B, k], and the largest magnitude of each block, float32 [B, ceil(k / 256)].
 
-    A block is within one of the B rows; its last may be shorter. values, boundaries: a `ByteMap`. NaN makes the maximum
-    of its block NaN.
+    A block is within one of the B rows; the last of a row may be shorter. NaN makes the maximum of its block NaN.
     """
     length = numbers.shape[-1]
     blocks = pad(numbers, (0, -length % BLOCK)).unflatten(-1, (-1, BLOCK))
     maxima = blocks.abs().amax(-1)
     scaled = blocks / torch.where(maxima == 0, 1.0, maxima).unsqueeze(-1)
-    codes = torch.bucketize(scaled, boundaries, out_int32=True).to(torch.uint8)
+    codes = torch.bucketize(scaled, byte_map.boundaries, out_int32=True).to(torch.uint8)
     return codes.flatten(-2)[..., :length], maxima
 
 

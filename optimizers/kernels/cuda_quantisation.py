@@ -3,15 +3,16 @@
 import torch
 from torch import Tensor
 
-from ..functional.quantisation import BLOCK
+from ..functional.quantisation import BLOCK, ByteMap
 
 
-def quantised(numbers: Tensor, values: Tensor, boundaries: Tensor) -> tuple[Tensor, Tensor]:
+def quantised(numbers: Tensor, byte_map: ByteMap) -> tuple[Tensor, Tensor]:
     """bitsandbytes rounds a small second moment to 0; here a positive number stays positive."""
     if _spans_rows(numbers):
         return NotImplemented
-    codes, maxima = torch.ops.bitsandbytes.quantize_blockwise(numbers, values, BLOCK)
-    torch.maximum(codes, (numbers > 0).to(codes.dtype), out=codes)
+    codes, maxima = torch.ops.bitsandbytes.quantize_blockwise(numbers, byte_map.values, BLOCK)
+    if not byte_map.signed:
+        torch.maximum(codes, (numbers > 0).view(codes.dtype), out=codes)
     return codes, maxima.view(len(numbers), -1)
 
 

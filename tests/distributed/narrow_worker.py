@@ -57,7 +57,8 @@ def measured(name, world, mesh):
         make(name, sharded(start, mesh)),
     )
     step(alone, range(1, 4)), step(shards, range(1, 4), mesh)
-    saved = world.from_main(lambda state=copy.deepcopy(shards.full_state_dict()): state)
+    whole_state = copy.deepcopy(shards.full_state_dict())
+    saved = world.from_main(lambda: whole_state)
     weights = whole(shards)
     step(alone, range(4, 7)), step(shards, range(4, 7), mesh)
     again = make(name, sharded(weights, mesh))

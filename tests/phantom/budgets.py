@@ -26,7 +26,7 @@ BUDGETS: dict[str, dict[str, Budget]] = {
     "eigen_adam": {"llama_60m": Budget(110, 4.6, 0.18), "llama_1_3b": Budget(530, 7.8, 1.05)},
     "fira": {"llama_60m": Budget(322, 3.95, 0.15), "llama_1_3b": Budget(1450, 4.5, 0.65)},
     "galore": {"llama_60m": Budget(100, 2.8, 0.15), "llama_1_3b": Budget(380, 3.05, 0.65)},
-    "galore_8bit": {"llama_60m": Budget(135, 2.0, 0.11), "llama_1_3b": Budget(500, 3.8, 0.65)},
+    "galore_8bit": {"llama_60m": Budget(125, 2.5, 0.125), "llama_1_3b": Budget(560, 5, 0.78)},
     "lamb": {"llama_60m": Budget(210, 3.7, 0.4), "llama_1_3b": Budget(1580, 5.8, 1.05)},
     "lars": {"llama_60m": Budget(196, 2.5, 0.3), "llama_1_3b": Budget(1100, 4.1, 0.8)},
     "ldadam": {"llama_60m": Budget(191, 6.2, 0.26), "llama_1_3b": Budget(1020, 11.4, 1.56)},

@@ -70,8 +70,9 @@ def count_step(name: str, model_name: str, **more: Any) -> dict[str, Any]:
     model = build_model(section, dtype=DTYPE, seed=0, device="meta")
     with device.phantom():
         device.to_phantom(model)
-        values = ByteMap(torch.empty(256, device="cuda"), torch.empty(255, device="cuda"))
-        eight_bit.maps = lambda _: {True: values, False: values}  # bitsandbytes fills its own on the host
+        values, boundaries = torch.empty(256, device="cuda"), torch.empty(255, device="cuda")
+        maps = {signed: ByteMap(values, boundaries, signed) for signed in (True, False)}
+        eight_bit.maps = lambda _: maps  # bitsandbytes fills its own on the host
         optimizer = optimizers.build(model, name, lr=0.01, **options(name, model_name), **more)
         optimizer.allocate_state()
         for parameter in model.parameters():

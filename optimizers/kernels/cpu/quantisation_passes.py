@@ -3,15 +3,15 @@
 import torch
 from torch import Tensor
 
-from ...functional.quantisation import BLOCK
+from ...functional.quantisation import BLOCK, ByteMap
 from . import compiled, threads
 
 SOURCE = "byte_moments.cpp"
 
 
-def quantised(numbers: Tensor, values: Tensor, boundaries: Tensor) -> tuple[Tensor, Tensor]:
+def quantised(numbers: Tensor, byte_map: ByteMap) -> tuple[Tensor, Tensor]:
     """In one pass."""
-    count, length = numbers.shape
+    (count, length), boundaries = numbers.shape, byte_map.boundaries
     maxima = numbers.new_empty(count, -(-length // BLOCK))
     quantise = compiled.function(SOURCE, "quantise", "pppplll", numbers, boundaries, maxima)
     if quantise is None or numbers.dtype != torch.float32:
