@@ -44,9 +44,6 @@ METHODS = {
     "apollo": Style("APOLLO", "#b4639b"),
     "adam_8bit": Style("8-bit Adam", "#8a9099", DASHED),
     "galore_8bit": Style("8-bit GaLore", "#66b2e0", DASHED),
-    "muon_8bit": Style("8-bit Muon", "#a594dd", DASHED),
-    "normuon_8bit": Style("8-bit NorMuon", "#8f7f9f", DASHED),
-    "alice_8bit": Style("8-bit Alice", "#4dbb9d", DASHED),
 }
 ABLATIONS = {
     "none": Style("no tracking, switching, compensation", "#8a8a2b"),
@@ -59,6 +56,12 @@ ABLATIONS = {
     "compensation_fira": Style("Fira's compensation", "#2f86c1"),
     "compensation_fira_plus": Style("Fira's compensation, plus", "#7a6fd0", DASHED),
     "racs_no_ema": Style("RACS without averaging", "#d55e00", DASHED),
+}
+
+EIGHT_BITS = {
+    "muon_8bit": Style("8-bit Muon", "#a594dd", DASHED),
+    "normuon_8bit": Style("8-bit NorMuon", "#8f7f9f", DASHED),
+    "alice_8bit": Style("8-bit Alice", "#4dbb9d", DASHED),
 }
 
 # (tracking, switching, compensation) of the optimizer alice -> row
@@ -79,7 +82,8 @@ ALICE = {
 
 def style(row: str) -> Style:
     """A row's style; grey and dashed for a row that has none above, such as a new optimizer's."""
-    return METHODS.get(row) or ABLATIONS.get(row) or Style(row.replace("_", " "), "#a0a4ab", DASHED)
+    known = METHODS | ABLATIONS | EIGHT_BITS
+    return known.get(row) or Style(row.replace("_", " "), "#a0a4ab", DASHED)
 
 
 def row_of(record: Record) -> str:
@@ -115,7 +119,7 @@ def by_row(records: Iterable[Record]) -> dict[str, list[Record]]:
     rows: dict[str, list[Record]] = {}
     for record in records:
         rows.setdefault(row_of(record), []).append(record)
-    order = [*METHODS, *ABLATIONS, *sorted(rows)]
+    order = [*METHODS, *ABLATIONS, *EIGHT_BITS, *sorted(rows)]
     return {
         row: sorted(rows[row], key=lambda record: record["summary"]["seed"]) for row in sorted(rows, key=order.index)
     }

@@ -17,6 +17,8 @@ from optimizers import Adam, GaLore, Muon, kernels, registry
 from optimizers.engine.eight_bit import SMALLEST
 from optimizers.engine.matrix import MatrixOptimizer
 from optimizers.functional.quantisation import BLOCK, byte_map, dequantised, quantised
+from scripts import document_states
+from training.plan import plan_run
 
 from .harness import gradient, largest_difference, options_of, parameters, reference_step, train
 
@@ -230,6 +232,19 @@ def test_bytes_on_llama_60m_are_the_formula(llama_60m, name):
     expected = sum(FORMULAS[name](len(p), *sorted(p.shape), min(rank, *p.shape)) for p in blocks)
     counted = sum(v.nbytes for p in blocks for v in optimizer.state[p].values() if isinstance(v, torch.Tensor))
     assert counted == expected
+
+
+def test_the_plan_counts_bytes_alone_and_sharded():
+    settings = ["model=llama_60m", "data=builtin", "optimizer=muon", "train.dtype=bfloat16", "train.parallel=fsdp2"]
+    narrow, wide = (plan_run(load([*settings, f"optimizer.state_bits={bits}"]).config, processes=2) for bits in (8, 32))
+    saved = wide["optimizer_state_bytes"] - narrow["optimizer_state_bytes"]
+    assert saved == sum(2 * n - q(n) for n in (512 * 512,) * 32 + (512 * 1376,) * 24)
+    of_two = [plan["cluster"]["memory"]["optimizer_state_bytes"] for plan in (wide, narrow)]
+    assert of_two[0] - of_two[1] == saved / 2
+
+
+def test_the_table_of_the_page_is_what_is_counted():
+    assert document_states.TABLE.findall(document_states.PAGE.read_text()) == [document_states.table()]
 
 
 # ---- the map
