@@ -124,7 +124,7 @@ class Stack:
     def _stacked(self, matrices: list[Tensor]) -> Tensor | None:
         if not matrices:
             return None
-        dtype = self.working_dtype
+        dtype = working_dtype(matrices[0].dtype)
         if self._is_one_tensor:
             stack = matrices[0].to(dtype)
         elif len(matrices) == 1:
