@@ -354,6 +354,24 @@ def test_refreshes_that_are_shared_are_those_of_one_process(name, monkeypatch):
         assert any(tensor.dtype == torch.uint8 for parts in sent for tensor in parts[0])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["muon", "galore_8bit"])
+def test_a_compiled_step_gets_wide_moments_and_leaves_bytes(name, monkeypatch):
+    """Moments are widened before the graph and quantised after it; a byte may be the next one, where sums differ."""
+    weights = parameters(SHAPES, torch.float32)
+    optimizer, made = make(name, weights), []
+    original = kernels.step_compiled
+    monkeypatch.setattr(kernels, "step_compiled", lambda *args, **kw: made.append(original(*args, **kw)) or made[-1])
+    optimizer.compile_steps({"cpu"})
+    moved = train(optimizer, range(1, 6))
+    if not any(made):
+        pytest.skip("needs a C++ compiler")
+    expected, start = train(make(name, parameters(SHAPES, torch.float32)), range(1, 6)), parameters(SHAPES)
+    for after, eager, before in zip(moved, expected, start, strict=True):
+        assert (after - eager).norm() < 0.003 * (eager - before).norm()
+    assert optimizer.state[weights[0]]["exp_avg"].dtype == torch.uint8
+
+
 class AloneInGroup:
     """A group of one process."""
 
