@@ -1,6 +1,6 @@
 """Rows of tables and figures: a method or a change to it, recognised by a record's settings, with one style everywhere.
 
-A row is named like its file in configs/experiment/nano or configs/experiment/nano/ablations.
+A row is named like its file in configs/experiment/nano, or in its folders ablations and eight_bit.
 """
 
 from collections.abc import Iterable
@@ -58,6 +58,12 @@ ABLATIONS = {
     "racs_no_ema": Style("RACS without averaging", "#d55e00", DASHED),
 }
 
+EIGHT_BITS = {
+    "muon_8bit": Style("8-bit Muon", "#a594dd", DASHED),
+    "normuon_8bit": Style("8-bit NorMuon", "#8f7f9f", DASHED),
+    "alice_8bit": Style("8-bit Alice", "#4dbb9d", DASHED),
+}
+
 # (tracking, switching, compensation) of the optimizer alice -> row
 ALICE = {
     (True, "complement", "optimal"): "alice",
@@ -76,7 +82,8 @@ ALICE = {
 
 def style(row: str) -> Style:
     """A row's style; grey and dashed for a row that has none above, such as a new optimizer's."""
-    return METHODS.get(row) or ABLATIONS.get(row) or Style(row.replace("_", " "), "#a0a4ab", DASHED)
+    known = METHODS | ABLATIONS | EIGHT_BITS
+    return known.get(row) or Style(row.replace("_", " "), "#a0a4ab", DASHED)
 
 
 def row_of(record: Record) -> str:
@@ -89,6 +96,9 @@ def row_of(record: Record) -> str:
         row = ALICE.get(parts) or "_".join(("alice", *map(str, parts)))
     elif name == "racs" and not section["ema"]:
         return "racs_no_ema"  # with either last layer: the row is about averaging
+    usual_bits = registry.get(name)[0].traits.state_bits
+    if section.get("state_bits", usual_bits) != usual_bits:
+        row = f"{row}_{section['state_bits']}bit"
     last_layer = section["last_layer"]
     return row if last_layer in (None, usual_last_layer(name)) else f"{row}_last_layer_{last_layer}"
 
@@ -109,7 +119,7 @@ def by_row(records: Iterable[Record]) -> dict[str, list[Record]]:
     rows: dict[str, list[Record]] = {}
     for record in records:
         rows.setdefault(row_of(record), []).append(record)
-    order = [*METHODS, *ABLATIONS, *sorted(rows)]
+    order = [*METHODS, *ABLATIONS, *EIGHT_BITS, *sorted(rows)]
     return {
         row: sorted(rows[row], key=lambda record: record["summary"]["seed"]) for row in sorted(rows, key=order.index)
     }

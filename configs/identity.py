@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from configs.sections import Config
+from optimizers import registry
 
 # Settings that two starts of one run may differ in: its folder, when it logs and saves, how its work is divided.
 FREE_ON_RESUME = (
@@ -22,7 +23,8 @@ FREE_ON_RESUME = (
     "train.deal_steps",
 )
 
-# Settings that came after runs were recorded. At these defaults they are left out, so that runs keep their identity.
+# Settings that came after runs were recorded. At these defaults they are left out, so that runs keep their identity;
+# of `optimizer.state_bits` the default is the method's.
 LATER: dict[str, Any] = {
     "model.num_key_value_heads": None,
     "model.head_dim": None,
@@ -57,10 +59,14 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _binding(settings: dict[str, Any]) -> dict[str, Any]:
+    flat = flatten(settings)
+    later = dict(LATER)
+    if (name := flat.get("optimizer.name")) in registry.names():
+        later["optimizer.state_bits"] = registry.options(name)["state_bits"].default
     return {
         key: value
-        for key, value in flatten(settings).items()
-        if not key.startswith(FREE_ON_RESUME) and not (key in LATER and value == LATER[key])
+        for key, value in flat.items()
+        if not key.startswith(FREE_ON_RESUME) and not (key in later and value == later[key])
     }
 
 

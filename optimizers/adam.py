@@ -4,14 +4,15 @@
     W <- W - lr wd W;   W <- W - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 
 The step is torch's fused AdamW, the fastest there is: a baseline must not be handicapped.
-State per parameter: two tensors of its shape and dtype, and the step count.
+State per parameter: two tensors of its shape and dtype, and the step count. With state_bits=8 the step is
+bitsandbytes' block-wise one, on bytes.
 """
 
 from typing import Any
 
 from torch import Tensor
 
-from .engine import BaseOptimizer, Traits, adamw, register
+from .engine import BaseOptimizer, Traits, adamw, adamw_8bit, eight_bit, register
 from .engine.options import Betas, Eps, LearningRate, Params, WeightDecay
 
 
@@ -33,10 +34,15 @@ class Adam(BaseOptimizer):
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
     def allocate(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        return adamw.allocate(parameter)
+        return adamw_8bit.allocate(parameter) if eight_bit.is_narrow(group) else adamw.allocate(parameter)
 
     def step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         self.step_adam(group, parameters)
+
+    def step_narrow(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        noise = self.rounding_noise(parameters)
+        for i, parameter in enumerate(parameters):
+            adamw_8bit.step(parameter, self.state[parameter], group, noise[i] if noise else None)
 
     @staticmethod
     def reference_update(

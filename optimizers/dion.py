@@ -31,7 +31,7 @@ DionEps = Annotated[float, Option("added to the norms of R's columns", above=0)]
 class Dion(MatrixOptimizer):
     """Orthonormal updates of rank r by one power iteration a step."""
 
-    traits = Traits(transposes_squares=True, decays_first=True, refreshed=("factor",))
+    traits = Traits(transposes_squares=True, decays_first=True, refreshed=("factor",), exact=("exp_avg",))
 
     def __init__(
         self,

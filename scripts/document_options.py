@@ -14,6 +14,7 @@ from optimizers.engine.options import Declared, declared
 
 ROOT = Path(__file__).resolve().parents[1]
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "options.md"
+EVERYWHERE = ("weight_decay", "state_bits")  # options that README's table need not repeat
 TABLE = re.compile(r"(?<=<!-- options: begin -->\n).*?(?=<!-- options: end -->)", flags=re.DOTALL)
 
 HEAD = """# Options of the optimizers
@@ -48,7 +49,7 @@ def _with_options(line: str) -> str:
     names = re.findall(r"`(\w+)`", cells[0])
     if not names:
         return line
-    lists = [" ".join(key for key in registry.options(name) if key != "weight_decay") for name in names]
+    lists = [" ".join(key for key in registry.options(name) if key not in EVERYWHERE) for name in names]
     return " | ".join([*cells[:-1], "; ".join(f"`{options}`" for options in dict.fromkeys(lists))]) + " |\n"
 
 

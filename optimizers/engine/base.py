@@ -3,7 +3,7 @@
 Methods for matrices build on `matrix.MatrixOptimizer`; methods for any shape build on `BaseOptimizer` itself.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -13,9 +13,9 @@ from torch.distributed.tensor import DTensor
 
 from ..parallel import shards, state_dicts
 from ..parallel.tensor_messages import Message
-from . import adamw
+from . import adamw, eight_bit, narrow_steps
 from .generators import rounding_source
-from .options import Params, check_all
+from .options import SHARED, Params, check_all, taking_shared
 from .precision import ieee_products
 from .traits import Traits
 
@@ -28,6 +28,8 @@ class BaseOptimizer(torch.optim.Optimizer):
     """
 
     traits: ClassVar[Traits] = Traits()
+    # Whether state belongs to matrices, which are stepped in stacks, or to whole parameters.
+    by_matrix: ClassVar[bool] = False
 
     # The devices on which steps are compiled.
     compiled_on: Collection[str] = ()
@@ -35,11 +37,19 @@ class BaseOptimizer(torch.optim.Optimizer):
     _sharers: dist.ProcessGroup | None = None
     _dealers: dist.ProcessGroup | None = None
     _rounding_seed: int | None = None
+    # Options of every method that were given to a constructor which does not name them.
+    _shared: Mapping[str, Any] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "__init__" in vars(cls):
+            setattr(cls, "__init__", taking_shared(cls.__init__))  # noqa: B010
 
     def __init__(self, params: Params, **options: Any):
         self._owners: dict[Tensor, int] = {}
         self._sent: list[Message] = []
-        super().__init__(params, {**options, "algorithm": "method"})
+        shared = {name: getattr(self.traits, name) for name in SHARED}
+        super().__init__(params, {**shared, **self._shared, **options, "algorithm": "method"})
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_rounding_seed": self._rounding_seed}
@@ -69,6 +79,11 @@ class BaseOptimizer(torch.optim.Optimizer):
     def step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         """One step of `parameters`, all with a gradient and allocated state, of a method's group."""
         raise AssertionError(f"{type(self).__name__} must define step_group")
+
+    def step_narrow(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        """`step_group` of parameters whose moments are held in 8 bits. A method that steps bytes overrides it."""
+        with narrow_steps.wide_states(self, parameters):
+            self.step_group(group, parameters)
 
     # ---- groups
 
@@ -101,18 +116,27 @@ class BaseOptimizer(torch.optim.Optimizer):
                 adamw.check(group)
             else:
                 self.check(group)
+                if eight_bit.is_narrow(group):
+                    eight_bit.library()  # a missing package is noticed here, not at the first step
                 for parameter in group["params"]:
                     self.check_parameter(parameter, group)
                 self._deal(group)
-        except ValueError:
+        except (ValueError, ImportError):
             self.param_groups.pop()
             raise
 
     def _deal(self, group: dict[str, Any]) -> None:
         """Give each sharded parameter of a method's group an owner, if the method needs whole matrices."""
-        whole = self.traits.sharding == "owner" or group.get("role") in self.traits.whole_roles
-        if whole and group["algorithm"] != "adam":
+        if self.steps_whole(group):
             self._owners |= shards.owners(group["params"], first=len(self._owners))
+
+    def steps_whole(self, group: dict[str, Any]) -> bool:
+        """Whether a sharded parameter of `group` is stepped as a whole, by its owner. In 8 bits it is: a block of
+        elements may span the rows of two processes."""
+        if group["algorithm"] == "adam":
+            return False
+        whole = self.traits.sharding == "owner" or group.get("role") in self.traits.whole_roles
+        return whole or eight_bit.is_narrow(group)
 
     def owner(self, parameter: Tensor) -> int | None:
         """The process that steps a sharded or dealt `parameter` and holds its state. None: each process steps its own
@@ -150,19 +174,26 @@ class BaseOptimizer(torch.optim.Optimizer):
     def _allocated(self, parameter: Tensor, group: dict[str, Any]) -> None:
         if self.state.get(parameter):
             return
-        if group["algorithm"] == "adam":
-            self.state[parameter] = adamw.allocate(shards.local(parameter))
-        elif self.owner(parameter) is None:
-            self.state[parameter] = self.allocate(shards.local(parameter), group)
+        if self.owner(parameter) is None:
+            self.state[parameter] = self._new_state(shards.local(parameter), group)
         elif self.owns(parameter):
-            self.state[parameter] = self.allocate(parameter, group)
+            self.state[parameter] = self._new_state(shards.whole(parameter), group)
         elif parameter not in self.state:
             self.state[parameter] = state_dicts.plain(self.template(parameter, group))
+
+    def _new_state(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        """The state of a whole `parameter`, or of rows that are stepped by themselves, before the first step."""
+        if group["algorithm"] == "adam":
+            return adamw.allocate(parameter)
+        state = self.allocate(parameter, group)
+        if not eight_bit.is_narrow(group):
+            return state
+        return eight_bit.narrowed(state, self.traits.exact, by_matrix=self.by_matrix)
 
     def template(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         """The state of the whole `parameter`, on the meta device."""
         empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
-        return adamw.allocate(empty) if group["algorithm"] == "adam" else self.allocate(empty, group)
+        return self._new_state(empty, group)
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's. State that a process holds by rows, as its parameter is sharded, is a DTensor in it."""
@@ -261,6 +292,8 @@ class BaseOptimizer(torch.optim.Optimizer):
         with ieee_products():
             if group["algorithm"] == "adam":
                 self.step_adam(group, parameters)
+            elif eight_bit.is_narrow(group) and not self.by_matrix:
+                narrow_steps.step(self, group, parameters)
             else:
                 self.step_group(group, parameters)
 

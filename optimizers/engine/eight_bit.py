@@ -1,24 +1,25 @@
-"""bitsandbytes' block-wise 8-bit Adam step on plain tensors, for `Adam8bit` and `GaLore8bit`.
+"""States in 8 bits (the option `state_bits`): which tensors are bytes, and how a step sees them.
 
-A moment is held as one byte an element, an index into a map of 256 values that are densest near 0, and one float32
-maximum for each block of 256 elements. Tensors of fewer than 4096 elements keep float32 moments, as in bitsandbytes'
-own optimizers: they take little memory and are the most sensitive to rounding.
+A moment of 4096 elements and more is held as one byte an element, an index into a map of 256 values that are densest
+near 0, and one float32 maximum for each block of 256 elements. A step gets it wide, changes it in place, and it is
+quantised again. What stays wide, and why: docs/eight-bit-states.md.
 """
 
+import contextlib
 import functools
-import math
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-BLOCK = 256  # elements that share a maximum: fixed in bitsandbytes' kernels
-SMALLEST = 4096  # elements from which on moments are held in 8 bits
+from ..functional.quantisation import BLOCK, ByteMap, byte_map, dequantised, quantised
 
-# The distance from the plain float64 form that tests allow for small tensors, whose moments are float32. With 8-bit
-# moments an update is off by some per cent.
-REFERENCE_TOLERANCE = 1e-5
+SMALLEST = 4096  # elements from which on moments are held in 8 bits, as by bitsandbytes' own optimizers
+
+# The moments, and whether their map has signs.
+SIGNED = {"exp_avg": True, "exp_avg_sq": False}
 
 
 def library() -> ModuleType:
@@ -30,65 +31,82 @@ def library() -> ModuleType:
     return functional
 
 
-def state_shapes(shape: tuple[int, ...]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Name -> (shape, dtype) of the moments of a tensor of `shape`; all start at zero."""
-    elements = math.prod(shape)
-    if elements < SMALLEST:
-        return {"exp_avg": (shape, torch.float32), "exp_avg_sq": (shape, torch.float32)}
-    moment, blocks = (shape, torch.uint8), ((-(-elements // BLOCK),), torch.float32)
-    return {"exp_avg": moment, "exp_avg_sq": moment, "exp_avg_absmax": blocks, "exp_avg_sq_absmax": blocks}
+def is_narrow(group: dict[str, Any]) -> bool:
+    """Whether the moments of a group are held in 8 bits."""
+    return group.get("state_bits") == 8
 
 
-def step(
-    parameter: Tensor,
-    gradient: Tensor,
-    state: dict[str, Tensor],
-    *,
-    t: int,
-    lr: float,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float = 0.0,
-) -> None:
-    """One step of Adam with decoupled weight decay, in place: parameter and the moments in `state`.
+def maxima_of(key: str) -> str:
+    """The name of the blocks' maxima of the moment `key`."""
+    return f"{key}_absmax"
 
-    parameter and gradient: contiguous, of one dtype that is not float64, which bitsandbytes does not know.
+
+def stored(keys: Iterable[str]) -> list[str]:
+    """The names under which the state of these names may be held: bytes have their maxima beside them."""
+    return [name for key in keys for name in (key, maxima_of(key))]
+
+
+def narrowed(state: dict[str, Any], exact: tuple[str, ...], *, by_matrix: bool) -> dict[str, Any]:
+    """The new `state` of one parameter, all zero, with its moments in 8 bits but for those named in `exact`.
+
+    by_matrix: the last two dimensions of a tensor are a matrix, whose blocks are its own, and a vector stays wide;
+    else a tensor of any shape is one row of elements.
     """
-    moments = [state["exp_avg"], state["exp_avg_sq"]]
-    by_rows = [moment.contiguous() for moment in moments]
-    shared: dict[str, Any] = {
-        "optimizer_name": "adam",
-        "g": gradient,
-        "p": parameter,
-        "state1": by_rows[0],
-        "state2": by_rows[1],
-        "beta1": betas[0],
-        "beta2": betas[1],
-        "eps": eps,
-        "step": t,
-        "lr": lr,
-        "weight_decay": weight_decay,
-    }
-    if moments[0].dtype == torch.uint8:
-        signed, unsigned = _maps(parameter.device)
-        library().optimizer_update_8bit_blockwise(
-            **shared,
-            beta3=0.0,
-            alpha=0.0,
-            qmap1=signed,
-            qmap2=unsigned,
-            absmax1=state["exp_avg_absmax"],
-            absmax2=state["exp_avg_sq_absmax"],
-        )
-    else:
-        library().optimizer_update_32bit(**shared)
-    for moment, stepped in zip(moments, by_rows, strict=True):
-        if stepped is not moment:
-            moment.copy_(stepped)
+    held = dict(state)
+    # In one order on every process: state is sent tensor by tensor.
+    for key in (key for key in SIGNED if key in state and key not in exact):
+        moment = state[key]
+        batch = moment.shape[:-2] if by_matrix else moment.shape[:0]
+        elements = moment.shape[len(batch) :].numel()
+        if elements >= SMALLEST and moment.dtype != torch.uint8 and (moment.ndim > 1 or not by_matrix):
+            held[key] = torch.zeros(moment.shape, dtype=torch.uint8, device=moment.device)
+            blocks = (*batch, -(-elements // BLOCK))
+            held[maxima_of(key)] = torch.zeros(blocks, dtype=torch.float32, device=moment.device)
+    return held
+
+
+@contextlib.contextmanager
+def wide(state: dict[str, Any], dtype: torch.dtype, *, if_written: bool = False) -> Iterator[dict[str, Any]]:
+    """`state` with its bytes as moments of `dtype`, for changes in place; they are quantised when the block ends
+    without an error.
+
+    if_written: only those that were written. To quantise is not to keep: where the largest number of a block is
+    negative, its maximum shrinks by 0.7 per cent.
+    """
+    keys = [key for key in SIGNED if maxima_of(key) in state]
+    if not keys:
+        yield state
+        return
+    moments = {key: _widened(key, state).to(dtype) for key in keys}
+    before = {key: moment._version for key, moment in moments.items()}
+    others = state.keys() - set(stored(keys))
+    yield {key: state[key] for key in state if key in others} | moments
+    for key, moment in moments.items():
+        if not if_written or moment._version != before[key]:
+            _quantise(moment, key, state)
+
+
+def _rows(codes: Tensor, maxima: Tensor) -> tuple[Tensor, Tensor]:
+    """Bytes [B, k] and maxima [B, blocks] of a moment; B is 1 for one whose blocks go through all its dimensions."""
+    count = maxima.shape[:-1].numel()
+    return codes.reshape(count, -1), maxima.reshape(count, -1)
+
+
+def _widened(key: str, state: dict[str, Tensor]) -> Tensor:
+    """float32, in the shape of the moment `key`."""
+    codes, maxima = state[key], state[maxima_of(key)]
+    return dequantised(*_rows(codes, maxima), maps(codes.device)[SIGNED[key]].values).view(codes.shape)
+
+
+def _quantise(moment: Tensor, key: str, state: dict[str, Tensor]) -> None:
+    codes, maxima = state[key], state[maxima_of(key)]
+    rows = moment.float().reshape(maxima.shape[:-1].numel(), -1)
+    for held, new in zip((codes, maxima), quantised(rows, maps(codes.device)[SIGNED[key]]), strict=True):
+        held.copy_(new.view(held.shape))
 
 
 @functools.cache
-def _maps(device: torch.device) -> tuple[Tensor, Tensor]:
-    """The values that a byte may have: 256 in [-1, 1] for first moments, and 256 in [0, 1] for second moments."""
+def maps(device: torch.device) -> dict[bool, ByteMap]:
+    """bitsandbytes' maps: True: 256 values in [-1, 1] for first moments, False: in [0, 1] for second moments."""
     create = library().create_dynamic_map
-    return create(signed=True).to(device), create(signed=False).to(device)
+    return {signed: byte_map(create(signed=signed).to(device), signed=signed) for signed in (True, False)}

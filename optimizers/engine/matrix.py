@@ -4,6 +4,8 @@ A method is two functions on stacks, `state_shapes` and `update`, and, if it kee
 them waits for the device.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from ..parallel.exchange import Exchange, whole_norms
 from ..parallel.sharded_stack import ShardedStack
 from ..parallel.shared_refresh import evenly_spaced, refresh_in_shares
 from ..parallel.tensor_messages import send_to_all
+from . import eight_bit
 from .base import BaseOptimizer
 from .direction import Direction
 from .generators import generator
@@ -32,6 +35,8 @@ class MatrixOptimizer(BaseOptimizer):
     A subclass defines the state it holds (`state_shapes`), what it subtracts (`update`) and, if it keeps bases that are
     renewed at intervals, when (`refresh_due`) and how (`refresh`).
     """
+
+    by_matrix = True
 
     def __init__(self, params: Params, **options: Any):
         self._plans: dict[int, list[Stack]] = {}
@@ -50,7 +55,8 @@ class MatrixOptimizer(BaseOptimizer):
         raise AssertionError(f"{type(self).__name__} must define state_shapes")
 
     def accumulate(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
-        """Advance in place the averages that a refresh reads, when these include the gradient of the step itself."""
+        """Advance in place the averages that a refresh reads, when these include the gradient of the step itself; no
+        moments, which `state` may hold in 8 bits."""
 
     def refresh_due(self, t: int, group: dict[str, Any]) -> bool:
         """Whether the bases are renewed at step t (from 1)."""
@@ -143,18 +149,21 @@ class MatrixOptimizer(BaseOptimizer):
         self, stack: Stack, gradient: Tensor | None, group: dict[str, Any], t: int, *, accumulated: bool
     ) -> None:
         """The step after a refresh, if there was one: averages (unless they have had the gradient), update, weights."""
-        direction, state = None, self.inputs(stack)
-        if gradient is not None:
-            if not accumulated:
-                self.accumulate(gradient, stack.state, group)
-            direction = self.update(gradient, state, group, t)
+        direction = None
+        if gradient is not None and not accumulated:
+            self.accumulate(gradient, stack.state, group)
+        with self.inputs(stack) as state:
+            if gradient is not None:
+                direction = self.update(gradient, state, group, t)
         noise = self.rounding_noise(stack.parameters)
         stack.subtract(direction, gradient, group, self.traits.decays_first, noise)
 
-    def inputs(self, stack: Stack) -> dict[str, Tensor]:
-        """What `update` gets as state: the stack's, and what the traits ask for beside it."""
+    @contextlib.contextmanager
+    def inputs(self, stack: Stack) -> Iterator[dict[str, Tensor]]:
+        """What `update` gets as state: the stack's, its moments wide, and what the traits ask for beside it."""
         norms = stack.norms() if self.traits.reads_norms else None
-        return stack.state if norms is None else {**stack.state, "weight_norm": norms}
+        with eight_bit.wide(stack.state, stack.working_dtype) as state:
+            yield state if norms is None else {**state, "weight_norm": norms}
 
     # ---- steps dealt to replicas
 
@@ -203,8 +212,10 @@ class MatrixOptimizer(BaseOptimizer):
         """Refresh the matrices with the indices `places` in the stack."""
         for part in evenly_spaced(places):
             sources = [generator(group.get("seed", 0), t, index) for index in stack.indices[part]]
-            state = {key: tensor[part] for key, tensor in stack.state.items()}
-            self.refresh(gradient[part], state, group, t, sources)
+            held = {key: tensor[part] for key, tensor in stack.state.items()}
+            # Quantised before it is sent or updated: a process that gets it must update the same numbers.
+            with eight_bit.wide(held, stack.working_dtype, if_written=True) as state:
+                self.refresh(gradient[part], state, group, t, sources)
 
     def _refresh_shared(self, stacks: list[Stack], group: dict[str, Any]) -> list[Stack]:
         """If processes share refreshes: refresh this one's share of the bases that are due, and receive the others'.
@@ -224,7 +235,7 @@ class MatrixOptimizer(BaseOptimizer):
             self.accumulate(gradient, stack.state, group)
             self._refresh_places(stack, gradient, group, self._age(stack.parameters[0]) + 1, places)
 
-        refresh_in_shares(due, refresh, self.traits.refreshed, self._sharers)
+        refresh_in_shares(due, refresh, eight_bit.stored(self.traits.refreshed), self._sharers)
         return [stack for stack, _ in due]
 
     # ---- stacks

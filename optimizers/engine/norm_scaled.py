@@ -8,16 +8,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..functional.numerics import widened, working_dtype
+from ..functional.numerics import widened
 from ..parallel import shards
 from ..parallel.exchange import whole_norms
 from . import weights
 from .base import BaseOptimizer
+from .bounded_lists import bounded_lists
 from .traits import Traits
 
 LARGEST_NORM = 10.0
-# The most bytes of copies in the working precision for parameters that are stepped as one list.
-LIST_BYTES = {"cpu": 0, "cuda": 1 << 28}
 
 
 class NormScaled(BaseOptimizer):
@@ -35,7 +34,7 @@ class NormScaled(BaseOptimizer):
         raise AssertionError(f"{type(self).__name__} must define directions")
 
     def step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
-        for members in _lists(parameters):
+        for members in bounded_lists(parameters):
             self._step_list(group, members)
 
     def _step_list(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
@@ -60,26 +59,6 @@ def foreach_average(means: list[Tensor], news: list[Tensor], decay: float) -> li
     if rounded:
         torch._foreach_copy_([mean for mean, _ in rounded], [unrounded for _, unrounded in rounded])
     return exact
-
-
-def _lists(parameters: list[Tensor]) -> list[list[Tensor]]:
-    """`parameters`, in order, in lists that are stepped together.
-
-    On a GPU that saves launches, and where parameters are sharded it saves messages. A CPU gains nothing by it.
-    """
-    if shards.processes(parameters[0]) > 1:
-        return [parameters]
-    most = LIST_BYTES.get(parameters[0].device.type, 0)
-    lists: list[list[Tensor]] = []
-    held = 0
-    for parameter in parameters:
-        size = parameter.numel() * working_dtype(parameter.dtype).itemsize
-        if not lists or held + size > most:
-            lists.append([])
-            held = 0
-        lists[-1].append(parameter)
-        held += size
-    return lists
 
 
 def reference_unit(direction: Tensor, weight: Tensor) -> Tensor:

@@ -7,16 +7,20 @@ Constructors, settings, `help()`, README's table and docs/options.md all follow 
 several methods have is declared here, so that it means the same everywhere.
 """
 
+import functools
 import inspect
 import math
 import numbers
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .base import BaseOptimizer
 
 Params = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
 
@@ -107,31 +111,54 @@ def declare(name: str, kind: Any, default: Any) -> Declared:
     return Declared(name, typing.get_args(kind)[0], default, option)
 
 
-def declared(cls: type) -> dict[str, Declared]:
-    """The options of the constructor of `cls`, `lr` among them, in the order of its signature."""
-    kinds = typing.get_type_hints(cls.__init__, include_extras=True)  # type: ignore[misc]
-    parameters = inspect.signature(cls).parameters.items()
-    return {name: declare(name, kinds[name], each.default) for name, each in parameters if name != "params"}
+def declared(cls: "type[BaseOptimizer]") -> dict[str, Declared]:
+    """The options of `cls`: those of its constructor, `lr` among them, in the order of its signature, and those that
+    every method has."""
+    kinds = typing.get_type_hints(cls.__init__, include_extras=True)
+    parameters, known = inspect.signature(cls).parameters.items(), {"params", *SHARED}
+    own = {name: declare(name, kinds[name], each.default) for name, each in parameters if name not in known}
+    return own | {name: declare(name, kind, getattr(cls.traits, name)) for name, kind in SHARED.items()}
 
 
-def plain_signature(cls: type) -> inspect.Signature:
+def plain_signature(cls: "type[BaseOptimizer]") -> inspect.Signature:
     """The constructor's signature with plain types, for `help()`."""
     signature, kinds = inspect.signature(cls), declared(cls)
     plain = [
         each.replace(annotation=kinds[name].annotation if name in kinds else inspect.Parameter.empty)
         for name, each in signature.parameters.items()
+        if name not in SHARED
     ]
-    return signature.replace(parameters=plain)
+    shared = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=kinds[name].default, annotation=kinds[name].annotation
+        )
+        for name in SHARED
+    ]
+    return signature.replace(parameters=[*plain, *shared])
 
 
-def check_all(cls: type, values: dict[str, Any]) -> None:
+def taking_shared(constructor: Callable[..., None]) -> Callable[..., None]:
+    """The `constructor` of a method, which also takes the options that every method has; it does not see them.
+
+    They wait in `_shared` of the optimizer for the constructor of the base.
+    """
+
+    @functools.wraps(constructor)
+    def construct(self: "BaseOptimizer", *arguments: Any, **options: Any) -> None:
+        self._shared = {**self._shared, **{name: options.pop(name) for name in SHARED if name in options}}
+        constructor(self, *arguments, **options)
+
+    return construct
+
+
+def check_all(cls: "type[BaseOptimizer]", values: dict[str, Any]) -> None:
     """Raises ValueError, its text starting with the option's name, for the first option in `values` that is refused."""
     for name, option in declared(cls).items():
         if name in values:
             option.check(values[name])
 
 
-def describe(cls: type) -> str:
+def describe(cls: "type[BaseOptimizer]") -> str:
     """The options of `cls` as the Args section of a docstring."""
     lines = ["    Args:", '        params: parameters, or groups; a group with algorithm="adam" is stepped by Adam.']
     for name, each in declared(cls).items():
@@ -176,3 +203,10 @@ NewtonSchulzDtype = Annotated[
 ]
 NewtonSchulzSteps = Annotated[int, Option("steps of the Newton-Schulz iteration", least=1)]
 Seed = Annotated[int, Option("seed of the draws, together with the step and the parameter's position")]
+StateBits = Annotated[
+    Literal[32, 8],
+    Option("8: moments of 4096 elements and more as bytes, by bitsandbytes' maps; 32: all as the method holds them"),
+]
+
+# The options of every method, which its constructor need not name; their defaults are in its traits.
+SHARED: dict[str, Any] = {"state_bits": StateBits}

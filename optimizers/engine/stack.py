@@ -70,6 +70,11 @@ class Stack:
         return held.mT.contiguous().mT if wide else held
 
     @property
+    def working_dtype(self) -> torch.dtype:
+        """The precision of the stack's gradients and averages."""
+        return working_dtype(self.parameters[0].dtype)
+
+    @property
     def elements(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters)
 

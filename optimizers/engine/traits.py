@@ -41,6 +41,10 @@ class Traits:
     reads_norms: bool = False
     # Whether weights decay before the update instead of after it.
     decays_first: bool = False
+    # The default of the option state_bits, and the moments that stay wide whatever it is, because rounding would lose
+    # what they carry from step to step.
+    state_bits: Literal[32, 8] = 32
+    exact: tuple[str, ...] = ()
     # The state that `refresh` writes.
     refreshed: tuple[str, ...] = ("basis",)
     # The distance from the plain form in float64 that tests allow: rounding, and more where state is quantised.

@@ -54,9 +54,11 @@ def replaceable(plain: Callable[_Arguments, _Result]) -> Callable[_Arguments, _R
 @functools.cache
 def replacements(device_type: str) -> dict[str, Callable]:
     """The functions that stand in for others on such a device, by name."""
-    from . import cpu, cuda  # when first needed: they build on `functional`, which builds on this module
+    # When first needed: they build on `functional`, which builds on this module.
+    from . import cpu, cuda, cuda_quantisation
 
-    by_device: dict[str, dict[str, Callable]] = {"cpu": cpu.REPLACEMENTS, "cuda": cuda.REPLACEMENTS}
+    on_cuda = {**cuda.REPLACEMENTS, **cuda_quantisation.REPLACEMENTS}
+    by_device: dict[str, dict[str, Callable]] = {"cpu": cpu.REPLACEMENTS, "cuda": on_cuda}
     return by_device.get(device_type, {})
 
 

@@ -48,11 +48,12 @@ def step(optimizer: MatrixOptimizer, stack: "Stack", group: dict[str, Any], t: i
     accumulates = type(optimizer).accumulate is not MatrixOptimizer.accumulate  # else a refresh changes nothing here
     rate, age = (torch.full((), each, dtype=torch.float64, device=first.device) for each in (group["lr"], t))
     try:
-        compiled(
-            optimizer, stack.transposed, [parameter.grad for parameter in stack.parameters], matrices,
-            optimizer.inputs(stack), {**group, "lr": rate}, rate * stack.lr_factor, rate * stack.decay_factor, age,
-            accumulated=accumulated or not accumulates,
-        )  # fmt: skip
+        with optimizer.inputs(stack) as state:
+            compiled(
+                optimizer, stack.transposed, [parameter.grad for parameter in stack.parameters], matrices,
+                state, {**group, "lr": rate}, rate * stack.lr_factor, rate * stack.decay_factor, age,
+                accumulated=accumulated or not accumulates,
+            )  # fmt: skip
     except torch._dynamo.exc.TorchDynamoException as error:  # raised before anything is computed
         forms[form] = None
         _warn(type(optimizer).__name__, str(error).strip().split("\n")[0])

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
@@ -9,6 +10,13 @@ from torch.distributed.tensor import DTensor, Shard
 def local(tensor: Tensor) -> Tensor:
     """The rows of `tensor` that this process holds: all, unless it is sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A plain tensor of the shape of all rows of `tensor`, of any values if that is sharded, else `tensor` itself."""
+    return (
+        torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device) if isinstance(tensor, DTensor) else tensor
+    )
 
 
 def processes(parameter: Tensor) -> int:

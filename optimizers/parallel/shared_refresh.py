@@ -13,7 +13,7 @@ from .tensor_messages import send_to_all
 def refresh_in_shares(
     due: Iterable[tuple[Stack, list[int]]],
     refresh: Callable[[Stack, list[int]], None],
-    refreshed: tuple[str, ...],
+    refreshed: Iterable[str],
     processes: dist.ProcessGroup,
 ) -> None:
     """Refresh the matrices that are due, dealt in turn to `processes`, and send each result to all others.

@@ -106,6 +106,11 @@ def checked(optimizer: "BaseOptimizer", state_dict: dict[str, Any]) -> dict[str,
             raise ValueError(f"group {i} was saved with {len(saved['params'])} parameters and has {len(own['params'])}")
         if own["algorithm"] == "method":
             optimizer.check(saved)
+            if saved["state_bits"] != own["state_bits"]:
+                raise ValueError(
+                    f"group {i} was saved with state_bits={saved['state_bits']}, this {name} has "
+                    f"state_bits={own['state_bits']}"
+                )
         else:
             adamw.check(saved)
     saved_indices = [i for group in groups for i in group["params"]]

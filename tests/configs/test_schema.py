@@ -308,6 +308,16 @@ def test_settings_of_a_committed_record_still_have_its_hash(record, write):
     assert identity.differences(kept["settings"], identity.to_dict(again)) == []
 
 
+@pytest.mark.parametrize(("name", "usual", "other"), [("muon", 32, 8), ("adam_8bit", 8, 32)])
+def test_state_bits_enter_the_hash_where_they_are_not_the_methods(name, usual, other):
+    ours, changed = config(f"optimizer={name}"), config(f"optimizer={name}", f"optimizer.state_bits={other}")
+    before = identity.to_dict(ours)
+    assert before["optimizer"].pop("state_bits") == usual
+    assert identity.differences(before, identity.to_dict(ours)) == []
+    assert identity.differences(before, identity.to_dict(changed)) == ["optimizer.state_bits"]
+    assert identity.config_hash(changed) != identity.config_hash(ours)
+
+
 @pytest.mark.parametrize("embeddings", ["method", "adam"])
 def test_embeddings_enter_the_hash_once_they_are_set(embeddings):
     ours, changed = config("optimizer=racs"), config("optimizer=racs", f"optimizer.embeddings={embeddings}")

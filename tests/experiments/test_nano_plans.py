@@ -2,6 +2,7 @@
 
 import pytest
 
+from analysis import rows
 from analysis.paths import ROOT
 from configs.identity import to_dict
 from configs.schema import load
@@ -87,3 +88,15 @@ def test_the_comparison_has_short_runs_on_the_builtin_text(row):
         {"update_interval": 15} if {"rank", "update_interval"} <= vars(study.optimizer).keys() else {}
     )
     assert vars(config.optimizer) == vars(study.optimizer) | own
+
+
+@pytest.mark.parametrize("row", ["muon_8bit", "normuon_8bit", "alice_8bit"])
+def test_a_row_in_8_bits_is_the_wide_row_but_for_its_bits(row):
+    files = ROOT / "configs/experiment/nano/eight_bit" / f"{row}.yaml", ROOT / file_of(row.removesuffix("_8bit"))
+    narrow, wide = (load([str(file)]).config for file in files)
+    assert (narrow.optimizer.state_bits, wide.optimizer.state_bits) == (8, 32)
+    assert vars(narrow.optimizer) == vars(wide.optimizer) | {"state_bits": 8}
+    assert (narrow.train, narrow.data, narrow.model) == (wide.train, wide.data, wide.model)
+    settings = {"optimizer": vars(narrow.optimizer)}
+    assert rows.row_of({"settings": settings}) == row and rows.style(row).label.startswith("8-bit")
+    assert narrow.run.name == f"llama_nano_{row}_s0"

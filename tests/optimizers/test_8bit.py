@@ -48,25 +48,6 @@ def test_adam_8bit_is_bitsandbytes_own(shape, dtype):
         assert torch.equal(torch.as_tensor(value), torch.as_tensor(expected[names[key]])), key
 
 
-@pytest.mark.parametrize("rank", [48, 60])
-def test_galore_8bit_steps_bitsandbytes_in_its_subspace(rank):
-    """Its change of the weight is the basis times what bitsandbytes does to a low-rank parameter."""
-    ours = GaLore8bit(parameters(LARGE[:1], torch.float32), lr=1.0, rank=rank, update_interval=3, scale=0.5)
-    weight = ours.param_groups[0]["params"][0]
-    low = torch.nn.Parameter(torch.zeros(rank, 96))
-    theirs = bitsandbytes.optim.Adam8bit([low], lr=1.0)
-    for step in STEPS:
-        before, low_before = weight.detach().clone(), low.detach().clone()
-        train(ours, range(step, step + 1))
-        basis = ours.state[weight]["basis"]
-        low.grad = basis.T @ weight.grad
-        theirs.param_groups[0]["eps"] = 1e-6 / (1 - 0.999**step) ** 0.5
-        theirs.step()
-        assert torch.allclose(weight - before, 0.5 * basis @ (low - low_before), atol=1e-5)
-    assert ours.state[weight]["exp_avg"].dtype == torch.uint8
-    assert (ours.state[weight]["exp_avg"].int() - theirs.state[low]["state1"].int()).abs().max() <= 1
-
-
 def test_8bit_moments_follow_float32_ones():
     start = parameters(LARGE, torch.float32)
     galore = {"rank": 60, "update_interval": 3}
@@ -97,7 +78,8 @@ def test_state_takes_a_byte_an_element_from_4096_on(cls):
     for key in ("exp_avg", "exp_avg_sq"):
         assert optimizer.state[large][key].dtype == torch.uint8
         assert optimizer.state[large][f"{key}_absmax"].shape == (17,)
-        assert optimizer.state[small][key].dtype == torch.float32
+        # Adam's small moments are float32, as bitsandbytes' own.
+        assert optimizer.state[small][key].dtype == (torch.float32 if cls is Adam8bit else torch.bfloat16)
         assert f"{key}_absmax" not in optimizer.state[small]
     assert optimizer.state[large]["exp_avg"].shape == (64, 65)
 

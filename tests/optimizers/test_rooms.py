@@ -29,9 +29,8 @@ def rooms(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", METHODS, ids=lambda path: path.stem)
 def test_a_method_imports_engine_and_functional(path):
-    """Adam in 8 bits also knows of shards: one of its blocks may span the rows of two processes."""
     allowed = {"engine", "functional", *(method.stem for method in METHODS)}
-    assert rooms(path) <= (allowed | {"parallel"} if path.stem == "adam_8bit" else allowed)
+    assert rooms(path) <= allowed
 
 
 @pytest.mark.parametrize("room", BELOW)
@@ -43,4 +42,4 @@ def test_rooms_import_downward(room):
 @pytest.mark.parametrize("path", METHODS, ids=lambda path: path.stem)
 def test_a_method_does_not_know_its_device(path):
     names = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
-    assert not names & {"is_cuda", "is_cpu", "is_contiguous", "stride", "get_num_threads"} or path.stem == "adam_8bit"
+    assert not names & {"is_cuda", "is_cpu", "is_contiguous", "stride", "get_num_threads"}

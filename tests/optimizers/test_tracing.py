@@ -31,8 +31,8 @@ def test_update_is_one_graph(name):
         return optimizer.update(gradient, state, group, 6)
 
     given = torch.stack([gradient((16, 24), 6, index) for index in range(2)])
-    with kernels.disabled(), torch.no_grad():
-        eager_state, traced_state = copy.deepcopy(optimizer.inputs(stack)), copy.deepcopy(optimizer.inputs(stack))
+    with kernels.disabled(), torch.no_grad(), optimizer.inputs(stack) as state:
+        eager_state, traced_state = copy.deepcopy(state), copy.deepcopy(state)
         eager = update(given, eager_state)
         traced = torch.compile(update, fullgraph=True, backend="eager")(given, traced_state)
     torch.testing.assert_close(tuple(traced), tuple(eager), rtol=1e-12, atol=1e-14)  # a trace may split one operator

@@ -12,7 +12,7 @@ from optimizers import kernels, registry
 from .harness import options_of, parameters, train
 
 # Two kernels of libraries compute and write in one call.
-WRITERS = {"weights.py", "adamw.py", "eight_bit.py"}
+WRITERS = {"weights.py", "adamw.py", "adamw_8bit.py"}
 
 
 class Writes(TorchDispatchMode):

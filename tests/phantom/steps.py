@@ -28,6 +28,7 @@ from models import unpadding
 from models.llama import build_model
 from optimizers import registry
 from optimizers.engine import eight_bit
+from optimizers.functional.quantisation import ByteMap
 from tests.phantom.count import Count
 from training.cluster.bounds import BOUNDS
 from training.device_numbers import DeviceNumbers
@@ -64,14 +65,15 @@ def bound(optimizer: torch.optim.Optimizer, name: str) -> float:
     return total
 
 
-def count_step(name: str, model_name: str) -> dict[str, Any]:
+def count_step(name: str, model_name: str, **more: Any) -> dict[str, Any]:
     section = load([f"model={model_name}"]).config.model
     model = build_model(section, dtype=DTYPE, seed=0, device="meta")
     with device.phantom():
         device.to_phantom(model)
-        maps = torch.empty(256, device="cuda")
-        eight_bit._maps = lambda _: (maps, maps)  # bitsandbytes fills its own on the host
-        optimizer = optimizers.build(model, name, lr=0.01, **options(name, model_name))
+        values, boundaries = torch.empty(256, device="cuda"), torch.empty(255, device="cuda")
+        maps = {signed: ByteMap(values, boundaries, signed) for signed in (True, False)}
+        eight_bit.maps = lambda _: maps  # bitsandbytes fills its own on the host
+        optimizer = optimizers.build(model, name, lr=0.01, **options(name, model_name), **more)
         optimizer.allocate_state()
         for parameter in model.parameters():
             parameter.grad = torch.empty_like(parameter)
@@ -170,6 +172,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="optimizers; default: all, unless --model")
     parser.add_argument("--model", dest="passes", action="store_true", help="forward and backward of the model")
     parser.add_argument("--training", action="store_true", help="a whole training step")
+    parser.add_argument("--state-bits", type=int, choices=(32, 8), help="default: the method's")
     parser.add_argument("--kernels", action="store_true", help="print each operator of the step too")
     arguments = parser.parse_args()
     if arguments.passes:
@@ -181,7 +184,7 @@ def main() -> None:
         print(json.dumps(count_training_step(arguments.model)))
         return
     for name in arguments.names or registry.names():
-        row = count_step(name, arguments.model)
+        row = count_step(name, arguments.model, **({"state_bits": bits} if (bits := arguments.state_bits) else {}))
         for kernel in row.pop("kernels"):
             if arguments.kernels:
                 print(kernel.launches, f"{kernel.bytes / 2**20:.1f} MiB", kernel.name, kernel.dtype, kernel.shape)

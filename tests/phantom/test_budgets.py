@@ -9,7 +9,7 @@ import pytest
 
 from optimizers import registry
 
-from .budgets import BUDGETS, PASSES
+from .budgets import BUDGETS, EIGHT_BITS, PASSES
 from .compiler import compiler
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +54,15 @@ def test_a_step_keeps_its_budget(steps, name):
     assert row["launches"] <= budget.launches
     assert row["times_bound"] <= budget.times_bound
     assert row["transients"] <= budget.transients * 2**30
+
+
+@pytest.mark.slow
+def test_a_step_in_8_bits_keeps_its_budget_and_does_not_wait():
+    rows = {row["name"]: row for row in count("llama_60m", *EIGHT_BITS, "--state-bits", "8")}
+    for name, budget in EIGHT_BITS.items():
+        assert rows[name]["launches"] <= budget.launches and rows[name]["waits"] == []
+        assert rows[name]["times_bound"] <= budget.times_bound
+        assert rows[name]["transients"] <= budget.transients * 2**30
 
 
 @pytest.mark.slow

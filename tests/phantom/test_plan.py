@@ -11,7 +11,7 @@ from configs.schema import load
 from training.cluster.transients import COPIES
 from training.plan import plan_run
 
-from .budgets import BUDGETS
+from .budgets import BUDGETS, EIGHT_BITS
 from .compiler import compiler
 
 ROOT = Path(__file__).parents[2]
@@ -68,3 +68,11 @@ def test_transients_are_copies_of_the_largest_stack(model):
         # natural_galore converts its history in pieces of up to 256 MiB.
         most = 1.9 if name == "natural_galore" else 1.25
         assert 0.8 * budget - 0.01 <= planned <= most * budget, name
+
+
+@pytest.mark.slow
+def test_transients_in_8_bits_have_the_wide_moments_of_a_stack():
+    for name, budget in EIGHT_BITS.items():
+        narrow = ("train.dtype=bfloat16", "train.steps=10", "optimizer.state_bits=8")
+        planned = plan_run(settings("llama_60m", name, *narrow))["cluster"]["memory"]["transient_bytes"] / 2**30
+        assert 0.8 * budget.transients <= planned <= 1.3 * budget.transients, name

@@ -11,6 +11,7 @@ import torch
 
 from configs.schema import Config, Model
 from models.kernels.cross_entropy import CHUNK
+from optimizers import registry
 from training.cluster.bounds import BOUNDS, Work
 from training.cluster.cards import Card
 from training.cluster.shares import Part
@@ -122,22 +123,28 @@ def optimizer_seconds(name: str, parts: list[Part], card: Card) -> float:
     """A plain step of the tensors that a process steps: of each the bound, at the float32 rate unless its products are
     in bfloat16 (`ns_dtype`). Refreshes are left out."""
     total = 0.0
-    for tensor, group in parts:
-        work = step_work(name, tensor, group)
-        low = group.get("ns_dtype", "float32") != "float32"
+    for part in parts:
+        work = step_work(name, part)
+        low = part.group.get("ns_dtype", "float32") != "float32"
         total += max(work.flops / (card.bfloat16 if low else card.float32), work.bytes / card.bandwidth)
     return total
 
 
-def step_work(name: str, tensor: torch.Tensor, group: dict) -> Work:
-    """The bound of a step of one tensor; without one for the method, that of reading a gradient and writing weights."""
+def step_work(name: str, part: Part) -> Work:
+    """The bound of a step of one tensor; without one for the method, that of reading a gradient and writing weights.
+
+    Moments that are bytes are read and written as such. The bounds of names whose moments always are know it.
+    """
+    tensor, group, byte_elements = part
     width, elements = tensor.element_size(), tensor.numel()
     if group["algorithm"] == "adam":
         return BOUNDS["adam"](1, elements, 1, width)
     if name not in BOUNDS:
         return Work(0, 3 * width * elements)
     m, n = sorted(tensor.shape) if tensor.ndim == 2 else (1, elements)
-    return BOUNDS[name](m, n, min(group.get("rank", 1), m), width)
+    bound = BOUNDS[name](m, n, min(group.get("rank", 1), m), width)
+    saved = 0 if registry.get(name)[0].traits.state_bits == 8 else 2 * (width - 1) * byte_elements
+    return Work(bound.flops, bound.bytes - saved)
 
 
 def communication_seconds(

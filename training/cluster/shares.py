@@ -7,16 +7,25 @@ import torch
 from torch import Tensor
 
 from optimizers import BaseOptimizer
-from optimizers.engine import adamw
+from optimizers.engine.eight_bit import is_narrow
+from optimizers.engine.matrix import MatrixOptimizer
 from optimizers.parallel.dealt_steps import deal
 from optimizers.parallel.shards import dealt, span
 
 
 class Part(NamedTuple):
-    """A tensor that a process steps, with the options of its group."""
+    """A tensor that a process steps, with the options of its group, and the elements of its moments that are bytes."""
 
     tensor: Tensor
     group: dict[str, Any]
+    byte_elements: int
+
+
+def part_of(optimizer: BaseOptimizer, tensor: Tensor, group: dict[str, Any]) -> Part:
+    """`tensor`, on the meta device, as a part that `optimizer` steps."""
+    held = optimizer.template(tensor, group).values() if is_narrow(group) else ()
+    elements = sum(value.numel() for value in held if isinstance(value, Tensor) and value.dtype == torch.uint8)
+    return Part(tensor, group, elements)
 
 
 Sharing = Literal["whole", "dealt", "rows"]
@@ -35,11 +44,11 @@ def parts_of_processes(optimizer: BaseOptimizer, processes: int, sharing: Sharin
         owned |= owners
         for parameter in group["params"]:
             if parameter in owners:
-                parts[owners[parameter]].append(Part(parameter, group))
+                parts[owners[parameter]].append(part_of(optimizer, parameter, group))
                 continue
             for process, mine in enumerate(parts):
                 rows = span(len(parameter), process, processes) if sharing == "rows" else slice(None)
-                mine.append(Part(parameter[rows], group))
+                mine.append(part_of(optimizer, parameter[rows], group))
     return parts
 
 
@@ -48,7 +57,7 @@ def _owners(
 ) -> dict[Tensor, int]:
     """The process that alone steps a parameter, of those of the group that one process steps."""
     parameters = group["params"]
-    if sharing == "rows" and _needs_whole(optimizer, group):
+    if sharing == "rows" and optimizer.steps_whole(group):
         return dict(zip(parameters, dealt([p.shape for p in parameters], len(owned), processes), strict=True))
     return deal(parameters, owned, processes) if sharing == "dealt" and _is_dealt(optimizer, group) else {}
 
@@ -59,19 +68,15 @@ def dealt_bytes(optimizer: BaseOptimizer) -> int:
 
 
 def _is_dealt(optimizer: BaseOptimizer, group: dict[str, Any]) -> bool:
-    return group["algorithm"] != "adam" and optimizer.traits.sharding == "owner"
-
-
-def _needs_whole(optimizer: BaseOptimizer, group: dict[str, Any]) -> bool:
-    traits = optimizer.traits
-    return group["algorithm"] != "adam" and (traits.sharding == "owner" or group.get("role") in traits.whole_roles)
+    matrices = isinstance(optimizer, MatrixOptimizer) and optimizer.traits.sharding == "owner"
+    return matrices and group["algorithm"] != "adam"
 
 
 def state_bytes(optimizer: BaseOptimizer, parts: list[Part]) -> int:
     """Bytes of the optimizer's state of these parts."""
     total = 0
-    for tensor, group in parts:
-        state = adamw.allocate(tensor) if group["algorithm"] == "adam" else optimizer.allocate(tensor, group)
+    for tensor, group, _ in parts:
+        state = optimizer.template(tensor, group)
         total += sum(value.nbytes for value in state.values() if isinstance(value, torch.Tensor))
     return total
 

@@ -1,7 +1,13 @@
 """Memory that an optimizer's step on a GPU takes and gives back."""
 
-from optimizers import BaseOptimizer
-from optimizers.engine.norm_scaled import LIST_BYTES, NormScaled
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimizers import Adam, BaseOptimizer
+from optimizers.engine.bounded_lists import LIST_BYTES, bounded_lists
+from optimizers.engine.norm_scaled import NormScaled
 
 # The most that is held at once, in float32 copies of the largest matrices that are stepped in one call: counted on
 # bfloat16 models of 60M and 1.3B parameters (docs/gpu.md); tests/phantom holds these numbers against the count.
@@ -19,9 +25,9 @@ def transient_bytes(name: str, optimizer: BaseOptimizer, *, processes: int, shar
     """Bytes of a plain step of the method `name`, without a refresh, on one of `processes`. `optimizer` holds the whole
     model."""
     copies = COPIES.get(name, UNCOUNTED)
-    if sharded and optimizer.traits.sharding == "owner":
+    if sharded and any(map(optimizer.steps_whole, optimizer.param_groups)):
         copies += EXCHANGED
-    return round(4 * copies * _largest(optimizer, processes if sharded else 1))
+    return round(4 * (copies * _largest(optimizer, processes if sharded else 1) + _widened(name, optimizer)))
 
 
 def _largest(optimizer: BaseOptimizer, shares: int) -> int:
@@ -33,4 +39,21 @@ def _largest(optimizer: BaseOptimizer, shares: int) -> int:
     mine = {parameter for group in methods for parameter in group["params"]}
     lists = [together for together in optimizer.stepped_together("cuda") if together[0] in mine]
     largest = max((sum(parameter.numel() for parameter in together) for together in lists), default=0)
-    return largest if optimizer.traits.sharding == "owner" else -(-largest // shares)
+    return largest if any(map(optimizer.steps_whole, methods)) else -(-largest // shares)
+
+
+def _widened(name: str, optimizer: BaseOptimizer) -> int:
+    """Elements of the moments in 8 bits that are wide at once. Names whose moments always are bytes were counted with
+    them, and bitsandbytes' step of Adam makes none."""
+    if isinstance(optimizer, Adam) or optimizer.traits.state_bits == 8:
+        return 0
+    methods = [group for group in optimizer.param_groups if group["algorithm"] != "adam"]
+    if isinstance(optimizer, NormScaled):
+        lists = [members for group in methods for members in bounded_lists(group["params"], "cuda")]
+    else:
+        lists = optimizer.stepped_together("cuda")
+    return max((sum(_byte_elements(optimizer.state[p]) for p in members) for members in lists), default=0)
+
+
+def _byte_elements(state: dict[str, Any]) -> int:
+    return sum(value.numel() for value in state.values() if isinstance(value, Tensor) and value.dtype == torch.uint8)

@@ -4,7 +4,7 @@ Each replaces the `@replaceable` function of its name, and returns NotImplemente
 or for tensors of another kind.
 """
 
-from . import products, projected_passes, scaling_passes
+from . import products, projected_passes, quantisation_passes, scaling_passes
 
 # By the name of the function that each replaces.
 REPLACEMENTS = {
@@ -19,6 +19,8 @@ REPLACEMENTS = {
         projected_passes.column_sumsq,
         projected_passes.project_with_sumsq,
         projected_passes.residual_scales,
+        quantisation_passes.quantised,
+        quantisation_passes.dequantised,
         scaling_passes.racs_scales,
         scaling_passes.subtract_scaled,
     )

@@ -1,0 +1,65 @@
+"""Steps of methods for any shape whose moments are held in 8 bits. Those for matrices do the same stack by stack."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from ..functional.numerics import working_dtype
+from ..parallel.exchange import Exchange, exchanges
+from . import eight_bit
+from .bounded_lists import bounded_lists
+
+if TYPE_CHECKING:
+    from .base import BaseOptimizer
+
+
+def step(optimizer: "BaseOptimizer", group: dict[str, Any], parameters: list[Tensor]) -> None:
+    """One step of `parameters` in bounded lists, sharded ones as wholes by their owners."""
+    if whole := [parameter for parameter in parameters if optimizer.owner(parameter) is None]:
+        for members in bounded_lists(whole):
+            optimizer.step_narrow(group, members)
+    sharded = [parameter for parameter in parameters if isinstance(parameter, DTensor)]
+    for exchange, together in exchanges(sharded, optimizer.owner):
+        _step_owned(optimizer, group, exchange, together)
+
+
+@contextlib.contextmanager
+def wide_states(optimizer: "BaseOptimizer", parameters: list[Tensor]) -> Iterator[None]:
+    """Inside, `optimizer.state` of these parameters has wide moments."""
+    held = {parameter: optimizer.state[parameter] for parameter in parameters}
+    with contextlib.ExitStack() as quantising:
+        try:
+            for parameter, state in held.items():
+                widened = eight_bit.wide(state, working_dtype(parameter.dtype))
+                optimizer.state[parameter] = quantising.enter_context(widened)
+            yield
+        finally:
+            for parameter, state in held.items():
+                seen = optimizer.state[parameter]
+                state |= {key: value for key, value in seen.items() if not isinstance(value, Tensor)}
+                optimizer.state[parameter] = state
+
+
+def _step_owned(optimizer: "BaseOptimizer", group: dict[str, Any], exchange: Exchange, members: list[DTensor]) -> None:
+    """One step of sharded parameters. A block of elements may span the rows of two processes, so each owner gets whole
+    weights and gradients, steps them, and sends back new rows."""
+    rows = [parameter.to_local() for parameter in members]
+    wholes = [nn.Parameter(weight, requires_grad=False) for weight in exchange.gather(rows)]
+    gradients = exchange.gather([p.grad.to_local() for p in members if isinstance(p.grad, DTensor)])
+    owned = [parameter for parameter in members if optimizer.owns(parameter)]
+    for whole, gradient, parameter in zip(wholes, gradients, owned, strict=True):
+        whole.grad, optimizer.state[whole] = gradient, optimizer.state[parameter]
+    try:
+        if wholes:
+            optimizer.step_narrow(group, list(wholes))
+    finally:
+        for whole in wholes:
+            del optimizer.state[whole]
+    for parameter in members:
+        if not optimizer.owns(parameter) and "step" in optimizer.state[parameter]:
+            optimizer.state[parameter]["step"] += 1  # every process knows it, whoever saves
+    for mine, new in zip(rows, exchange.scatter([whole.data for whole in wholes], rows[0].dtype), strict=True):
+        mine.copy_(new)

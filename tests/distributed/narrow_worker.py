@@ -1,0 +1,92 @@
+"""Sharded parameters with states in 8 bits on two processes: accelerate launch ... narrow_worker.py OUT.json"""
+
+import training.processes.repeatable_sums  # noqa: F401 - before torch
+
+# isort: split
+import copy
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+
+import optimizers
+from optimizers import registry
+from tests.optimizers.harness import gradient, parameters
+from training.processes.start import start_world
+
+# 71 rows are 36 and 35: a block of 256 elements spans the rows of both. The last is too small for bytes.
+SHAPES = [(71, 70), (70, 71), (71, 70), (9, 7)]
+NAMES = ("muon", "lion", "adam", "lamb", "alice")
+SMALL = {"rank": 60, "leading": 20, "update_interval": 3}
+
+
+def make(name, weights):
+    known = registry.options(name)
+    small = {key: value for key, value in SMALL.items() if key in known}
+    return registry.get(name)[0](weights, lr=0.01, weight_decay=0.1, state_bits=8, **small)
+
+
+def sharded(weights, mesh):
+    return [torch.nn.Parameter(distribute_tensor(weight.detach().clone(), mesh, [Shard(0)])) for weight in weights]
+
+
+def step(optimizer, steps, mesh=None):
+    for t in steps:
+        for index, weight in enumerate(optimizer.param_groups[0]["params"]):
+            whole = gradient(SHAPES[index], t, index).float()
+            weight.grad = whole if mesh is None else distribute_tensor(whole, mesh, [Shard(0)])
+        optimizer.step()
+
+
+def whole(optimizer):
+    return [getattr(p.detach(), "full_tensor", p.detach)().clone() for p in optimizer.param_groups[0]["params"]]
+
+
+def largest(first, second):
+    return max((a - b).abs().max().item() for a, b in zip(first, second, strict=True))
+
+
+def measured(name, world, mesh):
+    """Distances of sharded steps from those of one process, and of what goes on from a full state dict."""
+    start = parameters(SHAPES, torch.float32)
+    alone, shards = (
+        make(name, [torch.nn.Parameter(w.detach().clone()) for w in start]),
+        make(name, sharded(start, mesh)),
+    )
+    step(alone, range(1, 4)), step(shards, range(1, 4), mesh)
+    whole_state = copy.deepcopy(shards.full_state_dict())
+    saved = world.from_main(lambda: whole_state)
+    weights = whole(shards)
+    step(alone, range(4, 7)), step(shards, range(4, 7), mesh)
+    again = make(name, sharded(weights, mesh))
+    again.load_full_state_dict(copy.deepcopy(saved))
+    step(again, range(4, 7), mesh)
+    single = make(name, [torch.nn.Parameter(weight.clone()) for weight in weights])
+    single.load_state_dict(copy.deepcopy(saved))
+    step(single, range(4, 7))
+    held = [state.get("exp_avg") for state in shards.state.values()]
+    return {
+        "from alone": largest(whole(shards), whole(alone)),
+        "moved": largest(whole(alone), start),
+        "resumed": largest(whole(again), whole(shards)),
+        "resumed alone": largest(whole(single), whole(shards)),
+        "bytes": [int(own) for (own,) in world.all_gather(optimizers.state_bytes(shards))],
+        "bytes alone": optimizers.state_bytes(alone),
+        "narrow": world.all_gather(sum(1 for moment in held if moment is not None and moment.dtype == torch.uint8)),
+    }
+
+
+def main(out: Path) -> None:
+    world = start_world(seed=0, threads=1, deterministic=False, dtype="float32")
+    mesh = init_device_mesh("cpu", (world.count,))
+    found = {name: measured(name, world, mesh) for name in NAMES}
+    if world.is_main:
+        out.write_text(json.dumps(found))
+    world.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,31 @@
+"""Sharded parameters with states in 8 bits: owners, and one state for every layout."""
+
+import json
+
+import pytest
+
+from tests.distributed.narrow_worker import NAMES
+from tests.faults.test_many_processes import TWO, launch
+
+EXACT = {"lion", "adam"}  # no sum over a matrix
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """The measurements of tests/distributed/narrow_worker.py."""
+    out = tmp_path_factory.mktemp("narrow") / "found.json"
+    process = launch(TWO, "tests/distributed/narrow_worker.py", str(out))
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sharded_state_in_8_bits_is_that_of_one_process(found, name):
+    """A number at the boundary of two bytes may round to the other one where sums are in another order."""
+    row = found[name]
+    assert row["from alone"] <= (0 if name in EXACT else 0.01 * row["moved"])
+    assert row["resumed"] == 0
+    assert row["resumed alone"] <= (0 if name in EXACT else 0.01 * row["moved"])
+    assert sum(row["bytes"]) == row["bytes alone"] and max(row["bytes"]) < 0.7 * row["bytes alone"]
+    assert sum(count for (count,) in row["narrow"]) == 3
