@@ -1,9 +1,11 @@
-"""Write the table of docs/eight-bit-states.md: bytes of every optimizer's state with wide moments and with moments in 8
-bits.
+"""Write the table of docs/eight-bit-states.md: bytes of every optimizer's state, its moments wide and in 8 bits.
 
 python scripts/document_states.py
 """
 
+import training.processes.repeatable_sums  # noqa: F401 - before torch
+
+# isort: split
 import re
 from pathlib import Path
 

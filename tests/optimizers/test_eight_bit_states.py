@@ -130,6 +130,7 @@ def test_stacks_are_rounded_matrix_by_matrix(name, monkeypatch):
 
 
 @every_method
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_resumes_bitwise(name, dtype):
     weights = parameters(SHAPES, dtype)
@@ -193,6 +194,7 @@ FORMULAS = {
     "adam_8bit": lambda rows, m, n, r: 2 * q(m * n),
     "alice": lambda rows, m, n, r: 2 * m * r + 2 * q(r * n) + 4 * (r * r + n + 1),
     "alice_0": lambda rows, m, n, r: 2 * m * r + 2 * q(r * n) + 4 * (n + 1),
+    "alice_soap": lambda rows, m, n, r: 2 * r * (m + n) + 2 * q(r * r) + 4 * (2 * r * r + m + n + 1),
     "apollo": lambda rows, m, n, r: 2 * m * r + 2 * q(r * n) + 4,
     "apollo_mini": lambda rows, m, n, r: 2 * m * r + 2 * q(r * n) + 4,
     "apollo_svd": lambda rows, m, n, r: 2 * m * r + 2 * q(r * n) + 4,
