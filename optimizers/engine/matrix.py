@@ -133,10 +133,7 @@ class MatrixOptimizer(BaseOptimizer):
         """One step of a stack, whose bases are `refreshed` or have yet to be."""
         t, gradient = self._age(stack.parameters[0]) + 1, None
         if not refreshed and (places := self._due(stack, group, t)):
-            gradient = stack.gradient()
-            assert gradient is not None, "a basis is due of a matrix that this process owns"
-            self.accumulate(gradient, stack.state, group)
-            self._refresh_places(stack, gradient, group, t, places)
+            gradient = self._renew(stack, group, t, places)
             refreshed = True
         if not kernels.step_compiled(self, stack, group, t, accumulated=refreshed):
             gradient = stack.gradient() if gradient is None else gradient
@@ -208,14 +205,28 @@ class MatrixOptimizer(BaseOptimizer):
         clocks = [refresh_clock(t, index, group.get("stagger", False)) for index in stack.indices]
         return [place for place, clock in enumerate(clocks) if self.refresh_due(clock, group)]
 
-    def _refresh_places(self, stack: Stack, gradient: Tensor, group: dict[str, Any], t: int, places: list[int]) -> None:
-        """Refresh the matrices with the indices `places` in the stack."""
+    def _renew(self, stack: Stack, group: dict[str, Any], t: int, places: list[int]) -> Tensor:
+        """Average the stack's gradients in, then refresh the bases of the matrices with the indices `places` in it.
+
+        Returns the gradients. Raises ValueError, the stack as it was, if any is not finite: no basis can be had of it,
+        and the averages would keep it.
+        """
+        gradient = stack.gradient()
+        assert gradient is not None, "a basis is due of a matrix that this process owns"
+        if not all(bound.isfinite() for bound in gradient.aminmax()):
+            shape = tuple(stack.parameters[0].shape)
+            raise ValueError(
+                f"{type(self).__name__} renews its bases at this step, and a gradient of a parameter of shape {shape} "
+                "holds NaN or infinity: skip the step"
+            )
+        self.accumulate(gradient, stack.state, group)
         for part in evenly_spaced(places):
             sources = [generator(group.get("seed", 0), t, index) for index in stack.indices[part]]
             held = {key: tensor[part] for key, tensor in stack.state.items()}
             # Quantised before it is sent or updated: a process that gets it must update the same numbers.
             with eight_bit.wide(held, stack.working_dtype, if_written=True) as state:
                 self.refresh(gradient[part], state, group, t, sources)
+        return gradient
 
     def _refresh_shared(self, stacks: list[Stack], group: dict[str, Any]) -> list[Stack]:
         """If processes share refreshes: refresh this one's share of the bases that are due, and receive the others'.
@@ -230,10 +241,7 @@ class MatrixOptimizer(BaseOptimizer):
                 due.append((stack, places))
 
         def refresh(stack: Stack, places: list[int]) -> None:
-            gradient = stack.gradient()
-            assert gradient is not None
-            self.accumulate(gradient, stack.state, group)
-            self._refresh_places(stack, gradient, group, self._age(stack.parameters[0]) + 1, places)
+            self._renew(stack, group, self._age(stack.parameters[0]) + 1, places)
 
         refresh_in_shares(due, refresh, eight_bit.stored(self.traits.refreshed), self._sharers)
         return [stack for stack, _ in due]

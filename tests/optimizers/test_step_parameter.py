@@ -101,3 +101,21 @@ def test_a_gradient_given_to_a_frozen_matrix_is_stepped():
     optimizer.step_parameter(weights[0])
     optimizer.step()  # it waited for the other one of its stack
     assert not torch.equal(weights[0], before)
+
+
+@pytest.mark.parametrize("name", ["alice", "alice_soap", "eigen_adam", "shampoo", "fira"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")], ids=str)
+def test_a_gradient_that_is_not_finite_at_a_refresh_changes_nothing(name, bad):
+    """The averages that a refresh reads would keep it, and a solver's own error does not name the cause."""
+    (undisturbed,), (disturbed,) = parameters([(8, 12)]), parameters([(8, 12)])
+    options = options_of(name) | {"update_interval": 1}
+    one, other = (registry.get(name)[0]([weight], lr=0.01, **options) for weight in (undisturbed, disturbed))
+    for step in (1, 2, 3):
+        disturbed.grad = gradient((8, 12), step, 0).to(disturbed)
+        disturbed.grad[3, 5] = bad
+        with pytest.raises(ValueError, match=r"of shape \(8, 12\) holds NaN or infinity: skip the step"):
+            other.step_parameter(disturbed)
+        for optimizer, weight in ((one, undisturbed), (other, disturbed)):
+            weight.grad = gradient((8, 12), step, 0).to(weight)
+            optimizer.step_parameter(weight)
+    assert torch.equal(undisturbed, disturbed) and undisturbed.isfinite().all()
