@@ -31,13 +31,14 @@ def small(tmp_path, text, monkeypatch):
     """Calls scripts/arena.sh on a small spec with these arguments; its runs and records are in tmp_path."""
     data = f"data.path={text}/train.jsonl, data.eval_path={text}/eval.jsonl"
     held_out = f"data.eval_path={text}/eval.jsonl"
-    (tmp_path / "small.yaml").write_text(SPEC.format(data=data, held_out=held_out))
+    (tmp_path / "arenas").mkdir()
+    (tmp_path / "arenas" / "small.yaml").write_text(SPEC.format(data=data, held_out=held_out))
     monkeypatch.setattr(conduct, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(ledger, "ARENA_RESULTS", tmp_path)
-    monkeypatch.setattr(spec, "ARENAS", tmp_path)
+    monkeypatch.setattr(spec, "ARENAS", tmp_path / "arenas")
 
     def call(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["arena.py", str(tmp_path / "small.yaml"), *arguments])
+        monkeypatch.setattr(sys, "argv", ["arena.py", str(tmp_path / "arenas" / "small.yaml"), *arguments])
         return arena.main()
 
     return call
