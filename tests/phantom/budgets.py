@@ -48,7 +48,7 @@ BUDGETS: dict[str, dict[str, Budget]] = {
 EIGHT_BITS = {
     "alice": Budget(362, 4.35, 0.175),
     "lamb": Budget(780, 4.0, 0.49),
-    "muon": Budget(118, 6.0, 0.155),
+    "muon": Budget(176, 4.8, 0.155),
 }
 
 # Launches of forward and backward of 16 rows of 256, without and with padding.
