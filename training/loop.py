@@ -21,6 +21,7 @@ from data.held_out import EvaluationData
 from data.loader import Batch, TrainingData
 from models.unpadding import model_inputs
 from optimizers import BaseOptimizer
+from optimizers.engine.matrix import NotFiniteError
 from training.counters import Counters
 from training.device_numbers import DeviceNumbers
 from training.evaluation import evaluate, perplexity
@@ -38,6 +39,9 @@ from training.run_errors import MachineError, SaveError
 from training.schedule import lr_factor
 
 log = logging.getLogger(__name__)
+
+# What an optimizer's step raises where it gets no basis out of a gradient that is not finite.
+NO_BASIS = (NotFiniteError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 
 
 class Trainer:
@@ -177,7 +181,7 @@ class Trainer:
         with self._recorder.recording_bases(step), self._meter.optimizer_clock:
             try:
                 self.optimizer.step()
-            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            except NO_BASIS:
                 self._finite(numbers)  # a gradient that is not may have stopped the renewal of a basis
                 raise
         self.optimizer.zero_grad()
@@ -196,7 +200,7 @@ class Trainer:
         try:
             # DDP averages gradients over processes: times their number gives the mean over all targets.
             (loss_sum * (self.world.count / targets)).backward()
-        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        except NO_BASIS as error:
             norm = self._release.take_norm().item() if self._release else 0.0
             if math.isfinite(norm):
                 raise

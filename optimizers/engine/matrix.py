@@ -28,6 +28,10 @@ from .options import Params
 from .stack import Stack, matrix_shape
 
 
+class NotFiniteError(ValueError):
+    """A gradient that is needed to renew a basis holds NaN or infinity."""
+
+
 class MatrixOptimizer(BaseOptimizer):
     """Steps stacks of matrices of one shape, oriented so that m <= n unless `traits.oriented` is False. In a group with
     stacked=True each parameter is a stack by itself, [B, rows, columns], and so is its state.
@@ -208,14 +212,14 @@ class MatrixOptimizer(BaseOptimizer):
     def _renew(self, stack: Stack, group: dict[str, Any], t: int, places: list[int]) -> Tensor:
         """Average the stack's gradients in, then refresh the bases of the matrices with the indices `places` in it.
 
-        Returns the gradients. Raises ValueError, the stack as it was, if any is not finite: no basis can be had of it,
+        Returns the gradients. Raises NotFiniteError, the stack as it was, if any is not: no basis can be had of it,
         and the averages would keep it.
         """
         gradient = stack.gradient()
         assert gradient is not None, "a basis is due of a matrix that this process owns"
         if not all(bound.isfinite() for bound in gradient.aminmax()):
             shape = tuple(stack.parameters[0].shape)
-            raise ValueError(
+            raise NotFiniteError(
                 f"{type(self).__name__} renews its bases at this step, and a gradient of a parameter of shape {shape} "
                 "holds NaN or infinity: skip the step"
             )
