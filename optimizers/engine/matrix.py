@@ -217,7 +217,7 @@ class MatrixOptimizer(BaseOptimizer):
         """
         gradient = stack.gradient()
         assert gradient is not None, "a basis is due of a matrix that this process owns"
-        if not all(bound.isfinite() for bound in gradient.aminmax()):
+        if not all_finite(gradient):
             shape = tuple(stack.parameters[0].shape)
             raise NotFiniteError(
                 f"{type(self).__name__} renews its bases at this step, and a gradient of a parameter of shape {shape} "
@@ -328,6 +328,11 @@ class MatrixOptimizer(BaseOptimizer):
             return Stack(**fields)
         sharded = [parameter for parameter in parameters if isinstance(parameter, DTensor)]
         return ShardedStack(**fields, exchange=Exchange(sharded, [self.owner(p) for p in sharded]))
+
+
+def all_finite(numbers: Tensor) -> bool:
+    """Whether none of `numbers` is NaN or infinite. Waits for the device."""
+    return all(bool(bound.isfinite()) for bound in numbers.aminmax())
 
 
 def refresh_clock(t: int, index: int, stagger: bool) -> int:
