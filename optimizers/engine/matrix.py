@@ -331,8 +331,8 @@ class MatrixOptimizer(BaseOptimizer):
 
 
 def all_finite(numbers: Tensor) -> bool:
-    """Whether none of `numbers` is NaN or infinite. Waits for the device."""
-    return all(bool(bound.isfinite()) for bound in numbers.aminmax())
+    """Whether none of `numbers` is NaN or infinite. Waits for the device, once."""
+    return bool(torch.stack(list(numbers.aminmax())).isfinite().all())
 
 
 def refresh_clock(t: int, index: int, stagger: bool) -> int:
