@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from ..parallel import shards, state_dicts
-from ..parallel.tensor_messages import Message
+from ..parallel.dealt_steps import Sent
 from . import adamw, eight_bit, narrow_steps
 from .generators import rounding_source
 from .options import SHARED, Params, check_all, taking_shared
@@ -47,7 +47,7 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Params, **options: Any):
         self._owners: dict[Tensor, int] = {}
-        self._sent: list[Message] = []
+        self._sent: list[Sent] = []
         shared = {name: getattr(self.traits, name) for name in SHARED}
         super().__init__(params, {**shared, **self._shared, **options, "algorithm": "method"})
 
@@ -365,7 +365,8 @@ class BaseOptimizer(torch.optim.Optimizer):
 
         For processes that have the same gradients (DDP); every one must call it. Parameters stepped by Adam, and
         methods that work element by element, are not dealt: to send a weight takes as long as to step it. `state_dict`
-        holds the state of this process; `full_state_dict` that of all. Raises ValueError for sharded parameters.
+        holds the state of this process; `full_state_dict` that of all. On a CPU the first step moves weights to memory
+        that processes of one host share. Raises ValueError for sharded parameters.
         """
 
 

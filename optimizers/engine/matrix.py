@@ -15,11 +15,10 @@ from torch.distributed.tensor import DTensor
 
 from .. import kernels
 from ..parallel import shards, state_dicts
-from ..parallel.dealt_steps import deal
+from ..parallel.dealt_steps import SentWeights, deal
 from ..parallel.exchange import Exchange, whole_norms
 from ..parallel.sharded_stack import ShardedStack
 from ..parallel.shared_refresh import evenly_spaced, refresh_in_shares
-from ..parallel.tensor_messages import send_to_all
 from . import eight_bit
 from .base import BaseOptimizer
 from .direction import Direction
@@ -41,6 +40,8 @@ class MatrixOptimizer(BaseOptimizer):
     """
 
     by_matrix = True
+
+    _sender: SentWeights | None = None  # of dealt matrices; made at the first step, which all processes take
 
     def __init__(self, params: Params, **options: Any):
         self._plans: dict[int, list[Stack]] = {}
@@ -117,12 +118,15 @@ class MatrixOptimizer(BaseOptimizer):
     def step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         if self.traits.awaits_gradient:
             parameters = self._begun(parameters)
+        if self._dealers is not None and self._sender is None:
+            self._sender = SentWeights(self._owners, self._dealers)
         if here := [parameter for parameter in parameters if self._steps_here(parameter)]:
             stacks = self._stacks(group, here)
             refreshed = self._refresh_shared(stacks, group)
             kernels.for_each_stack(lambda stack: self._step_stack(stack, group, stack in refreshed), stacks)
-        if self._dealers is not None:
-            self._send_weights(parameters, self._dealers)
+        if self._sender is not None:
+            self._count_received(parameters)
+            self._sent += self._sender.send(parameters)
 
     def _begun(self, parameters: list[Tensor]) -> list[Tensor]:
         """Those of `parameters` that were stepped before or have a gradient that is not all zero."""
@@ -173,7 +177,7 @@ class MatrixOptimizer(BaseOptimizer):
             return
         if any(isinstance(parameter, DTensor) for parameter in self._parameters()):
             raise ValueError("deal_steps is for whole parameters; a sharded matrix is stepped by one process anyway")
-        self._dealers, self._plans = processes, {}
+        self._dealers, self._sender, self._plans = processes, None, {}
         for group in self.param_groups:
             self._deal(group)
         for parameter in self._owners:
@@ -189,18 +193,13 @@ class MatrixOptimizer(BaseOptimizer):
         """Whether this process takes part in the step of `parameter`."""
         return self._dealers is None or self.owns(parameter)
 
-    def _send_weights(self, stepped: list[Tensor], processes: dist.ProcessGroup) -> None:
-        """Send and receive the weights that were `stepped`, and count the steps of those received."""
-        weights: list[list[Tensor]] = [[] for _ in range(processes.size())]
+    def _count_received(self, stepped: list[Tensor]) -> None:
+        """Count the steps of those of `stepped` that other processes step."""
         for parameter in stepped:
-            owner = self.owner(parameter)
-            if owner is not None:
-                weights[owner].append(parameter.detach())
             if not self.owns(parameter):
                 self._count_write(parameter)
                 if self.traits.counts_steps:
                     self.state[parameter]["step"] += 1
-        self._sent += send_to_all(weights, processes)
 
     # ---- refreshes
 

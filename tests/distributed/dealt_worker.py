@@ -2,8 +2,10 @@
 
 import copy
 import json
+import os
 import sys
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -12,6 +14,8 @@ import optimizers
 from benchmarks import parallel as check
 from models.llama import build_model
 from optimizers import registry
+from optimizers.parallel import host_memory
+from optimizers.parallel.dealt_steps import SentWeights
 from optimizers.parallel.tensor_messages import send_to_all
 from tests.distributed.worker import same, whole_state
 from training.processes.layout import Replicas
@@ -110,11 +114,51 @@ def messages(world) -> bool:
     return same(held, [tensors(process) for process in range(world.count)])
 
 
+@torch.no_grad()
+def large_weights(world, folder: Path) -> dict:
+    """Three weights above the size that is moved to shared memory and a small one, sent twice by their owners."""
+    shapes = {(600, 512): torch.float32, (1024, 1024): torch.bfloat16, (512, 600): torch.float32, (3, 4): torch.float32}
+    weights = [torch.nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape, dtype in shapes.items()]
+    owners = dict(zip(weights, (0, 0, 1, 1), strict=True))
+    right, messages = [], []
+    with mock.patch.object(host_memory, "FILES", folder):
+        sender = SentWeights(owners, dist.group.WORLD)
+    for value in (1.0, 2.0):
+        for weight, owner in owners.items():
+            if owner == world.index:
+                weight.fill_(value)
+        messages = sender.send(weights)
+        for message in messages:
+            message.finish()
+        right.append(all(bool((weight == value).all()) for weight in weights))
+        weights[0].data = weights[0].clone()  # as `module.to` may do
+    return {
+        "right": right,
+        "shared": any(isinstance(message, host_memory.Reading) for message in messages),
+        "left behind": len(list(folder.iterdir())),
+    }
+
+
+def with_and_without_shared_memory(world, folder: Path) -> dict:
+    """`large_weights` where all goes well, and where the second process has too little memory or another host."""
+    folder.mkdir(exist_ok=True)
+    failures = {"too little": (os, "posix_fallocate"), "another host": (host_memory, "_window")}
+    found = {"one host": large_weights(world, folder)}
+    for case, (owner, name) in failures.items():
+        failing = mock.patch.object(
+            owner, name, side_effect=OSError if world.index == 1 else None, wraps=getattr(owner, name)
+        )
+        with failing:
+            found[case] = large_weights(world, folder)
+    return found
+
+
 def main(out: Path) -> None:
     world = start_world(seed=0, threads=1, deterministic=False, dtype="float32")
     names = [name for name in registry.names() if registry.get(name)[0].traits.sharding == "owner"]
     found = {"methods": {name: compare(name, world) for name in names}, "rounded": rounded(world)}
     found["messages"] = world.all_gather(messages(world))
+    found["large"] = with_and_without_shared_memory(world, out.parent / "memory")
     if world.is_main:
         out.write_text(json.dumps(found))
     world.close()

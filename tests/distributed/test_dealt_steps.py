@@ -58,6 +58,12 @@ def test_messages_carry_tensors_of_any_size_dtype_and_order(found):
     assert found["messages"] == [[1], [1]]
 
 
+@pytest.mark.parametrize(("case", "shared"), [("one host", True), ("too little", False), ("another host", False)])
+def test_large_weights_are_read_in_shared_memory_or_sent(found, case, shared):
+    """Also after the memory of a weight was replaced. No file stays behind."""
+    assert found["large"][case] == {"right": [True, True], "shared": shared, "left behind": 0}
+
+
 def test_matrices_are_dealt_evenly_and_by_shape_alone():
     shapes = [(8, 8)] * 8 + [(320, 8)] + [(22, 8)] * 6
     parameters = [torch.empty(shape, device="meta") for shape in shapes]
