@@ -52,7 +52,7 @@ def kept(file, seed, final, steps=STEPS):
 
 def nano_study(folder, seeds=(0, 1, 2)):
     """The records of a whole nano study."""
-    finals = dict(zip(rows.METHODS | rows.ABLATIONS, range(180, 400, 7), strict=False)) | {"adam": 330}
+    finals = dict(zip([*STUDY, *rows.ABLATIONS], range(180, 400, 7), strict=False)) | {"adam": 330}
     for seed in seeds:
         for file in (NANO / f"{row}.yaml" for row in STUDY):
             records.write(kept(file, seed, finals[file.stem]), folder / f"{file.stem}_s{seed}.json")

@@ -27,7 +27,7 @@ def arena_tables() -> list[Table]:
             tables += [standings(spec, ledger, cell) for cell in cells(spec)]
             tables += [ratios(spec, ledger, cell) for cell in cells(spec) if spec.ladder]
             tables += [tried(spec, ledger)]
-    return tables
+    return [table for table in tables if table.rows]
 
 
 def finals(spec: Spec, ledger: Ledger, cell: Cell, tokens: int | None = None) -> dict[str, list[Line]]:
@@ -76,7 +76,7 @@ def standings(spec: Spec, ledger: Ledger, cell: Cell) -> Table:
         f"{spec.title}: {cell.size}, {positions_per_step(spec, cell):,} positions a step".replace("llama_", ""),
         f"Perplexity on the validation text after {spec.tokens:,} positions, at the end of the schedule, mean over n "
         f"seeds. p: one-sided test that a row is no better, on losses, with one standard deviation for all rows "
-        f"({text(spread, 4) or 'unknown'} nats); significant below {spec.significance:g}. Speed-up in tokens: those "
+        f"({f'{spread:.4f} nats' if spread else 'no row has two seeds yet'}); significant below {spec.significance:g}. Speed-up in tokens: those "
         f"that tuned {reference} needs for the same loss, on its fitted curve, over the row's; none where the curve "
         f"would be extrapolated. In steps and seconds: where {reference}'s final loss is first met. As published: "
         "perplexity of the row's file as it stands, one seed.",
