@@ -1,8 +1,10 @@
 """Evaluation perplexity over training: the paper's curves and those of our records, under the same row names."""
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from analysis.arena.ledger import Line
 from analysis.comparison import best_settings
 from analysis.panels import Panel
 from analysis.paper import POSITIONS_A_STEP, published_curves, throughput
@@ -31,10 +33,11 @@ class Curve:
 
 def ours(rows: dict[str, list[Record]], panel: Panel) -> list[Curve]:
     """The curve of each row that a panel shows: of its best settings, through the evaluations that all seeds have."""
-    return [_mean(row, panel.label(row), best_settings(runs)) for row, runs in rows.items() if panel.shows(row)]
+    return [of_seeds(row, panel.label(row), best_settings(runs)) for row, runs in rows.items() if panel.shows(row)]
 
 
-def _mean(row: str, label: str, seeds: list[Record]) -> Curve:
+def of_seeds(row: str, label: str, seeds: Sequence[Record | Line]) -> Curve:
+    """The mean curve of runs of one row, through the evaluations that all of them have."""
     runs = [
         {
             found["step"]: (found["tokens"], found["train_seconds"], found["perplexity"])

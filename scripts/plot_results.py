@@ -11,6 +11,7 @@ from the lowest to the highest. A figure of ours alone is not drawn without reco
 import argparse
 
 from analysis import records
+from analysis.arena.final_curves import arena_curves
 from analysis.figures.all_figures import arena_figures, full_size_figures, nano_figures
 from analysis.figures.canvas import write_svgs
 from analysis.paths import ARENA_RESULTS, FULL, NANO, RESULTS
@@ -25,8 +26,9 @@ def main() -> None:
     full, nano = (list(records.read(folder / "runs").values()) for folder in (FULL, NANO))
     write_svgs(full_size_figures(full), RESULTS / "figures")
     write_svgs(nano_figures(nano, step_seconds()), NANO / "figures")
-    write_svgs(arena_figures(), ARENA_RESULTS / "figures")
-    (RESULTS / "report.html").write_text(page(full, nano, all_tables()))
+    fronts = write_svgs(arena_figures(), ARENA_RESULTS / "figures")
+    pictures = {front.stem: front.read_text() for front in fronts}
+    (RESULTS / "report.html").write_text(page(full, nano, all_tables(), arena_curves(), pictures))
 
 
 if __name__ == "__main__":

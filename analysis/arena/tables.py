@@ -76,7 +76,8 @@ def standings(spec: Spec, ledger: Ledger, cell: Cell) -> Table:
         f"{spec.title}: {cell.size}, {positions_per_step(spec, cell):,} positions a step".replace("llama_", ""),
         f"Perplexity on the validation text after {spec.tokens:,} positions, at the end of the schedule, mean over n "
         f"seeds. p: one-sided test that a row is no better, on losses, with one standard deviation for all rows "
-        f"({f'{spread:.4f} nats' if spread else 'no row has two seeds yet'}); significant below {spec.significance:g}. Speed-up in tokens: those "
+        f"({f'{spread:.4f} nats' if spread else 'none before a row has two seeds'}); significant below "
+        f"{spec.significance:g}. Speed-up in tokens: those "
         f"that tuned {reference} needs for the same loss, on its fitted curve, over the row's; none where the curve "
         f"would be extrapolated. In steps and seconds: where {reference}'s final loss is first met. As published: "
         "perplexity of the row's file as it stands, one seed.",
@@ -124,7 +125,10 @@ def tried(spec: Spec, ledger: Ledger) -> Table:
                 continue
             found = tuning(spec, row, cell, ledger)
             open_settings = [setting for setting in found.best if setting not in found.bracketed]
-            points = [f"{shown(point)}: {_tuned_loss(spec, ledger, row, cell, point)}" for point in found.points]
+            points = [
+                f"{' / '.join(map(_value, point.values()))}: {_tuned_loss(spec, ledger, row, cell, point)}"
+                for point in found.points
+            ]
             if points:
                 rows.append(
                     [style(row).label, f"{cell.size} x {cell.batch_size}", str(len(points)), shown(found.best),
@@ -134,7 +138,8 @@ def tried(spec: Spec, ledger: Ledger) -> Table:
     return Table(
         f"{spec.name}_tuning",
         f"Tuning, {spec.tuning.runs} runs a row, {tokens:,} positions, seed 0",
-        f"Values: final loss in nats. A neighbour is better if its loss is lower by {spec.tuning.noise:g}. Not "
+        "Tried: values in the order of `best`, and the final loss in nats. A neighbour is better if its loss is lower "
+        f"by {spec.tuning.noise:g}. Not "
         "bracketed: a neighbour of the best value was not tried.",
         ["method", "cell", "runs", "best", "not bracketed", "tried"],
         rows,

@@ -31,8 +31,8 @@ def results_style() -> Iterator[None]:
         yield
 
 
-def write_svgs(figures: dict[str, "Figure"], folder: Path) -> None:
-    """Write every figure as `folder`/<name>.svg."""
+def write_svgs(figures: dict[str, "Figure"], folder: Path) -> list[Path]:
+    """Write every figure as `folder`/<name>.svg, and return these."""
     folder.mkdir(parents=True, exist_ok=True)
     with results_style():
         for name, figure in figures.items():
@@ -40,6 +40,7 @@ def write_svgs(figures: dict[str, "Figure"], folder: Path) -> None:
             figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
             lines = (line.rstrip() for line in svg.getvalue().splitlines())
             (folder / f"{name}.svg").write_text("\n".join(lines) + "\n")
+    return [folder / f"{name}.svg" for name in figures]
 
 
 def panels_of(width: float, height: float, rows: int, columns: int, *, sharey: bool = False,

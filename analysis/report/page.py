@@ -1,11 +1,13 @@
 """results/report.html: tables and curves on one page that needs no network and no other file."""
 
+import base64
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import compress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from analysis import curves
@@ -18,10 +20,12 @@ from analysis.tables.table import Table
 PARTS = Path(__file__).resolve().parent
 UPLOT = PARTS / "uplot"
 SCALES = {
-    "arena": "The arena: tuned methods at nano size",
+    "arena": "The arena: tuned methods",
     "full": "Tables at the paper's sizes",
     "nano": "Tables at nano size, 2,048 positions a step",
 }
+CONTENTS = {"arena": "The arena", "full": "Tables at the paper's sizes", "nano": "Tables of the nano study"}
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 NUMBER = re.compile(r"([-−+]?\d.*)?")  # a cell that is set flush right
 CODE, CODE_ELEMENT = re.compile(r"`([^`]+)`"), r"<code>\1</code>"
 LONG = 40  # characters of a cell that may break into lines
@@ -34,16 +38,26 @@ OURS = "Mean over the seeds; the band goes from the lowest to the highest."
 BOTH = f"Ours strong. {OURS} The paper's thin and broken: its tokens are positions, its seconds those of Table 2."
 
 
-def page(full: list[Record], nano: list[Record], tables: list[Table]) -> str:
-    """The page, from the records of our runs at the paper's sizes and at nano size. Equal arguments, equal text."""
+def page(
+    full: list[Record],
+    nano: list[Record],
+    tables: list[Table],
+    arena: Mapping[str, list[Curve]] = EMPTY,
+    pictures: Mapping[str, str] = EMPTY,
+) -> str:
+    """The page. Equal arguments, equal text.
+
+    full, nano: the records of our runs at the paper's sizes and at nano size; arena: curves of each arena, by title;
+    pictures: of the arenas, as SVG, by name.
+    """
+    by_scale = {scale: [table for table in tables if table.scale == scale] for scale in SCALES}
+    seen = [scale for scale, found in by_scale.items() if found]
+    compared = _runs(sum(curve.seeds for found in arena.values() for curve in found))
     parts = {
-        "runs": f"{_runs(full)} at the paper's sizes and {_runs(nano)} at nano size",
-        "data": _json(data_sets(full, nano)),
-        "tables": "\n".join(
-            _tables(scale, [table for table in tables if table.scale == scale])
-            for scale in SCALES
-            if any(table.scale == scale for table in tables)
-        ),
+        "runs": f"{compared} in the arena, {_runs(len(full))} at the paper's sizes, {_runs(len(nano))} at nano size",
+        "contents": "\n".join(f'<li><a href="#{scale}">{CONTENTS[scale]}</a></li>' for scale in seen),
+        "data": _json(data_sets(full, nano, arena)),
+        "tables": "\n".join(_tables(scale, by_scale[scale], pictures if scale == "arena" else EMPTY) for scale in seen),
         "charts.js": (PARTS / "charts.js").read_text(),
         "uplot.css": (UPLOT / "uPlot.min.css").read_text(),
         "uplot.js": f"/*\n{(UPLOT / 'LICENSE').read_text()}*/\n{(UPLOT / 'uPlot.iife.min.js').read_text()}",
@@ -52,7 +66,7 @@ def page(full: list[Record], nano: list[Record], tables: list[Table]) -> str:
     return re.sub(r"\{\{([a-z.]+)\}\}", lambda slot: parts[slot[1]], template)
 
 
-def data_sets(full: list[Record], nano: list[Record]) -> list[dict[str, Any]]:
+def data_sets(full: list[Record], nano: list[Record], arena: Mapping[str, list[Curve]]) -> list[dict[str, Any]]:
     """The sets of curves that the page can show: the `group`, `title`, `note` and `curves` of each."""
     panels = {f"Fig. {_number(panel)}": panel for panel in (*FIGURE_1, *FIGURE_2, *FIGURE_5)}
     papers = {title: curves.published(panel) for title, panel in panels.items()}
@@ -61,7 +75,8 @@ def data_sets(full: list[Record], nano: list[Record]) -> list[dict[str, Any]]:
     small = {"every method": curves.ours(rows, FIGURE_2[0])}
     small |= {f"as Fig. {_number(panel)}": curves.ours(rows, panel) for panel in FIGURE_5}
     groups = {
-        "Ours, nano": (OURS, small),
+        "The arena": (OURS, arena),
+        "Ours, nano study": (OURS, small),
         "Ours, the paper's sizes": (BOTH, {title: drawn + papers[title] for title, drawn in ours.items() if drawn}),
         "The paper": (PAPER, papers),
     }
@@ -102,15 +117,22 @@ def _json(value: Any) -> str:
     return text.replace("</", "<\\/")
 
 
-def _runs(records: list[Record]) -> str:
-    return f"{len(records) or 'no'} run{'' if len(records) == 1 else 's'}"
+def _runs(count: int) -> str:
+    return f"{count or 'no'} run{'' if count == 1 else 's'}"
 
 
-def _tables(scale: str, tables: list[Table]) -> str:
-    """A section with tables of one scale."""
-    body = "\n".join(map(_table, tables))
+def _tables(scale: str, tables: list[Table], pictures: Mapping[str, str]) -> str:
+    """A section with the pictures and tables of one scale."""
+    body = "\n".join([*map(_picture, pictures, pictures.values()), *map(_table, tables)])
     heading = f'<h2 id="{scale}-heading">{SCALES[scale]}</h2>'
     return f'<section id="{scale}" aria-labelledby="{scale}-heading">\n{heading}\n{body}\n</section>'
+
+
+def _picture(name: str, svg: str) -> str:
+    data = base64.b64encode(svg.encode()).decode()
+    return (
+        f'<img class="picture" alt="{name}: perplexity against optimizer state" src="data:image/svg+xml;base64,{data}">'
+    )
 
 
 def _table(table: Table) -> str:

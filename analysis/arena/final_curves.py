@@ -1,0 +1,20 @@
+"""Curves of an arena's compared runs."""
+
+from analysis.arena.ledger import ledger_of
+from analysis.arena.spec import all_specs, cells, positions_per_step
+from analysis.arena.tables import finals
+from analysis.curves import Curve, of_seeds
+from analysis.rows import style
+
+
+def arena_curves() -> dict[str, list[Curve]]:
+    """The curve of each row at its tuned point, for each cell that has runs, by the cell's title."""
+    drawn = {}
+    for spec in all_specs():
+        ledger = ledger_of(spec.name)
+        for cell in cells(spec):
+            title = (
+                f"{spec.name}: {cell.size.removeprefix('llama_')}, {positions_per_step(spec, cell):,} positions a step"
+            )
+            drawn[title] = [of_seeds(row, style(row).label, lines) for row, lines in finals(spec, ledger, cell).items()]
+    return drawn
