@@ -28,9 +28,11 @@ from .engine.options import (
     Params,
     WeightDecay,
 )
+from .functional.moments import unit_momentum
 from .functional.newton_schulz import QUINTIC, iteration_dtype, newton_schulz
 from .functional.numerics import average, reciprocal, working_dtype
 
+SMALLEST = math.sqrt(torch.finfo(torch.float32).tiny)  # smaller norms, whose squares underflow, are taken for this
 NorMuonAdjustLr = Annotated[
     Literal["match_rms", "original", "spectral"],
     Option("size of an update: RMS 0.2; Muon's times sqrt(max(1, rows / columns)), or times sqrt(rows / columns)"),
@@ -41,7 +43,7 @@ NorMuonAdjustLr = Annotated[
 class NorMuon(MatrixOptimizer):
     """Orthogonalized momentum with rows of even size."""
 
-    traits = Traits(oriented=False, counts_steps=False, decays_first=True)
+    traits = Traits(oriented=False, counts_steps=False, decays_first=True, takes_narrow=True)
 
     def __init__(
         self,
@@ -66,19 +68,22 @@ class NorMuon(MatrixOptimizer):
 
     def lr_factor(self, rows: int, columns: int, group: dict[str, Any]) -> float:
         if group["adjust_lr"] == "match_rms":
-            return 0.2 * math.sqrt(rows * columns)
+            return 0.2
         return math.sqrt(rows / columns if group["adjust_lr"] == "spectral" else max(1.0, rows / columns))
 
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], t: int) -> Direction:
-        tall = gradient.shape[-2] > gradient.shape[-1]
-        unit = _unit(gradient, state["exp_avg"], group["momentum"], nesterov=group["nesterov"])
-        unit = (unit.mT if tall else unit).to(iteration_dtype(unit, group["ns_dtype"]))
-        white = newton_schulz(unit, QUINTIC, group["ns_steps"]).to(gradient.dtype)
-        white = white.mT if tall else white
-        length = 1.0 if group["adjust_lr"] == "match_rms" else _norm(white)
-        second = average(state["exp_avg_sq"], white.square().mean(-1), group["beta2"])
-        scaled = white.mul_(reciprocal(second).sqrt().unsqueeze(-1))
-        return Direction(dense=scaled.mul_(reciprocal(_norm(scaled)) * length))
+        dtype = iteration_dtype(gradient, group["ns_dtype"])
+        unit = unit_momentum(
+            gradient, state["exp_avg"], group["momentum"], SMALLEST, nesterov=group["nesterov"], dtype=dtype
+        )
+        rows, columns = gradient.shape[-2:]
+        white = newton_schulz(unit.mT if rows > columns else unit, QUINTIC, group["ns_steps"])
+        white = white.mT if rows > columns else white
+        mean_squares = torch.linalg.vector_norm(white, dim=-1, dtype=state["exp_avg_sq"].dtype).square() / columns
+        scale = reciprocal(average(state["exp_avg_sq"], mean_squares, group["beta2"])).sqrt()
+        size = 1.0 if group["adjust_lr"] == "match_rms" else mean_squares.mean(-1, keepdim=True).sqrt()
+        rms = (scale.square() * mean_squares).mean(-1, keepdim=True).sqrt()
+        return Direction(dense=white * (scale * (size * reciprocal(rms))).unsqueeze(-1).to(white.dtype))
 
     @staticmethod
     def reference_update(
@@ -104,15 +109,3 @@ class NorMuon(MatrixOptimizer):
             "spectral": N.norm() * (rows / columns) ** 0.5,
         }
         return size[adjust_lr] * X / X.norm()
-
-
-def _unit(gradient: Tensor, exp_avg: Tensor, momentum: float, *, nesterov: bool) -> Tensor:
-    """M [B, m, n] of norm 1, or 0, after `exp_avg` has had the gradient."""
-    mean = average(exp_avg, gradient, momentum)
-    ahead = torch.lerp(gradient, mean, momentum) if nesterov else mean
-    return ahead * reciprocal(_norm(ahead))
-
-
-def _norm(matrices: Tensor) -> Tensor:
-    """[B, m, n] -> [B, 1, 1]: Frobenius norms."""
-    return torch.linalg.matrix_norm(matrices, keepdim=True)
