@@ -72,6 +72,7 @@ ABLATIONS = {
 EIGHT_BITS = {
     "muon_8bit": Style("8-bit Muon", "#a594dd", DASHED),
     "normuon_8bit": Style("8-bit NorMuon", "#8f7f9f", DASHED),
+    "normuon_8bit_last_layer_method": Style("8-bit NorMuon, lm_head too", "#2f2a6b"),
     "alice_8bit": Style("8-bit Alice", "#4dbb9d", DASHED),
 }
 

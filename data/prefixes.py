@@ -1,4 +1,4 @@
-"""A beginning of a text whose ids are those with which the whole text's begin.
+"""Pieces of a text whose ids, one after the other, are those of the whole.
 
 With one document a row a text is needed up to some hundred ids, and a tokenizer takes as long as its text is long.
 Where the tokenizer treats words one by one, the text can be cut between two of them.
@@ -14,20 +14,22 @@ from tokenizers import Tokenizer
 # character before them sees a difference.
 BLANK = re.compile(r"(?<=[0-9A-Za-z]) (?=[0-9A-Za-z])")
 
+SEARCHED = 1000  # characters
+
 # Parts of a tokenizer that see no further than a BLANK.
 NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled", "BertNormalizer", "Lowercase", "StripAccents"}
 SPLITTERS = {"WhitespaceSplit", "Whitespace", "BertPreTokenizer"}  # every blank is an end of a word
 META = "\u2581"  # stands for a blank in SentencePiece
 
 
-def cut_at_blank(text: str, least: int) -> str:
-    """`text` up to its first BLANK from character `least` on; all of it if there is none in the next `least`."""
-    found = BLANK.search(text, least, 2 * least)
-    return text[: found.start()] if found else text
+def blank_from(text: str, least: int) -> int:
+    """Where the first BLANK of `text` from character `least` on is; its end if there is none in the next `SEARCHED`."""
+    found = BLANK.search(text, least, least + SEARCHED)
+    return found.start() if found else len(text)
 
 
 def words_are_apart(tokenizer: Tokenizer) -> bool:
-    """Whether the ids of a text up to a BLANK are surely those with which the ids of the whole text begin.
+    """Whether the ids of a text are surely those of its part up to a BLANK and of the part from there on, together.
 
     So it is if every part of the tokenizer is known to treat what is left of a BLANK by itself, and one of them splits
     there: the model then gets words one by one. False means only that it is not known.
@@ -43,7 +45,14 @@ def words_are_apart(tokenizer: Tokenizer) -> bool:
         and any(splits)
         and not any(" " in token["content"] for token in rules["added_tokens"])
         and not rules["model"].get("dropout")
+        and _words("a word", tokenizer) == _words("a", tokenizer) + _words(" word", tokenizer)
     )
+
+
+def _words(text: str, tokenizer: Tokenizer) -> list[str]:
+    """What the model of `tokenizer` gets of a text."""
+    normal = text if tokenizer.normalizer is None else tokenizer.normalizer.normalize_str(text)
+    return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal)]
 
 
 def _flat(part: dict[str, Any] | None, members: str) -> list[dict[str, Any]]:

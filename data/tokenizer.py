@@ -2,7 +2,8 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +14,7 @@ from configs.messages import first_line
 from data.data_errors import DataError
 from data.data_settings import Data
 from data.hub import require_hub
-from data.prefixes import cut_at_blank, words_are_apart
+from data.prefixes import blank_from, words_are_apart
 from data.prepared import check_tokenizer, read_manifest, store_folder
 from data.sources import Document
 from data.special_tokens import without_special_tokens
@@ -22,8 +23,9 @@ BUILTIN = Path(__file__).parent / "builtin_tokenizer"
 # The most that one call of the tokenizer gets: enough for its threads, and done soon. Texts are of very unlike lengths,
 # so that more than eight threads would wait for the longest of 64.
 GROUP_DOCUMENTS, GROUP_CHARACTERS, THREADS = 64, 1 << 16, 8
-# Of a text that is cut: more than a token has on average (C4 and T5: 4.3), so that few are encoded twice.
-CHARACTERS_A_TOKEN = 5.5
+# Of the first piece of a text that is cut, about what a token has on average (C4 and T5: 4.3); of the pieces that
+# follow, more, so that few texts need a third.
+CHARACTERS_A_TOKEN, MORE_CHARACTERS = 4.4, 6.0
 
 
 def load_tokenizer(section: Data) -> PreTrainedTokenizerBase:
@@ -142,8 +144,9 @@ class Encoder:
 
         An id at or above `vocab_size` (a sentinel of T5 that occurs in the text) becomes the unknown token.
         """
-        for group in _groups(documents, self._characters):
-            for ids in self._encode(group):
+        groups = _groups(documents, self._characters)
+        for encoded in _ahead(self._encode, groups) if _threads() > 1 else map(self._encode, groups):
+            for ids in encoded:
                 if ids and max(ids) >= self.vocab_size:
                     ids = [i if i < self.vocab_size else self.tokenizer.unk_token_id for i in ids]
                 yield ids
@@ -155,15 +158,19 @@ class Encoder:
             return [document[: self.most].tolist() for document in group if not isinstance(document, str)]
         if self._characters is None or self.most is None:
             return self._ids(texts)
-        cut = [cut_at_blank(text, self._characters) for text in texts]
-        encoded = self._ids(cut)
-        short = [
-            number
-            for number, ids in enumerate(encoded)
-            if len(ids) < self.most and len(cut[number]) < len(texts[number])
-        ]
-        for number, ids in zip(short, self._ids([texts[number] for number in short]), strict=True):
-            encoded[number] = ids
+        encoded: list[list[int]] = [[] for _ in texts]
+        ends = [0] * len(texts)
+        least = [self._characters] * len(texts)
+        waiting = list(range(len(texts)))
+        while waiting:
+            starts = [ends[number] for number in waiting]
+            for number in waiting:
+                ends[number] = blank_from(texts[number], ends[number] + least[number])
+            pieces = [texts[number][start : ends[number]] for number, start in zip(waiting, starts, strict=True)]
+            for number, ids in zip(waiting, self._ids(pieces), strict=True):
+                encoded[number] += ids
+                least[number] = int(MORE_CHARACTERS * (self.most + 1 - len(encoded[number])))
+            waiting = [n for n in waiting if len(encoded[n]) < self.most and ends[n] < len(texts[n])]
         return encoded
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
@@ -191,6 +198,21 @@ def _groups(documents: Iterable[Document], most: int | None) -> Iterator[list[Do
             group, size = [], 0
     if group:
         yield group
+
+
+def _ahead(
+    encode: Callable[[list[Document]], list[list[int]]], groups: Iterator[list[Document]]
+) -> Iterator[list[list[int]]]:
+    """`encode` of each group, on a thread: meanwhile this one reads the next group, and uses the last one's ids."""
+    with ThreadPoolExecutor(1, "tokenizer") as thread:
+        waiting = None
+        for group in groups:
+            begun = thread.submit(encode, group)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = begun
+        if waiting is not None:
+            yield waiting.result()
 
 
 def _threads() -> int:

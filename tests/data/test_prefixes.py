@@ -9,7 +9,7 @@ from tokenizers.trainers import UnigramTrainer
 from transformers import PreTrainedTokenizerFast
 
 from data.packing import document_rows
-from data.prefixes import META, cut_at_blank, words_are_apart
+from data.prefixes import META, blank_from, words_are_apart
 from data.tokenizer import Encoder
 from tests.data.conftest import VOCABULARY, texts
 
@@ -78,11 +78,37 @@ def test_rows_are_those_of_whole_texts(tokenizer, kind):
 
 
 def test_a_text_is_cut_between_two_plain_words_or_not_at_all():
-    assert cut_at_blank("abc def ghi", 3) == "abc"
-    assert cut_at_blank("abc def ghi", 5) == "abc def"
+    assert blank_from("abc def ghi", 3) == 3
+    assert blank_from("abc def ghi", 5) == 7
     for text in ("abc, def", "abc  def", "abc \u0301def", "abc -def", "a" * 50, "abc"):
-        assert cut_at_blank(text, 2) == text
-    assert cut_at_blank("a" * 50 + " b", 20) == "a" * 50 + " b"  # nobody looks that far
+        assert blank_from(text, 2) == len(text)
+    assert blank_from("a" * 2000 + " b", 20) == 2002  # nobody looks that far
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_pieces_of_a_text_have_the_ids_of_the_whole(tokenizer, threads, monkeypatch):
+    """Words of a token each need one piece, words of many tokens a part of one, tokens of many characters several."""
+    monkeypatch.setattr("data.tokenizer._threads", lambda: threads)
+    documents = ["the " * 600 + "end", "x" * 2000, "of and " * 300, "internationalization " * 200, "", "a b"] * 40
+    expected = tokenizer(documents, add_special_tokens=False, verbose=False)["input_ids"]
+    found = list(Encoder(tokenizer, VOCABULARY, MOST)(documents))
+    assert [ids[:MOST] for ids in found] == [ids[:MOST] for ids in expected]
+
+
+def test_an_error_of_the_tokenizer_is_raised_whatever_the_threads(tokenizer, monkeypatch):
+    encoder = Encoder(tokenizer, VOCABULARY, MOST)
+    monkeypatch.setattr(encoder, "_ids", lambda texts: 1 / 0)
+    for threads in (1, 2):
+        monkeypatch.setattr("data.tokenizer._threads", lambda threads=threads: threads)
+        with pytest.raises(ZeroDivisionError):
+            list(encoder(["a b"]))
+
+
+def test_a_tokenizer_that_drops_a_leading_blank_gets_whole_texts():
+    """Its second piece would begin without the blank that its words begin with."""
+    blank = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    assert words_are_apart(splitting(blank))
+    assert not words_are_apart(splitting(blank, normalizer=normalizers.Strip()))
 
 
 def splitting(*parts, normalizer=None):
