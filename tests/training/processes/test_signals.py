@@ -10,10 +10,12 @@ from training.processes.signals import Interrupted, Signals
 
 @pytest.fixture
 def signals():
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores
     signals = Signals()
     signals.catch()
     yield signals
     signals.release()
+    signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_ends_the_start_at_once(signals):
