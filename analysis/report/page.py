@@ -14,7 +14,7 @@ from analysis import curves
 from analysis.curves import Curve
 from analysis.panels import FIGURE_1, FIGURE_2, FIGURE_5, Panel
 from analysis.records import Record
-from analysis.rows import METHODS, by_row, style
+from analysis.rows import EIGHT_BITS, METHODS, by_row, style
 from analysis.tables.table import Table
 
 PARTS = Path(__file__).resolve().parent
@@ -29,7 +29,7 @@ EMPTY: Mapping[str, Any] = MappingProxyType({})
 NUMBER = re.compile(r"([-−+]?\d.*)?")  # a cell that is set flush right
 CODE, CODE_ELEMENT = re.compile(r"`([^`]+)`"), r"<code>\1</code>"
 LONG = 40  # characters of a cell that may break into lines
-COLOURS = {look.label: look.colour for look in METHODS.values()}
+COLOURS = {look.label: look.colour for look in (METHODS | EIGHT_BITS).values()}
 PAPER = (
     "Read off the paper's figures. Tokens are positions, 131,072 a step; seconds follow from the throughput of its "
     "Table 2 where that has the method."
@@ -52,9 +52,10 @@ def page(
     """
     by_scale = {scale: [table for table in tables if table.scale == scale] for scale in SCALES}
     seen = [scale for scale, found in by_scale.items() if found]
-    compared = _runs(sum(curve.seeds for found in arena.values() for curve in found))
+    compared = sum(curve.seeds for found in arena.values() for curve in found)
     parts = {
-        "runs": f"{compared} in the arena, {_runs(len(full))} at the paper's sizes, {_runs(len(nano))} at nano size",
+        "runs": f"{compared or 'no'} compared runs in the arena, {_runs(len(full))} at the paper's sizes, "
+        f"{_runs(len(nano))} at nano size",
         "contents": "\n".join(f'<li><a href="#{scale}">{CONTENTS[scale]}</a></li>' for scale in seen),
         "data": _json(data_sets(full, nano, arena)),
         "tables": "\n".join(_tables(scale, by_scale[scale], pictures if scale == "arena" else EMPTY) for scale in seen),
