@@ -83,7 +83,8 @@ class NorMuon(MatrixOptimizer):
         scale = reciprocal(average(state["exp_avg_sq"], mean_squares, group["beta2"])).sqrt()
         size = 1.0 if group["adjust_lr"] == "match_rms" else mean_squares.mean(-1, keepdim=True).sqrt()
         rms = (scale.square() * mean_squares).mean(-1, keepdim=True).sqrt()
-        return Direction(dense=white * (scale * (size * reciprocal(rms))).unsqueeze(-1).to(white.dtype))
+        # In float32: the scale of a small row is beyond float16's range.
+        return Direction(dense=white * (scale * (size * reciprocal(rms))).unsqueeze(-1))
 
     @staticmethod
     def reference_update(

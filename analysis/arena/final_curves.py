@@ -8,7 +8,7 @@ from analysis.rows import style
 
 
 def arena_curves() -> dict[str, list[Curve]]:
-    """The curve of each row at its tuned point, for each cell that has runs, by the cell's title."""
+    """The curve of each row at its tuned point, for each cell, by the cell's title."""
     drawn = {}
     for spec in all_specs():
         ledger = ledger_of(spec.name)

@@ -44,9 +44,11 @@ def share(weights: list[list[Tensor]], processes: dist.ProcessGroup) -> dict[Ten
             for i, weight in enumerate(weights[processes.rank()]):
                 _reserve(Path(own, str(i)), weight.nbytes)
         dist.all_gather_object(folders, own, processes)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RuntimeError):
             for folder, tensors in zip(folders, weights, strict=True):
-                windows |= {weight: _window(Path(folder or "", str(i)), weight) for i, weight in enumerate(tensors)}
+                if folder is None:
+                    break
+                windows |= {weight: _window(Path(folder, str(i)), weight) for i, weight in enumerate(tensors)}
         opened = torch.tensor(len(windows) == sum(map(len, weights)))
         dist.all_reduce(opened, dist.ReduceOp.MIN, processes)
     if not opened:

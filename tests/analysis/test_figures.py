@@ -1,5 +1,6 @@
 """Figures and report show the numbers of the records, and equal records make equal bytes."""
 
+import base64
 import csv
 import json
 import math
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from analysis import comparison, records
+from analysis.curves import of_seeds
 from analysis.figures import all_figures
 from analysis.figures.all_figures import full_size_figures, nano_figures
 from analysis.figures.canvas import write_svgs
@@ -147,6 +149,22 @@ def test_the_report_holds_the_numbers_of_the_records(study):
         assert curve["seconds"][k] == pytest.approx(statistics.fmean(row["train_seconds"] for row in rows), rel=1e-4)
     assert "A &lt;title&gt;" in text and "<code>--plan</code>" in text
     assert re.search(r'<th scope="row"><i [^>]*></i>Alice</th><td class="number">28.7</td></tr>', text)
+
+
+def test_the_report_shows_the_curves_and_the_picture_of_an_arena(study):
+    folder, _ = study
+    runs = [records.read(folder)[f"muon_s{seed}"] for seed in (0, 1)]
+    text = page(
+        [],
+        [],
+        [Table("t", "t", "", ["method"], [["Muon"]], "arena")],
+        {"small": [of_seeds("muon", "Muon", runs)]},
+        {"front": "<svg/>"},
+    )
+    shown = data_of(text)[0]
+    assert (shown["group"], shown["title"], shown["curves"][0]["seeds"]) == ("The arena", "small", 2)
+    assert "2 compared runs in the arena" in text and '<a href="#arena">' in text
+    assert base64.b64encode(b"<svg/>").decode() in text
 
 
 def test_the_report_refers_to_nothing_outside():

@@ -87,3 +87,13 @@ def test_second_moments_of_bfloat16_weights_are_float32():
     for weight, state in optimizer.state.items():
         assert state["exp_avg"].dtype == torch.bfloat16
         assert state["exp_avg_sq"].dtype == torch.float32 and state["exp_avg_sq"].shape == weight.shape[:1]
+
+
+def test_small_rows_are_scaled_beyond_the_range_of_float16(monkeypatch):
+    """A GPU iterates in float16, where a row of 1e-5 would need a scale above its largest number."""
+    monkeypatch.setattr("optimizers.normuon.iteration_dtype", lambda *_: torch.float16)
+    weight = torch.nn.Parameter(torch.zeros(64, 8))
+    weight.grad = gradient((64, 8), 1, 0).float()
+    weight.grad[3] *= 1e-5
+    NorMuon([weight], lr=1.0).step()
+    assert weight.isfinite().all() and weight[3].square().mean().sqrt() > 0.1
