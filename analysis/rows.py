@@ -43,6 +43,7 @@ METHODS = {
     "soap": Style("SOAP", "#b03a48", DASHED),
     "apollo": Style("APOLLO", "#b4639b"),
     "normuon": Style("NorMuon", "#4b3a9e"),
+    "octave": Style("Octave", "#2f2a6b"),
     "sinkgd": Style("SinkGD", "#e07b39"),
     "scale": Style("SCALE", "#b8860b", DASHED),
     "alice_soap": Style("Alice-SOAP", "#1b7f4b", DASHED),
@@ -72,7 +73,6 @@ ABLATIONS = {
 EIGHT_BITS = {
     "muon_8bit": Style("8-bit Muon", "#a594dd", DASHED),
     "normuon_8bit": Style("8-bit NorMuon", "#8f7f9f", DASHED),
-    "normuon_8bit_last_layer_method": Style("8-bit NorMuon, lm_head too", "#2f2a6b"),
     "alice_8bit": Style("8-bit Alice", "#4dbb9d", DASHED),
 }
 

@@ -26,6 +26,7 @@ from .lion import Lion
 from .muon import Muon
 from .natural_galore import NaturalGaLore
 from .normuon import NorMuon
+from .octave import Octave
 from .racs import RACS
 from .scale import SCALE
 from .shampoo import Shampoo
@@ -58,6 +59,7 @@ __all__ = [
     "Muon",
     "NaturalGaLore",
     "NorMuon",
+    "Octave",
     "Shampoo",
     "SinkGD",
     "build",

@@ -47,6 +47,7 @@ ROWS = {
     "sinkgd": (0.02, {}),
     "scale": (0.004, {}),
     "normuon": (0.002, {}),
+    "octave": (0.002, {}),
     "adam_mini": (0.001, {}),
     "ldadam": (0.002, {"rank": 32}),
     "dion": (0.01, {"rank": 32}),

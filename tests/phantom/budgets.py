@@ -35,6 +35,7 @@ BUDGETS: dict[str, dict[str, Budget]] = {
     "muon": {"llama_60m": Budget(158, 3.85, 0.1), "llama_1_3b": Budget(770, 7.95, 0.65)},
     "natural_galore": {"llama_60m": Budget(187, 4.2, 0.41), "llama_1_3b": Budget(1210, 4.5, 0.95)},
     "normuon": {"llama_60m": Budget(220, 4.2, 0.11), "llama_1_3b": Budget(1140, 8.8, 0.65)},
+    "octave": {"llama_60m": Budget(295, 8.95, 0.19), "llama_1_3b": Budget(1290, 14.5, 0.9)},
     "racs": {"llama_60m": Budget(368, 2.48, 0.07), "llama_1_3b": Budget(2030, 5.0, 0.39)},
     "scale": {"llama_60m": Budget(103, 3.8, 0.19), "llama_1_3b": Budget(390, 2.6, 0.76)},
     "shampoo": {"llama_60m": Budget(76, 2.25, 0.13), "llama_1_3b": Budget(330, 3.1, 0.8)},
