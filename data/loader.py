@@ -1,5 +1,6 @@
 """The training rows of one process, made on a background thread. Each batch carries the state that resumes after it."""
 
+import itertools
 import logging
 import queue
 import threading
@@ -15,10 +16,12 @@ from data.data_errors import DataError
 from data.data_settings import Data
 from data.packing import ids_of_a_document, labels, pad, rows
 from data.shuffle import Cursor, Stream, StreamState
-from data.sources import training_source
+from data.sources import Document, training_source
 from data.tokenizer import Encoder
 
 logger = logging.getLogger("data")
+
+Place = tuple[Cursor, int]  # where a block starts, and the number of a document in it
 
 CLOSE_SECONDS = 10.0  # for the thread to finish its current call of the tokenizer or of a read
 
@@ -153,33 +156,36 @@ def make_batches(streams: list[Stream], encoder: Encoder, section: Data, *, rows
     sources = [_stream_rows(stream, encoder, section) for stream in streams]
     while True:
         dealt = [next(source) for _ in range(rows_per_stream) for source in sources]
-        ids, lengths = pad([row for row, _ in dealt], section.sequence_length, encoder.pad)
-        cursors = [cursor for _, cursor in dealt[-len(streams) :]]
-        yield Batch(
-            torch.from_numpy(ids).long(),
-            torch.from_numpy(labels(ids, lengths)).long(),
-            {str(stream.index): stream.state(cursor) for stream, cursor in zip(streams, cursors, strict=True)},
-        )
+        ids, lengths = pad([row for row, _, _ in dealt], section.sequence_length, encoder.pad)
+        states = {}
+        for stream, (_, (start, document), token) in zip(streams, dealt[-len(streams) :], strict=True):
+            states[str(stream.index)] = stream.state(replace(start, document=document, token=token))
+        yield Batch(torch.from_numpy(ids).long(), torch.from_numpy(labels(ids, lengths)).long(), states)
 
 
-def _stream_rows(stream: Stream, encoder: Encoder, section: Data) -> Iterator[tuple[list[int], Cursor]]:
-    """Yield (ids of a row, cursor of the stream after it)."""
-    made = rows(_documents(stream, encoder), packing=section.packing, length=section.sequence_length, eos=encoder.eos)
-    for row, cursor, token in made:
-        yield row, replace(cursor, token=token)
+def _stream_rows(stream: Stream, encoder: Encoder, section: Data) -> Iterator[tuple[list[int], Place, int]]:
+    """Yield (ids of a row, place of the document in which it ends, tokens of that document used so far)."""
+    return rows(_documents(stream, encoder), packing=section.packing, length=section.sequence_length, eos=encoder.eos)
 
 
-def _documents(stream: Stream, encoder: Encoder) -> Iterator[tuple[Cursor, int, list[int]]]:
-    """Yield (cursor before a document, tokens of it used already, ids), from the stream's cursor on."""
-    used, token, last_text_epoch = stream.cursor.document, stream.cursor.token, stream.cursor.epoch
-    for start, documents in stream.blocks():
+def _documents(stream: Stream, encoder: Encoder) -> Iterator[tuple[Place, int, list[int]]]:
+    """Yield (place of a document, tokens of it used already, ids), from the stream's cursor on."""
+    token, last_text_epoch = stream.cursor.token, stream.cursor.epoch
+    for places, ids in encoder.blocks(_blocks(stream)):
+        start, number = next(places)
         if start.epoch > last_text_epoch + 1:
             raise DataError(f"{stream}: no document gives a token; are they all empty?")
-        for number, ids in enumerate(encoder(documents[used:]), used):
-            yield replace(start, document=number), token, ids
-            token = 0
-            last_text_epoch = start.epoch if ids else last_text_epoch
-        used = token = 0
+        yield (start, number), token, ids
+        token = 0
+        last_text_epoch = start.epoch if ids else last_text_epoch
+
+
+def _blocks(stream: Stream) -> Iterator[tuple[Iterator[Place], list[Document]]]:
+    """Yield (places of documents, the documents) of each block, without those that the cursor counts as used."""
+    used = stream.cursor.document
+    for start, documents in stream.blocks():
+        yield zip(itertools.repeat(start), itertools.count(used)), documents[used:]
+        used = 0
 
 
 def _fill(batches: Iterator[Batch], ready: queue.Queue[Batch | Exception], closing: threading.Event) -> None:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -26,6 +26,10 @@ GROUP_DOCUMENTS, GROUP_CHARACTERS, THREADS = 64, 1 << 16, 8
 # Of the first piece of a text that is cut, about what a token has on average (C4 and T5: 4.3); of the pieces that
 # follow, more, so that few texts need a third.
 CHARACTERS_A_TOKEN, MORE_CHARACTERS = 4.4, 6.0
+
+Mark = TypeVar("Mark")
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 def load_tokenizer(section: Data) -> PreTrainedTokenizerBase:
@@ -144,14 +148,25 @@ class Encoder:
 
         An id at or above `vocab_size` (a sentinel of T5 that occurs in the text) becomes the unknown token.
         """
-        groups = _groups(documents, self._characters)
-        for encoded in _ahead(self._encode, groups) if _threads() > 1 else map(self._encode, groups):
+        return (ids for _, ids in self.blocks([(None, documents)]))
+
+    def blocks(self, blocks: Iterable[tuple[Mark, Iterable[Document]]]) -> Iterator[tuple[Mark, list[int]]]:
+        """Yield (mark of its block, ids) of each document of each (mark, documents), in order.
+
+        A block may be read while the one before it is encoded; an error of `blocks` comes after the ids before it.
+        """
+        groups = ((mark, group) for mark, documents in blocks for group in _groups(documents, self._characters))
+        for mark, encoded in _ahead(self._encode, groups) if _threads() > 1 else map(self._encode, groups):
             for ids in encoded:
                 if ids and max(ids) >= self.vocab_size:
                     ids = [i if i < self.vocab_size else self.tokenizer.unk_token_id for i in ids]
-                yield ids
+                yield mark, ids
 
-    def _encode(self, group: list[Document]) -> list[list[int]]:
+    def _encode(self, marked: tuple[Mark, list[Document]]) -> tuple[Mark, list[list[int]]]:
+        mark, group = marked
+        return mark, self._group(group)
+
+    def _group(self, group: list[Document]) -> list[list[int]]:
         """The ids of documents that are all texts or all ids."""
         texts = [document for document in group if isinstance(document, str)]
         if not texts:
@@ -200,13 +215,22 @@ def _groups(documents: Iterable[Document], most: int | None) -> Iterator[list[Do
         yield group
 
 
-def _ahead(
-    encode: Callable[[list[Document]], list[list[int]]], groups: Iterator[list[Document]]
-) -> Iterator[list[list[int]]]:
-    """`encode` of each group, on a thread: meanwhile this one reads the next group, and uses the last one's ids."""
+def _ahead(encode: Callable[[Given], Made], groups: Iterator[Given]) -> Iterator[Made]:
+    """`encode` of each group, on a thread: meanwhile this one reads the next group, and uses the last one's ids.
+
+    An error of `groups` comes after what was made of the groups before it.
+    """
     with ThreadPoolExecutor(1, "tokenizer") as thread:
         waiting = None
-        for group in groups:
+        while True:
+            try:
+                group = next(groups)
+            except StopIteration:
+                break
+            except Exception:
+                if waiting is not None:
+                    yield waiting.result()
+                raise
             begun = thread.submit(encode, group)
             if waiting is not None:
                 yield waiting.result()

@@ -8,6 +8,7 @@ from tokenizers.models import BPE, Unigram
 from tokenizers.trainers import UnigramTrainer
 from transformers import PreTrainedTokenizerFast
 
+from data.data_errors import DataError
 from data.packing import document_rows
 from data.prefixes import META, blank_from, words_are_apart
 from data.tokenizer import Encoder
@@ -102,6 +103,23 @@ def test_an_error_of_the_tokenizer_is_raised_whatever_the_threads(tokenizer, mon
         monkeypatch.setattr("data.tokenizer._threads", lambda threads=threads: threads)
         with pytest.raises(ZeroDivisionError):
             list(encoder(["a b"]))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_error_of_the_blocks_comes_after_the_ids_before_it(tokenizer, threads, monkeypatch):
+    """A file that breaks off must not take the rows before it along: a resume would go on after them."""
+    monkeypatch.setattr("data.tokenizer._threads", lambda: threads)
+
+    def blocks():
+        yield "first", ["a b"] * 100
+        yield "second", ["c"]
+        raise DataError("line 102 is broken")
+
+    found = []
+    with pytest.raises(DataError, match="line 102"):
+        for mark, _ in Encoder(tokenizer, VOCABULARY, MOST).blocks(blocks()):
+            found.append(mark)
+    assert found == ["first"] * 100 + ["second"]
 
 
 def test_a_tokenizer_that_drops_a_leading_blank_gets_whole_texts():
