@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from optimizers import kernels
 from optimizers.functional.limiter import reference_limit
 from optimizers.functional.moments import adam_moments, adam_moments_with_sumsq, adam_sumsq, column_sumsq
+from optimizers.functional.newton_schulz import CUBIC, QUINTIC, newton_schulz_iterations
 from optimizers.functional.residual import residual_scales
 from optimizers.functional.subspace import project_with_sumsq
 from optimizers.kernels.cpu import compiled, threads
@@ -213,3 +215,17 @@ def test_a_changed_average_is_noticed_by_autograd(form):
     versions = [tensor._version for tensor in state.values()]
     adam_moments(torch.ones(1, 2, 3), *state.values(), (0.9, 0.999), 1e-8)
     assert all(tensor._version > version for tensor, version in zip(state.values(), versions, strict=True))
+
+
+@pytest.mark.parametrize("coefficients", [QUINTIC, CUBIC])
+@pytest.mark.parametrize("shape", [(1, 5, 9), (3, 5, 9), (1, 7, 7)])
+@pytest.mark.parametrize("by_columns", [False, True])
+def test_newton_schulz_equals_its_plain_form(coefficients, shape, by_columns):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    matrix /= matrix.norm(dim=(-2, -1), keepdim=True)
+    given = matrix.mT.contiguous().mT if by_columns else matrix.clone()
+    for steps in (0, 1, 2, 5):
+        with kernels.disabled():
+            expected = newton_schulz_iterations(matrix, coefficients, steps)
+        found = newton_schulz_iterations(given.clone(), coefficients, steps)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)

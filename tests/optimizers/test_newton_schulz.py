@@ -5,6 +5,7 @@ import contextlib
 import pytest
 import torch
 
+from optimizers import kernels
 from optimizers.functional.newton_schulz import CUBIC, newton_schulz
 
 from .conftest import cuda_functions
@@ -44,5 +45,6 @@ def test_half_precision_is_padded_and_gives_the_same(widths, n, coefficients, fo
 
 
 def test_full_precision_is_left_alone(widths):
-    newton_schulz(stack(13, torch.float32), QUINTIC, 1)
+    with kernels.disabled():
+        newton_schulz(stack(13, torch.float32), QUINTIC, 1)
     assert widths == {9, 13}

@@ -13,6 +13,7 @@ REPLACEMENTS = {
         products.project,
         products.average_gram,
         products.rowwise_products,
+        products.newton_schulz_iterations,
         projected_passes.adam_moments,
         projected_passes.adam_moments_with_sumsq,
         projected_passes.adam_sumsq,

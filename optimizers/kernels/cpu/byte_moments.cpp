@@ -6,14 +6,15 @@ namespace {
 
 constexpr long BLOCK = 256;
 
-// The number of the 255 ascending boundaries that are below x. NaN is above all, as torch has it.
-template <typename T> unsigned char code(T x, const T *boundaries) {
-    if (x != x)
-        return 255;
-    long below = 0;
-    for (long half = 128; half; half /= 2)
-        below += boundaries[below + half - 1] < x ? half : 0;
-    return static_cast<unsigned char>(below);
+// codes[i]: the number of the 255 ascending boundaries that are below x[i]; NaN is above all, as torch has it. Each
+// halving is made for the whole block, because it is then done for several numbers at once.
+template <typename T> void bisect(const T *x, const T *boundaries, unsigned char *codes, long count) {
+    int below[BLOCK] = {};
+    for (int half = 128; half; half /= 2)
+        for (long i = 0; i < count; ++i)
+            below[i] += boundaries[below[i] + half - 1] >= x[i] ? 0 : half;
+    for (long i = 0; i < count; ++i)
+        codes[i] = static_cast<unsigned char>(below[i]);
 }
 
 // For blocks in [start, end) of rows of `length` numbers, counted through all rows.
@@ -30,10 +31,12 @@ void quantise(const T *numbers, const T *boundaries, unsigned char *codes, T *ma
             largest = std::max(largest, std::abs(numbers[i]));
             known &= numbers[i] == numbers[i];
         }
-        const T scale = largest == 0 ? T(1) : largest;
         maxima[block] = known ? largest : T(NAN);
-        for (long i = first; i < first + count; ++i)
-            codes[i] = code(known ? numbers[i] / scale : T(NAN), boundaries);
+        const T scale = maxima[block] == 0 ? T(1) : maxima[block];
+        T scaled[BLOCK];
+        for (long i = 0; i < count; ++i)
+            scaled[i] = numbers[first + i] / scale;
+        bisect(scaled, boundaries, codes + first, count);
     }
 }
 
