@@ -65,14 +65,19 @@ def bound(optimizer: torch.optim.Optimizer, name: str) -> float:
     return total
 
 
+def give_byte_maps() -> None:
+    """Maps of bytes on the phantom device; bitsandbytes fills its own on the host, number by number."""
+    values, boundaries = torch.empty(256, device="cuda"), torch.empty(255, device="cuda")
+    maps = {signed: ByteMap(values, boundaries, signed) for signed in (True, False)}
+    eight_bit.maps = lambda _: maps
+
+
 def count_step(name: str, model_name: str, **more: Any) -> dict[str, Any]:
     section = load([f"model={model_name}"]).config.model
     model = build_model(section, dtype=DTYPE, seed=0, device="meta")
     with device.phantom():
         device.to_phantom(model)
-        values, boundaries = torch.empty(256, device="cuda"), torch.empty(255, device="cuda")
-        maps = {signed: ByteMap(values, boundaries, signed) for signed in (True, False)}
-        eight_bit.maps = lambda _: maps  # bitsandbytes fills its own on the host
+        give_byte_maps()
         optimizer = optimizers.build(model, name, lr=0.01, **options(name, model_name), **more)
         optimizer.allocate_state()
         for parameter in model.parameters():
