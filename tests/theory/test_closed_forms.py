@@ -22,20 +22,9 @@ from .samples import (
     positive,
     power_of,
     rotation,
-    sampled_gradients,
 )
 
 SIZES = (1e-3, 1e-1, 1.0)  # distance of a perturbed member from the minimiser, in factors or in angle
-
-
-@pytest.fixture(params=[0, 1, 2])
-def gradients(request) -> Tensor:
-    return sampled_gradients(request.param)
-
-
-@pytest.fixture
-def source() -> torch.Generator:
-    return torch.Generator().manual_seed(7)
 
 
 def square_error(F: Tensor, A: Tensor) -> Tensor:

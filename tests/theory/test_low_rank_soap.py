@@ -21,16 +21,6 @@ from .test_closed_forms import SIZES, assert_projection, square_error
 RANK = 2
 
 
-@pytest.fixture(params=[0, 1, 2])
-def gradients(request) -> Tensor:
-    return sampled_gradients(request.param)
-
-
-@pytest.fixture
-def source() -> torch.Generator:
-    return torch.Generator().manual_seed(7)
-
-
 def bases(gradients: Tensor) -> tuple[Tensor, Tensor]:
     """Uf [m, m], Vf [n, n]: eigenvectors of E[G G^T] and E[G^T G], descending."""
     sides = ((gradients @ gradients.mT).mean(0), (gradients.mT @ gradients).mean(0))
