@@ -47,11 +47,12 @@ class Walk:
 def start_and_axes(entrant: Entrant, lr: float, adam_lr: float, tuning: Tuning) -> tuple[Point, list[Axis]]:
     """Where a row's tuning starts, and what it tunes. lr, adam_lr: where the row does not say."""
     point: Point = {"lr": entrant.lr or lr, "adam_lr": entrant.adam_lr or adam_lr}
-    axes = [Axis("lr", tuning.factor), Axis("adam_lr", tuning.factor)]
+    axes = []
     for setting, values in entrant.own.items():
         point[setting] = values[0]
         axes.append(Axis(setting, values=tuple(sorted(values))))
-    return point, axes
+    # A rate may take many runs; first, it would leave none for an option of few values.
+    return point, [*axes, Axis("lr", tuning.factor), Axis("adam_lr", tuning.factor)]
 
 
 def walk(start: Point, axes: list[Axis], tuning: Tuning, loss: Loss) -> Walk:

@@ -9,9 +9,9 @@ from analysis.arena.entries import Entry, arguments, due, remaining, tuning
 from analysis.arena.ledger import Ledger
 from analysis.arena.loss_curve import fit
 from analysis.arena.significance import p_value, pooled_deviation
-from analysis.arena.spec import Cell, Tuning, all_specs, read_spec
+from analysis.arena.spec import Cell, Entrant, Tuning, all_specs, read_spec
 from analysis.arena.tables import ratios, standings, tried
-from analysis.arena.walk import Axis, walk
+from analysis.arena.walk import Axis, start_and_axes, walk
 from analysis.figures.frontier import front
 from configs.schema import SettingsError, load
 
@@ -74,6 +74,14 @@ def test_a_diverged_start_is_left():
     losses = {1.0: math.inf, 2.0: math.inf, 0.5: 4.0}
     found = walk({"lr": 1.0}, [Axis("lr")], Tuning(runs=3), lambda point: losses.get(point["lr"], 5.0))
     assert found.best == {"lr": 0.5}
+
+
+def test_an_option_of_few_values_is_tried_before_the_rates():
+    """Otherwise a walk whose rates go far ends before it."""
+    point, axes = start_and_axes(Entrant(own={"momentum": [0.95, 0.9]}), 0.01, 0.02, Tuning(runs=3))
+    assert list(point) == ["lr", "adam_lr", "momentum"]
+    found = walk(point, axes, Tuning(runs=3), optimum({"lr": 64.0, "adam_lr": 64.0}))
+    assert [tried["momentum"] for tried in found.points] == [0.95, 0.9, 0.95]
 
 
 def test_values_of_an_own_option_end_where_they_end():
