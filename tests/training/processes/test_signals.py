@@ -10,12 +10,15 @@ from training.processes.signals import Interrupted, Signals
 
 @pytest.fixture
 def signals():
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores
+    # Those that nohup and a shell's background jobs ignore.
+    numbers = signal.SIGHUP, signal.SIGINT, signal.SIGQUIT
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
     signals = Signals()
     signals.catch()
     yield signals
     signals.release()
-    signal.signal(signal.SIGHUP, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_a_signal_ends_the_start_at_once(signals):
