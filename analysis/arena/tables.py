@@ -8,6 +8,7 @@ from analysis.arena.ledger import Ledger, Line, Point, ledger_of
 from analysis.arena.loss_curve import LossCurve, fit
 from analysis.arena.significance import p_value, pooled_deviation
 from analysis.arena.spec import Cell, Spec, all_specs, cells, positions_per_step
+from analysis.arena.walk import Walk
 from analysis.comparison import crossing, deviation, mean
 from analysis.records import Clock
 from analysis.rows import style
@@ -125,26 +126,40 @@ def tried(spec: Spec, ledger: Ledger) -> Table:
                 continue
             found = tuning(spec, row, cell, ledger)
             open_settings = [setting for setting in found.best if setting not in found.bracketed]
-            points = [
-                f"{' / '.join(map(_value, point.values()))}: {_tuned_loss(spec, ledger, row, cell, point)}"
-                for point in found.points
-            ]
-            if points:
+            lists = [
+                [f"{' / '.join(map(_value, point.values()))}: {_tuned_loss(spec, ledger, row, cell, point)}"
+                 for point in points]
+                for points in (found.points, _outside(spec, ledger, row, cell, found))
+            ]  # fmt: skip
+            if any(lists):
                 rows.append(
-                    [style(row).label, f"{cell.size} x {cell.batch_size}", str(len(points)), shown(found.best),
-                     " ".join(open_settings), " · ".join(points)]
+                    [style(row).label, f"{cell.size} x {cell.batch_size}", str(len(found.points)), shown(found.best),
+                     " ".join(open_settings), *(" · ".join(points) for points in lists)]
                 )  # fmt: skip
     tokens = spec.tuning.tokens
     return Table(
         f"{spec.name}_tuning",
         f"Tuning, {spec.tuning.runs} runs a row, {tokens:,} positions, seed 0",
         "Tried: values in the order of `best`, and the final loss in nats. A neighbour is better if its loss is lower "
-        f"by {spec.tuning.noise:g}. Not "
-        "bracketed: a neighbour of the best value was not tried.",
-        ["method", "cell", "runs", "best", "not bracketed", "tried"],
+        f"by {spec.tuning.noise:g}. Not bracketed: a neighbour of the best value was not tried. Not of the walk: runs "
+        "from other starts, which may have led to this one.",
+        ["method", "cell", "runs", "best", "not bracketed", "tried", "not of the walk"],
         rows,
         SCALE,
     )
+
+
+def _outside(spec: Spec, ledger: Ledger, row: str, cell: Cell, walked: Walk) -> list[Point]:
+    """The points of a row's recorded tuning runs that are not of its walk. A record sorts its settings by name."""
+    place = row, cell.size, cell.batch_size, spec.tuning.tokens, 0
+    recorded = [
+        line["point"]
+        for line in ledger.lines.values()
+        if (line["row"], line["size"], line["batch_size"], line["tokens"], line["seed"]) == place
+    ]
+    settings = walked.best
+    points = [{key: point[key] for key in settings} for point in recorded if point.keys() == settings.keys()]
+    return [point for point in points if point not in walked.points]
 
 
 def shown(point: Point) -> str:

@@ -158,6 +158,13 @@ def test_every_tuned_row_gets_equally_many_runs_and_a_row_like_another_gets_none
     assert left["tuning"] == (8, 8 * 20480) and left["final"] == (5, 5 * 40960)
     assert all(runs == 0 for runs, _ in remaining(spec, ledger, list(spec.rows)).values())
     assert [cells[2] for cells in tried(spec, ledger).rows] == ["4", "4"]
+    elsewhere = dict.fromkeys(tuning(spec, "adam", CELL, ledger).best, 1.0)
+    ledger.append(line(Entry("adam", CELL, 20480, elsewhere, 0), 3.25))
+    ledger = Ledger(ledger.path)  # whose settings are sorted by name
+    assert [(row[2], row[-1]) for row in tried(spec, ledger).rows] == [
+        ("4", " / ".join("1" for _ in elsewhere) + ": 3.2500"),
+        ("4", ""),
+    ]
     assert tuning(spec, "plain_racs", CELL, ledger).best == tuning(spec, "racs", CELL, ledger).best
 
 
@@ -184,7 +191,7 @@ def test_a_speed_up_is_not_extrapolated(spec, tmp_path):
 def test_a_diverged_run_is_a_result(spec, tmp_path):
     ledger = Ledger(tmp_path / "small.jsonl")
     counts = made(spec, ledger, lambda entry: None if entry.point["lr"] > 0.02 else loss_of(entry))
-    assert counts["tuning"] == 8 and "diverged" in tried(spec, ledger).rows[1][-1]
+    assert counts["tuning"] == 8 and "diverged" in tried(spec, ledger).rows[1][-2]
 
 
 # ---- numbers
