@@ -107,15 +107,17 @@ def test_commands_of_train_are_valid(words, monkeypatch):
 
 
 @pytest.mark.slow
-def test_sweep_plans_a_run_for_each_value():
-    (words,) = commands("scripts/sweep.sh")
+@pytest.mark.parametrize(
+    "words", [w for w in commands("scripts/sweep.sh") if "optimizer=signum" not in w], ids=" ".join
+)
+def test_sweep_plans_a_run_for_each_value(words):
     shown = subprocess.run(
         ["scripts/sweep.sh", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()
     assert len(shown) == 3
     for line in shown:
         arguments = line.split("train.py ")[1].split()
-        assert load([str(ROOT / arguments[0]), *arguments[1:]]).config.run.dir.startswith("runs/lr/racs_lr=")
+        assert load([str(ROOT / arguments[0]), *arguments[1:]]).config.run.dir.startswith(f"{words[3]}/")
 
 
 def test_snippets_of_the_readme_run(tmp_path):

@@ -2,8 +2,10 @@
 
 import json
 import math
+import re
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -218,6 +220,14 @@ def test_a_mistake_is_one_sentence(case, text, tmp_path, capsys):
     assert named in sentence
     assert "Traceback" not in captured.err
     assert case == "line" or captured.err.count("\n") == 1
+
+
+def test_help_says_how_to_call_it_and_where_the_keys_are(capsys):
+    assert train.main(["configs/quickstart.yaml", "--help"]) == 0
+    captured = capsys.readouterr()
+    assert "key=value" in captured.out and captured.err == ""
+    pages = re.findall(r"\w+/\w+\.\w+", captured.out)
+    assert len(pages) == 6 and all((Path(train.__file__).parent / page).is_file() for page in pages)
 
 
 def test_a_plan_opens_no_data(tmp_path, capsys):

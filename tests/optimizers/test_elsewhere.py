@@ -67,6 +67,34 @@ def test_destinations_with_and_without_rules(has_adapters):
     assert "model.embed_tokens.weight" in adam
 
 
+def plainly(model, optimizer, rows) -> None:
+    """Train on `rows`, every parameter in one call of `step`."""
+    for batch in rows:
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_little_memory_gives_the_weights_of_a_plain_loop_and_goes_on_from_its_file(tmp_path):
+    rows, file = batches(4), tmp_path / "saved.pt"
+    ours, plain = fresh(), fresh().bfloat16()
+    run("Little memory", model=ours, batches=rows[:2], file=file)
+    assert all(p.grad is None for p in ours.parameters())
+    other = optimizers.build(plain, "racs", lr=0.02, adam_lr=1e-2)
+    other.round_stochastically(seed=0)
+    resumed = fresh().bfloat16()
+    going_on = optimizers.build(resumed, "racs", lr=0.02, adam_lr=1e-2)
+    going_on.round_stochastically(seed=0)
+    saved = torch.load(file, weights_only=True)
+    resumed.load_state_dict(saved["model"])
+    going_on.load_state_dict(saved["optimizer"])
+    plainly(plain, other, rows[:2])
+    assert same_weights(ours, plain)
+    plainly(plain, other, rows[2:])
+    plainly(resumed, going_on, rows[2:])
+    assert same_weights(resumed, plain)
+
+
 @pytest.mark.slow
 def test_transformers_trainer_accumulates_clips_and_resumes(tmp_path):
     """bfloat16 autocast; a run that goes on from its middle ends with the bits of the one that was left alone."""
