@@ -129,4 +129,4 @@ class Apollo(ProjectedOptimizer):
 
 def _gaussian(m: int, r: int, source: torch.Generator) -> Tensor:
     """[m, r], float64: independent entries of variance 1 / r, so that P P^T is the identity on average."""
-    return torch.randn(m, r, generator=source, dtype=torch.float64) / r**0.5
+    return torch.randn(m, r, generator=source, dtype=torch.float64, device=source.device) / r**0.5

@@ -3,6 +3,7 @@
 Methods for matrices build on `matrix.MatrixOptimizer`; methods for any shape build on `BaseOptimizer` itself.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar
 
@@ -101,6 +102,9 @@ class BaseOptimizer(torch.optim.Optimizer):
         roles = ("matrix", *self.traits.roles)
         if param_group.get("role", "matrix") not in roles:
             raise ValueError(f"role must be one of {', '.join(roles)}, got {param_group['role']!r}")
+        for option in ("maximize", "amsgrad"):  # of torch's optimizers; left alone, it would be taken for obeyed
+            if param_group.get(option):
+                raise ValueError(f"{option} is no option of {type(self).__name__}")
         adam = algorithm == "adam"
         if adam:
             param_group = {**adamw.DEFAULTS, **param_group}
@@ -110,6 +114,8 @@ class BaseOptimizer(torch.optim.Optimizer):
             for parameter in group["params"]:
                 check_tensor(parameter, type(self).__name__)
                 shards.check(parameter)
+            if self.rounds:
+                self._check_rounding(group["params"])
             if adam:
                 for key in self.defaults.keys() - adamw.DEFAULTS.keys() - {"algorithm"}:
                     group.pop(key, None)
@@ -175,11 +181,13 @@ class BaseOptimizer(torch.optim.Optimizer):
         if self.state.get(parameter):
             return
         if self.owner(parameter) is None:
-            self.state[parameter] = self._new_state(shards.local(parameter), group)
+            new = self._new_state(shards.local(parameter), group)
         elif self.owns(parameter):
-            self.state[parameter] = self._new_state(shards.whole(parameter), group)
-        elif parameter not in self.state:
-            self.state[parameter] = state_dicts.plain(self.template(parameter, group))
+            new = self._new_state(shards.whole(parameter), group)
+        else:
+            new = state_dicts.plain(self.template(parameter, group))
+        if new or parameter not in self.state:  # the empty state of a stateless method stays the one that stacks know
+            self.state[parameter] = new
 
     def _new_state(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         """The state of a whole `parameter`, or of rows that are stepped by themselves, before the first step."""
@@ -188,7 +196,8 @@ class BaseOptimizer(torch.optim.Optimizer):
         state = self.allocate(parameter, group)
         if not eight_bit.is_narrow(group):
             return state
-        return eight_bit.narrowed(state, self.traits.exact, by_matrix=self.by_matrix)
+        matrices_from = max(0, parameter.ndim - 2) if self.by_matrix else None
+        return eight_bit.narrowed(state, self.traits.exact, matrices_from=matrices_from)
 
     def template(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         """The state of the whole `parameter`, on the meta device."""
@@ -209,12 +218,25 @@ class BaseOptimizer(torch.optim.Optimizer):
         self._load(state_dicts.without_shards(state_dict), torch.clone)
 
     def _load(self, state_dict: dict[str, Any], read: Callable[[Tensor], Tensor]) -> None:
+        # torch would call the hooks around its own part of loading, in which there is no tensor of state.
+        before, after = self._optimizer_load_state_dict_pre_hooks, self._optimizer_load_state_dict_post_hooks
+        for change in before.values():
+            changed = change(self, state_dict)
+            state_dict = state_dict if changed is None else changed
         state_dict = state_dicts.checked(self, state_dict)
         saved = [i for group in state_dict["param_groups"] for i in group["params"]]
-        super().load_state_dict({**state_dict, "state": {i: {} for i in state_dict["state"]}})
+        self._optimizer_load_state_dict_pre_hooks = OrderedDict()
+        self._optimizer_load_state_dict_post_hooks = OrderedDict()
+        try:
+            super().load_state_dict({**state_dict, "state": {i: {} for i in state_dict["state"]}})
+        finally:
+            self._optimizer_load_state_dict_pre_hooks = before
+            self._optimizer_load_state_dict_post_hooks = after
         for i, (parameter, group) in zip(saved, state_dicts.members(self), strict=True):
             if i in state_dict["state"]:
                 self.state[parameter] = state_dicts.placed(self, parameter, group, state_dict["state"][i], read)
+        for told in after.values():
+            told(self)
 
     def full_state_dict(self) -> dict[str, Any]:
         """The `state_dict` of one process that holds everything. With sharded parameters every process must call it;
@@ -243,6 +265,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None and p.numel() > 0]
             for parameter in parameters:
+                check_gradient(parameter, type(self).__name__)
                 self._allocated(parameter, group)
             if parameters:
                 self._step_together(group, parameters)
@@ -262,14 +285,17 @@ class BaseOptimizer(torch.optim.Optimizer):
 
         A matrix of a stack waits for the stack's last gradient. Weights and state are those of `step()` to the bit.
         `step()` after backward steps the parameters that still hold a gradient. Raises ValueError where steps are dealt
-        to several processes.
+        to several processes, and for a parameter of no group.
         """
         if self._dealers is not None:
             raise ValueError("step_parameter steps every parameter on this process; do not call deal_steps before")
         if parameter.numel() == 0:
             parameter.grad = None
             return
-        group = next(group for group in self.param_groups if any(p is parameter for p in group["params"]))
+        group = next((group for group in self.param_groups if any(p is parameter for p in group["params"])), None)
+        if group is None:
+            raise ValueError(f"a parameter of shape {tuple(parameter.shape)} is in no group of this optimizer")
+        check_gradient(parameter, type(self).__name__)
         together = self._stepped_with(parameter, group)
         if any(p.grad is None for p in together):
             return
@@ -289,7 +315,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         return [parameter]
 
     def _step_together(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
-        with ieee_products():
+        with ieee_products(parameters[0].device.type):
             if group["algorithm"] == "adam":
                 self.step_adam(group, parameters)
             elif eight_bit.is_narrow(group) and not self.by_matrix:
@@ -314,14 +340,17 @@ class BaseOptimizer(torch.optim.Optimizer):
         The draws are a function of the seed, of how often a weight was written (`state[p]["writes"]`) and of its
         position. Raises ValueError where that is not possible.
         """
-        name, parameters = type(self).__name__, self._parameters()
         if not self.traits.rounds_stochastically:
-            raise ValueError(f"stochastic_rounding is not possible with {name}")
+            raise ValueError(f"stochastic_rounding is not possible with {type(self).__name__}")
+        self._check_rounding(self._parameters())
+        self._rounding_seed = seed
+
+    @staticmethod
+    def _check_rounding(parameters: list[Tensor]) -> None:
         if any(p.dtype != torch.bfloat16 for p in parameters):
             raise ValueError("stochastic_rounding is for bfloat16 parameters, all of them")
         if any(shards.processes(p) > 1 for p in parameters):
             raise ValueError("stochastic_rounding is not possible with sharded parameters")
-        self._rounding_seed = seed
 
     @property
     def rounds(self) -> bool:
@@ -370,9 +399,23 @@ class BaseOptimizer(torch.optim.Optimizer):
         """
 
 
+def check_gradient(parameter: Tensor, optimizer: str) -> None:
+    """Raises ValueError for a gradient of a kind that no method here reads."""
+    if parameter.grad is not None and parameter.grad.layout != torch.strided:
+        raise ValueError(
+            f"{optimizer} reads dense gradients; a parameter of shape {tuple(parameter.shape)} has one of layout "
+            f"{parameter.grad.layout} (an embedding with sparse=True makes such)"
+        )
+
+
 def check_tensor(parameter: Tensor, optimizer: str) -> None:
     """Raises ValueError for a parameter of a kind that no method here steps."""
     if not parameter.is_floating_point():
         raise ValueError(f"{optimizer} steps real floating-point parameters, got one of dtype {parameter.dtype}")
+    if parameter.dtype == torch.float16:
+        raise ValueError(
+            f"{optimizer} does not step float16 parameters: squares of small gradients would be 0. Keep weights in "
+            "float32 and use autocast, or take bfloat16"
+        )
     if parameter.layout != torch.strided:
         raise ValueError(f"{optimizer} steps dense parameters, got one of layout {parameter.layout}")

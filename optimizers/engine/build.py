@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from . import partition, registry
 from .base import BaseOptimizer
 from .matrix import MatrixOptimizer
+from .options import LearningRate, declare
 
 
 def build(
@@ -36,6 +37,7 @@ def build(
     """
     cls, presets = registry.get(name)
     registry.check(name, **options)
+    declare("adam_lr", LearningRate, 1e-3).check(adam_lr)
     by = {"last_layer": last_layer or cls.traits.last_layer, "embeddings": embeddings or cls.traits.embeddings}
     for option, who in by.items():
         if who not in ("method", "adam"):

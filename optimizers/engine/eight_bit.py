@@ -46,19 +46,19 @@ def stored(keys: Iterable[str]) -> list[str]:
     return [name for key in keys for name in (key, maxima_of(key))]
 
 
-def narrowed(state: dict[str, Any], exact: tuple[str, ...], *, by_matrix: bool) -> dict[str, Any]:
+def narrowed(state: dict[str, Any], exact: tuple[str, ...], *, matrices_from: int | None) -> dict[str, Any]:
     """The new `state` of one parameter, all zero, with its moments in 8 bits but for those named in `exact`.
 
-    by_matrix: the last two dimensions of a tensor are a matrix, whose blocks are its own, and a vector stays wide;
-    else a tensor of any shape is one row of elements.
+    matrices_from: the dimensions of a tensor from this one on are of one matrix, whose blocks are its own; a vector
+    stays wide. None: a tensor of any shape is one row of elements.
     """
     held = dict(state)
     # In one order on every process: state is sent tensor by tensor.
     for key in (key for key in SIGNED if key in state and key not in exact):
         moment = state[key]
-        batch = moment.shape[:-2] if by_matrix else moment.shape[:0]
-        elements = moment.shape[len(batch) :].numel()
-        if elements >= SMALLEST and moment.dtype != torch.uint8 and (moment.ndim > 1 or not by_matrix):
+        batch, own = moment.shape[: matrices_from or 0], moment.shape[matrices_from or 0 :]
+        elements, is_matrix = own.numel(), len(own) == 2 and 1 not in own
+        if elements >= SMALLEST and moment.dtype != torch.uint8 and (is_matrix or matrices_from is None):
             held[key] = torch.zeros(moment.shape, dtype=torch.uint8, device=moment.device)
             blocks = (*batch, -(-elements // BLOCK))
             held[maxima_of(key)] = torch.zeros(blocks, dtype=torch.float32, device=moment.device)

@@ -97,9 +97,10 @@ class MatrixOptimizer(BaseOptimizer):
         stacked = group.get("stacked", False)
         dimensions = (3,) if stacked else (1, 2) if self.traits.also_steps else (2,)
         if parameter.ndim not in dimensions:
+            where = "without stacked=True" if stacked and parameter.ndim == 2 else 'with algorithm="adam"'
             raise ValueError(
                 f"{type(self).__name__} steps {'stacks of ' if stacked else ''}matrices; a parameter of shape "
-                f'{tuple(parameter.shape)} belongs in a group with algorithm="adam"'
+                f"{tuple(parameter.shape)} belongs in a group {where}"
             )
         if stacked and isinstance(parameter, DTensor):
             raise ValueError(
@@ -118,6 +119,7 @@ class MatrixOptimizer(BaseOptimizer):
     def step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         if self.traits.awaits_gradient:
             parameters = self._begun(parameters)
+        self._require_bases(group, parameters)
         if self._dealers is not None and self._sender is None:
             self._sender = SentWeights(self._owners, self._dealers)
         if here := [parameter for parameter in parameters if self._steps_here(parameter)]:
@@ -137,10 +139,23 @@ class MatrixOptimizer(BaseOptimizer):
         zero = {p for p, norm in zip(waiting, norms, strict=True) if norm == 0}
         return [p for p in parameters if p not in zero]
 
+    def _require_bases(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        """Raises NotFiniteError, on every process and before any matrix of the group is changed, where a basis is due
+        of a gradient that is not finite. No basis can be had of it, and averages would keep it."""
+        if type(self).refresh_due is MatrixOptimizer.refresh_due:
+            return
+        position = {parameter: i for i, parameter in enumerate(self._parameters())}
+        due = [p for p in parameters if self._due(self._indices(p, position), group, self._age(p) + 1)]
+        if (parameter := not_finite(due)) is not None:
+            raise NotFiniteError(
+                f"{type(self).__name__} renews its bases at this step, and a gradient of a parameter of shape "
+                f"{tuple(parameter.shape)} holds NaN or infinity: skip the step"
+            )
+
     def _step_stack(self, stack: Stack, group: dict[str, Any], refreshed: bool) -> None:
         """One step of a stack, whose bases are `refreshed` or have yet to be."""
         t, gradient = self._age(stack.parameters[0]) + 1, None
-        if not refreshed and (places := self._due(stack, group, t)):
+        if not refreshed and (places := self._due(stack.indices, group, t)):
             gradient = self._renew(stack, group, t, places)
             refreshed = True
         if not kernels.step_compiled(self, stack, group, t, accumulated=refreshed):
@@ -203,25 +218,16 @@ class MatrixOptimizer(BaseOptimizer):
 
     # ---- refreshes
 
-    def _due(self, stack: Stack, group: dict[str, Any], t: int) -> list[int]:
-        """The indices within the stack of the matrices that get new bases at step t."""
-        clocks = [refresh_clock(t, index, group.get("stagger", False)) for index in stack.indices]
+    def _due(self, indices: list[int], group: dict[str, Any], t: int) -> list[int]:
+        """Which of the matrices with these indices get new bases at step t: their places in the list."""
+        clocks = [refresh_clock(t, index, group.get("stagger", False)) for index in indices]
         return [place for place, clock in enumerate(clocks) if self.refresh_due(clock, group)]
 
     def _renew(self, stack: Stack, group: dict[str, Any], t: int, places: list[int]) -> Tensor:
         """Average the stack's gradients in, then refresh the bases of the matrices with the indices `places` in it.
-
-        Returns the gradients. Raises NotFiniteError, the stack as it was, if any is not: no basis can be had of it,
-        and the averages would keep it.
-        """
+        Returns the gradients, which are finite."""
         gradient = stack.gradient()
         assert gradient is not None, "a basis is due of a matrix that this process owns"
-        if not all_finite(gradient):
-            shape = tuple(stack.parameters[0].shape)
-            raise NotFiniteError(
-                f"{type(self).__name__} renews its bases at this step, and a gradient of a parameter of shape {shape} "
-                "holds NaN or infinity: skip the step"
-            )
         self.accumulate(gradient, stack.state, group)
         for part in evenly_spaced(places):
             sources = [generator(group.get("seed", 0), t, index) for index in stack.indices[part]]
@@ -240,7 +246,7 @@ class MatrixOptimizer(BaseOptimizer):
             return []
         due = []
         for stack in stacks:
-            if places := self._due(stack, group, self._age(stack.parameters[0]) + 1):
+            if places := self._due(stack.indices, group, self._age(stack.parameters[0]) + 1):
                 due.append((stack, places))
 
         def refresh(stack: Stack, places: list[int]) -> None:
@@ -259,19 +265,28 @@ class MatrixOptimizer(BaseOptimizer):
         same state and of one age."""
         wanted = set(parameters)
         stacks = [stack for stack in self._plans.get(id(group), []) if not wanted.isdisjoint(stack.parameters)]
-        if {p for stack in stacks for p in stack.parameters} != wanted or not all(map(self._is_intact, stacks)):
+        if {p for stack in stacks for p in stack.parameters} != wanted or not all(
+            self._is_intact(stack, group) for stack in stacks
+        ):
             stacks = self._plans[id(group)] = self._plan(group, parameters)
         return stacks
 
-    def _is_intact(self, stack: Stack) -> bool:
-        return len({self._age(parameter) for parameter in stack.parameters}) == 1 and stack.is_intact()
+    def _is_intact(self, stack: Stack, group: dict[str, Any]) -> bool:
+        """Whether a stack is still what `_stack` would make: state may be replaced, and options changed."""
+        factors = self.lr_factor(*matrix_shape(stack.parameters[0]), group), self.decay_factor(group)
+        return (
+            len({self._age(parameter) for parameter in stack.parameters}) == 1
+            and all(self.state[p] is state for p, state in zip(stack.owned, stack.states, strict=True))
+            and factors == (stack.lr_factor, stack.decay_factor)
+            and stack.is_intact()
+        )
 
     def _stepped_with(self, parameter: Tensor, group: dict[str, Any]) -> list[Tensor]:
         if group["algorithm"] == "adam":
             return [parameter]
         for stack in self._plans.get(id(group), []):
             waits = all(p.requires_grad or p is parameter for p in stack.parameters)  # for none frozen since then
-            if waits and any(p is parameter for p in stack.parameters) and self._is_intact(stack):
+            if waits and any(p is parameter for p in stack.parameters) and self._is_intact(stack, group):
                 return stack.parameters
         trainable = [p for p in group["params"] if p is parameter or (p.requires_grad and p.numel() > 0)]
         for p in trainable:
@@ -306,17 +321,22 @@ class MatrixOptimizer(BaseOptimizer):
         lists = self._alike(group, parameters, parameters[0].device.type)
         return [self._stack(members, group, position, elements) for members in lists]
 
+    @staticmethod
+    def _indices(parameter: Tensor, position: dict[Tensor, int]) -> list[int]:
+        """Of the matrix, or of each matrix of a stack in one tensor: its place among all of the optimizer."""
+        count = len(parameter) if parameter.ndim == 3 else 1
+        return [position[parameter] + len(position) * i for i in range(count)]
+
     def _stack(
         self, parameters: list[Tensor], group: dict[str, Any], position: dict[Tensor, int], elements: int
     ) -> Stack:
         owned = [parameter for parameter in parameters if self.owns(parameter)]
         rows, columns = matrix_shape(parameters[0])
-        each = range(len(parameters[0]) if parameters[0].ndim == 3 else 1)
         fields: dict[str, Any] = {
             "parameters": parameters,
             "owned": owned,
             "transposed": self.traits.transposes(rows, columns),
-            "indices": [position[parameter] + len(position) * i for parameter in owned for i in each],
+            "indices": [index for parameter in owned for index in self._indices(parameter, position)],
             "lr_factor": self.lr_factor(rows, columns, group),
             "decay_factor": self.decay_factor(group),
             "group_elements": elements,
@@ -329,9 +349,18 @@ class MatrixOptimizer(BaseOptimizer):
         return ShardedStack(**fields, exchange=Exchange(sharded, [self.owner(p) for p in sharded]))
 
 
-def all_finite(numbers: Tensor) -> bool:
-    """Whether none of `numbers` is NaN or infinite. Waits for the device, once."""
-    return bool(torch.stack(list(numbers.aminmax())).isfinite().all())
+def not_finite(parameters: list[Tensor]) -> Tensor | None:
+    """The first of `parameters` with a gradient that holds NaN or infinity, the same on every process. Waits for the
+    device, once for all parameters of one kind."""
+    kinds: dict[tuple[Any, ...], list[Tensor]] = {}
+    for parameter in parameters:
+        kinds.setdefault((parameter.device, isinstance(parameter, DTensor)), []).append(parameter)
+    for alike in kinds.values():
+        norms = whole_norms([shards.local(p.grad) for p in alike if p.grad is not None], alike)
+        for parameter, finite in zip(alike, norms.isfinite().tolist(), strict=True):
+            if not finite:
+                return parameter
+    return None
 
 
 def refresh_clock(t: int, index: int, stagger: bool) -> int:

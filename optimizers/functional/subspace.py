@@ -81,5 +81,5 @@ def keep_signs(new: Tensor, old: Tensor) -> Tensor:
 
 def unit_gaussian_columns(rows: int, columns: int, source: torch.Generator) -> Tensor:
     """[rows, columns], float64: Gaussian columns scaled to norm 1 (not orthogonal to each other)."""
-    gaussian = torch.randn(rows, columns, generator=source, dtype=torch.float64)
+    gaussian = torch.randn(rows, columns, generator=source, dtype=torch.float64, device=source.device)
     return gaussian / gaussian.norm(dim=0)

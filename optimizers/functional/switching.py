@@ -54,7 +54,7 @@ def _drawn_columns(
     if switching == "gaussian_mix":
         return torch.stack([unit_gaussian_columns(m, r - kept, source) for source in sources]).to(leading)
     if switching == "full_basis":
-        rest = torch.arange(m - r).expand(len(sources), -1)
+        rest = torch.arange(m - r, device=sources[0].device).expand(len(sources), -1)
         candidates = torch.cat([leading[..., kept:], frame.complement(rest)], -1)
         chosen = _draw(m - kept, r - kept, sources).unsqueeze(-2).expand(-1, m, -1)
         return candidates.gather(-1, chosen.to(leading.device))
@@ -64,7 +64,9 @@ def _drawn_columns(
 
 def _draw(available: int, count: int, sources: list[torch.Generator]) -> Tensor:
     """[B, count]: for each matrix, `count` of range(available) without replacement."""
-    return torch.stack([torch.randperm(available, generator=source)[:count] for source in sources])
+    return torch.stack(
+        [torch.randperm(available, generator=source, device=source.device)[:count] for source in sources]
+    )
 
 
 def reference_basis(

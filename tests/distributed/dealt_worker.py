@@ -9,11 +9,13 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 import optimizers
 from benchmarks import parallel as check
 from models.llama import build_model
-from optimizers import registry
+from optimizers import GaLore, registry
 from optimizers.parallel import host_memory
 from optimizers.parallel.dealt_steps import SentWeights
 from optimizers.parallel.tensor_messages import send_to_all
@@ -98,6 +100,35 @@ def rounded(world) -> dict:
     return {"same": same(states[True], states[False]), "equal": equal_everywhere(layout, world)}
 
 
+def refused(world, kind: str) -> dict:
+    """A gradient that holds NaN on the second process where bases are due: steps of dealt or sharded matrices."""
+    mesh = init_device_mesh("cpu", (world.count,))
+
+    def placed(whole: torch.Tensor) -> torch.Tensor:
+        return distribute_tensor(whole, mesh, [Shard(0)]) if kind == "sharded" else whole.clone()
+
+    source = torch.Generator().manual_seed(0)
+    starts, gradients = torch.randn(3, 8, 12, generator=source), torch.randn(6, 3, 8, 12, generator=source)
+    gradients[2, 1, 7, 3] = torch.nan  # steps 1, 3 and 5 are due; row 7 is the second process's
+    weights, alone = ([torch.nn.Parameter(place(start)) for start in starts] for place in (placed, torch.clone))
+    optimizer, other = (GaLore(each, lr=0.1, rank=2, update_interval=2) for each in (weights, alone))
+    if kind == "dealt":
+        optimizer.deal_steps(dist.group.WORLD)
+    stepped = 0
+    for of_step in gradients:
+        for weight, single, gradient in zip(weights, alone, of_step, strict=True):
+            weight.grad, single.grad = placed(gradient), gradient.clone()
+        try:
+            optimizer.step()
+            stepped += 1
+        except ValueError:
+            continue
+        other.step()
+    ends = [weight.full_tensor() if kind == "sharded" else weight for weight in weights]
+    right = all(torch.allclose(end, single) for end, single in zip(ends, alone, strict=True))
+    return {"stepped and right": world.all_gather(stepped, right)}
+
+
 def messages(world) -> bool:
     """Whether every process gets all that the others send: large and small, of several dtypes, in any memory order."""
 
@@ -156,6 +187,7 @@ def main(out: Path) -> None:
     world = start_world(seed=0, threads=1, deterministic=False, dtype="float32")
     names = [name for name in registry.names() if registry.get(name)[0].traits.sharding == "owner"]
     found = {"methods": {name: compare(name, world) for name in names}, "rounded": rounded(world)}
+    found["refused"] = {kind: refused(world, kind) for kind in ("dealt", "sharded")}
     found["messages"] = world.all_gather(messages(world))
     found["large"] = with_and_without_shared_memory(world, out.parent / "memory")
     if world.is_main:

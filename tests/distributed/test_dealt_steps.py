@@ -54,6 +54,12 @@ def test_stochastic_rounding_counts_the_writes_of_other_processes(found):
     assert found["rounded"] == {"same": True, "equal": True}
 
 
+@pytest.mark.parametrize("kind", ["dealt", "sharded"])
+def test_every_process_refuses_a_step_whose_bases_cannot_be_had(found, kind):
+    """Not the owner alone: the others would wait for it, or take its next message for this one."""
+    assert found["refused"][kind] == {"stepped and right": [[5, True], [5, True]]}
+
+
 def test_messages_carry_tensors_of_any_size_dtype_and_order(found):
     assert found["messages"] == [[1], [1]]
 

@@ -252,6 +252,18 @@ def test_matrices_in_one_tensor_are_those_of_a_list():
     assert largest_difference(list(experts), alone) < 1e-9
 
 
+def test_vectors_of_stacked_matrices_stay_wide():
+    """Those of all experts make a matrix together, which is none."""
+    experts, vector = torch.nn.Parameter(torch.zeros(8, 640, 16)), torch.nn.Parameter(torch.zeros(8192))
+    stacked = registry.get("normuon")[0]([{"params": [experts], "stacked": True}], state_bits=8)
+    lion = registry.get("lion")[0]([vector], state_bits=8)
+    for optimizer in (stacked, lion):
+        optimizer.allocate_state()
+    dtypes = {key: value.dtype for key, value in stacked.state[experts].items()}
+    assert dtypes == {"exp_avg": torch.uint8, "exp_avg_absmax": torch.float32, "exp_avg_sq": torch.float32}
+    assert {key: value.dtype for key, value in lion.state[vector].items()} == {"exp_avg": torch.float32}
+
+
 @pytest.mark.parametrize("name", ["muon", "adam", "alice"])
 def test_weights_round_stochastically(name):
     weights = parameters(SHAPES, torch.bfloat16)

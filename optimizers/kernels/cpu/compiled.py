@@ -19,6 +19,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,9 @@ FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-fno-math-er
 PLAIN = (Tensor, torch.nn.Parameter)  # exactly these: a subclass may hold its elements elsewhere
 C_TYPES = {torch.float32: "float", torch.float64: "double"}
 KINDS = {"p": ctypes.c_void_p, "l": ctypes.c_long, "d": ctypes.c_double}
+# A number may be a tensor of one element, as a learning rate is where torch's schedules keep it as one.
+GIVEN: dict[str, Callable[[Any], Any]] = {"p": lambda tensor: None if tensor is None else tensor.data_ptr(),
+                                          "l": int, "d": float}  # fmt: skip
 
 
 def function(source: str, name: str, signature: str, *tensors: Tensor) -> Callable[..., None] | None:
@@ -48,7 +52,7 @@ def function(source: str, name: str, signature: str, *tensors: Tensor) -> Callab
     compiled = _declared(loaded, f"{name}_{C_TYPES[dtype]}", signature)
 
     def call(*arguments: Tensor | float | None) -> None:
-        compiled(*[value.data_ptr() if isinstance(value, Tensor) else value for value in arguments])
+        compiled(*[GIVEN[letter](value) for letter, value in zip(signature, arguments, strict=True)])
 
     return call
 

@@ -16,7 +16,7 @@ def quantised(numbers: Tensor, byte_map: ByteMap) -> tuple[Tensor, Tensor]:
     quantise = compiled.function(SOURCE, "quantise", "pppplll", numbers, boundaries, maxima)
     if quantise is None or numbers.dtype != torch.float32:
         return NotImplemented
-    codes = torch.empty(count, length, dtype=torch.uint8)
+    codes = torch.empty(count, length, dtype=torch.uint8, device=numbers.device)
     threads.in_ranges(
         lambda start, end: quantise(numbers, boundaries, codes, maxima, length, start, end), maxima.numel()
     )

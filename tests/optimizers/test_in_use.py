@@ -1,0 +1,179 @@
+"""What programs do with torch's optimizers: they schedule, reset, roll back and cast. Every registered method."""
+
+import contextlib
+import copy
+
+import pytest
+import torch
+
+import optimizers
+from optimizers import registry
+from optimizers.engine.base import BaseOptimizer
+
+from .harness import gradient, largest_difference, options_of, parameters, train
+from .test_partition import llama
+
+SHAPES = [(16, 24)]  # one matrix, which C++ steps where it can
+every_optimizer = pytest.mark.parametrize("name", registry.names())
+
+
+def make(name: str, shapes=SHAPES, dtype=torch.float32, **changes) -> BaseOptimizer:
+    return registry.get(name)[0](parameters(shapes, dtype), **options_of(name, **{"lr": 0.01, **changes}))
+
+
+@every_optimizer
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_options_may_be_tensors(name, dtype):
+    """Of one element, as a learning rate is where a schedule changes it in place."""
+    plain, tensors = make(name, dtype=dtype), make(name, dtype=dtype)
+    for key, value in tensors.param_groups[0].items():
+        if key in ("lr", "weight_decay", "alpha", "alpha_c", "gamma") and isinstance(value, float):
+            tensors.param_groups[0][key] = torch.tensor(value, dtype=torch.float64)
+        elif key == "betas":
+            tensors.param_groups[0][key] = tuple(torch.tensor(beta, dtype=torch.float64) for beta in value)
+    steps = range(1, 6)
+    assert largest_difference(train(plain, steps), train(tensors, steps)) <= 1e-6
+
+
+@every_optimizer
+@pytest.mark.parametrize("shapes", [SHAPES, [(16, 24), (16, 24)]], ids=["one", "stack"])
+def test_cleared_state_begins_anew(name, shapes):
+    used = make(name, shapes)
+    weights = train(used, range(1, 4))
+    used.state.clear()
+    fresh = make(name, shapes)
+    for parameter, weight in zip(fresh.param_groups[0]["params"], weights, strict=True):
+        parameter.data.copy_(weight)
+    assert largest_difference(train(used, range(4, 8)), train(fresh, range(4, 8))) == 0
+    saved, expected = used.state_dict()["state"], fresh.state_dict()["state"]
+    for key, value in ((key, value) for i in expected for key, value in expected[i].items() if torch.is_tensor(value)):
+        assert all(torch.equal(saved[i][key], expected[i][key]) for i in expected), key
+        assert value.any()
+
+
+@every_optimizer
+def test_state_put_back_by_hand_counts(name):
+    optimizer = make(name, [(16, 24), (16, 24)])
+    train(optimizer, range(1, 4))
+    kept = [(p, p.detach().clone(), copy.deepcopy(optimizer.state[p])) for p in optimizer.param_groups[0]["params"]]
+    first = train(optimizer, range(4, 8))
+    for parameter, weight, state in kept:
+        parameter.data.copy_(weight)
+        optimizer.state[parameter] = state
+    assert largest_difference(first, train(optimizer, range(4, 8))) == 0
+
+
+@pytest.mark.parametrize("option", ["alpha", "adjust_lr_fn", "adjust_lr"])
+def test_an_option_changed_in_its_group_counts(option):
+    """Those that make a factor of the learning rate or of the decay."""
+    name, old, new = {
+        "alpha": ("sinkgd", 0.1, 0.2),
+        "adjust_lr_fn": ("muon", "original", "match_rms_adamw"),
+        "adjust_lr": ("normuon", "match_rms", "spectral"),
+    }[option]
+    changed, fresh = (make(name, [(24, 16)], weight_decay=0.5, **{option: value}) for value in (old, new))
+    train(changed, range(1, 3))
+    changed.param_groups[0][option] = new
+    fresh.load_state_dict(changed.state_dict())
+    (weight,), (other,) = (optimizer.param_groups[0]["params"] for optimizer in (changed, fresh))
+    other.data.copy_(weight)
+    assert largest_difference(train(changed, range(3, 5)), train(fresh, range(3, 5))) == 0
+
+
+@every_optimizer
+def test_a_step_is_the_same_inside_autocast_and_with_coarse_products(name):
+    """A program may allow bfloat16 for its model, by autocast or for all float32 products of a CPU."""
+    expected = train(make(name), range(1, 6))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert largest_difference(train(make(name), range(1, 6)), expected) == 0
+        assert torch.is_autocast_enabled("cpu")
+    with coarse_products():
+        assert largest_difference(train(make(name), range(1, 6)), expected) == 0
+        assert torch.get_float32_matmul_precision() == "medium"
+
+
+@contextlib.contextmanager
+def coarse_products():
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    before, kept = torch.get_float32_matmul_precision(), [backend.fp32_precision for backend in backends]
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+        for backend, precision in zip(backends, kept, strict=True):
+            backend.fp32_precision = precision
+
+
+@every_optimizer
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")], ids=str)
+def test_what_is_not_finite_is_seen_in_the_weights_or_refused(name, bad):
+    optimizer = make(name, [(16, 24), (24, 16)])
+    train(optimizer, range(1, 3))
+    for parameter in optimizer.param_groups[0]["params"]:
+        parameter.grad[3, 5] = bad
+    try:
+        optimizer.step()
+    except ValueError as error:
+        assert "holds NaN or infinity" in str(error)
+    else:
+        assert all(not p.isfinite().all() for p in optimizer.param_groups[0]["params"])
+
+
+@every_optimizer
+def test_steps_whatever_the_default_device_is(name):
+    expected, optimizer = train(make(name), range(1, 6)), make(name)
+    (weight,) = optimizer.param_groups[0]["params"]
+    for step in range(1, 6):
+        weight.grad = gradient(SHAPES[0], step, 0).to(weight.dtype)
+        with torch.device("meta"):
+            optimizer.step()
+    assert torch.equal(weight, expected[0])
+
+
+@pytest.mark.parametrize("name", ["adam", "muon", "galore"])
+def test_hooks_of_loading_see_the_state(name):
+    """The first may change it, the second finds it."""
+    optimizer, seen = make(name), []
+    train(optimizer, range(1, 4))
+    saved = optimizer.state_dict()
+
+    def halve(_, state_dict):
+        state = {i: {**held, "exp_avg": held["exp_avg"] / 2} for i, held in state_dict["state"].items()}
+        return {**state_dict, "state": state}
+
+    other = make(name)
+    other.register_load_state_dict_pre_hook(halve)
+    other.register_load_state_dict_post_hook(lambda loaded: seen.extend(loaded.state.values()))
+    for _ in range(2):  # hooks stay
+        other.load_state_dict(saved)
+    assert len(seen) == 2 and all(torch.equal(held["exp_avg"] * 2, saved["state"][0]["exp_avg"]) for held in seen)
+
+
+@pytest.mark.parametrize("name", ["adam", "racs", "lion"])
+def test_what_no_method_can_step_is_refused_with_a_sentence(name):
+    cls = registry.get(name)[0]
+    with pytest.raises(ValueError, match="does not step float16 parameters"):
+        cls([torch.nn.Parameter(torch.ones(4, 8, dtype=torch.float16))], lr=0.01)
+    with pytest.raises(ValueError, match="maximize is no option"):
+        cls([{"params": parameters(SHAPES), "maximize": True}], lr=0.01)
+    embedding = torch.nn.Embedding(10, 4, sparse=True)
+    optimizer = cls(embedding.parameters(), lr=0.01)
+    embedding(torch.tensor([1, 2])).sum().backward()
+    with pytest.raises(ValueError, match="reads dense gradients"):
+        optimizer.step()
+    with pytest.raises(ValueError, match="is in no group of this optimizer"):
+        optimizer.step_parameter(torch.nn.Parameter(torch.ones(4, 8)))
+
+
+def test_weights_rounded_stochastically_stay_the_only_kind():
+    optimizer = make("racs", dtype=torch.bfloat16)
+    optimizer.round_stochastically(seed=0)
+    with pytest.raises(ValueError, match="for bfloat16 parameters"):
+        optimizer.add_param_group({"params": parameters(SHAPES, torch.float32)})
+    assert len(optimizer.param_groups) == 1
+
+
+def test_the_rate_of_adams_part_is_refused_by_its_name():
+    with pytest.raises(ValueError, match=r"^adam_lr must be"):
+        optimizers.build(llama(), "racs", lr=0.01, adam_lr=-1.0)
