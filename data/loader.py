@@ -113,11 +113,11 @@ class TrainingData:
         if pin:
             batches = map(Batch.pinned, batches)
         arguments = (batches, self._batches, source.closing)
-        thread = threading.Thread(target=_fill, args=arguments, name="data", daemon=True)
+        self._thread = threading.Thread(target=_fill, args=arguments, name="data", daemon=True)
         self._closing = source.closing
         # Also runs when the interpreter exits, before it tears down what a thread inside the tokenizer still uses.
-        self._finalizer = weakref.finalize(self, _stop, source.closing, thread)
-        thread.start()
+        self._finalizer = weakref.finalize(self, _stop, source.closing, self._thread)
+        self._thread.start()
 
     def __iter__(self) -> "TrainingData":
         return self
@@ -139,6 +139,8 @@ class TrainingData:
             except queue.Empty:
                 if interrupted():
                     return None
+                if not self._thread.is_alive() and self._batches.empty() and not self._closing.is_set():
+                    raise RuntimeError("the thread that makes batches has ended without an error") from None
                 continue
             if isinstance(batch, Exception):
                 self.close()
@@ -196,6 +198,8 @@ def _fill(batches: Iterator[Batch], ready: queue.Queue[Batch | Exception], closi
                 return
     except Exception as error:
         _put(ready, error, closing)
+    except BaseException as error:  # such as a panic of Rust code: nobody waits for this thread's end
+        _put(ready, RuntimeError(f"{type(error).__name__}: {error}"), closing)
 
 
 def _put(ready: queue.Queue[Batch | Exception], item: Batch | Exception, closing: threading.Event) -> bool:

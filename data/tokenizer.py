@@ -26,6 +26,8 @@ GROUP_DOCUMENTS, GROUP_CHARACTERS, THREADS = 64, 1 << 16, 8
 # Of the first piece of a text that is cut, about what a token has on average (C4 and T5: 4.3); of the pieces that
 # follow, more, so that few texts need a third.
 CHARACTERS_A_TOKEN, MORE_CHARACTERS = 4.4, 6.0
+PANIC = "PanicException"  # of the library's Rust code: no Exception, and of a module that cannot be imported
+SHOWN_CHARACTERS = 40  # of a text that cannot be encoded
 
 Mark = TypeVar("Mark")
 Given = TypeVar("Given")
@@ -116,7 +118,8 @@ class Encoder:
         pad: the id that fills rows.
 
     Raises:
-        DataError: the tokenizer does not fit `vocab_size`, see `check_vocabulary`.
+        DataError: the tokenizer does not fit `vocab_size`, see `check_vocabulary`; when texts are encoded, it fails at
+            one of them.
     """
 
     def __init__(
@@ -191,6 +194,20 @@ class Encoder:
     def _ids(self, texts: list[str]) -> list[list[int]]:
         # JSON can spell half a surrogate pair, which Python has as a str but which the tokenizer refuses.
         texts = [text.encode("utf-8", "replace").decode() for text in texts]
+        try:
+            return self._call(texts)
+        except BaseException as error:
+            if isinstance(error, MemoryError) or not (isinstance(error, Exception) or type(error).__name__ == PANIC):
+                raise  # the machine's fault, or a signal
+            if len(texts) > 1:  # one by one, to name the one at fault
+                return [ids for text in texts for ids in self._ids([text])]
+            begins = "".join(texts)[:SHOWN_CHARACTERS]
+            raise DataError(
+                f"data.tokenizer cannot encode the text that begins {begins!r} ({first_line(error)}); "
+                "take another tokenizer, or take the text out"
+            ) from error
+
+    def _call(self, texts: list[str]) -> list[list[int]]:
         if self.tokenizer.is_fast:
             encodings = self._fast.encode_batch_fast(texts, add_special_tokens=False)
             return [encoding.ids for encoding in encodings]

@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 import torch
 
+from data import loader
 from data.data_errors import DataError
 from data.loader import TrainingData
 from tests.data.conftest import VOCABULARY, documents_of, make_section, steps, texts, write_shards
@@ -162,3 +163,17 @@ def test_batches_are_pinned_on_the_thread_that_makes_them(section, tokenizer, mo
     assert set(threads) == {"data"}
     assert torch.equal(moved.input_ids, plain.input_ids + 1) and torch.equal(moved.labels, plain.labels + 1)
     assert moved.stream_states == plain.stream_states
+
+
+@pytest.mark.parametrize("ending, message", [(GeneratorExit("far"), "GeneratorExit: far"), (None, "has ended")])
+def test_a_thread_that_ends_in_any_way_ends_the_run(tmp_path, tokenizer, monkeypatch, ending, message):
+    def make(*_, **__):
+        if ending is not None:
+            raise ending
+        yield from ()
+
+    monkeypatch.setattr(loader, "make_batches", make)
+    write_shards(tmp_path, texts(8), 4)
+    data = TrainingData(make_section(path=str(tmp_path)), tokenizer, vocab_size=VOCABULARY, batch_size=4)
+    with pytest.raises(RuntimeError, match=message):
+        data.next_batch(lambda: False)

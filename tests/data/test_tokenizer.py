@@ -4,11 +4,13 @@ import json
 import socket
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from data import remote
 from data.data_errors import DataError
+from data.held_out import EvaluationData
+from data.loader import TrainingData
 from data.sources import HELD_OUT, evaluation_source, training_source
 from data.tokenizer import Encoder, check_vocabulary, load_tokenizer
 from tests.data.conftest import make_section
@@ -53,6 +55,40 @@ def test_added_tokens_that_are_not_special_keep_their_ids():
     made = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")
     assert list(Encoder(made, 6)(["ab</s>abc"])) == [[0, 1, 4, 5]]
     assert list(Encoder(made, 6, special_tokens="text")(["ab<abc"])) == [[0, 1, 3, 5]]
+
+
+def unspellable() -> dict[str, tuple[Tokenizer, str, str]]:
+    """Tokenizers that fail at a text, as data errors or with a panic of their Rust code: (it, the text, the reason)."""
+    slow = Tokenizer(models.BPE(vocab={"</s>": 0, "a": 1, "x": 2}, merges=[]))
+    slow.pre_tokenizer = pre_tokenizers.Split(Regex("(x+x+)+y"), "isolated")
+    kinds = {
+        "panic": (slow, "x" * 30, "retry-limit-in-match over"),
+        "words": (Tokenizer(models.WordLevel({"</s>": 0, "a": 1})), "z", r"Missing \[UNK\] token"),
+        "unigram": (Tokenizer(models.Unigram([("</s>", 0.0), ("a", -1.0)])), "z", "`unk_id` is missing"),
+        "pieces": (Tokenizer(models.WordPiece({"</s>": 0, "a": 1}, unk_token="[UNK]")), "z", r"Missing \[UNK\] token"),
+    }
+    for kind in ("words", "pieces"):
+        kinds[kind][0].pre_tokenizer = pre_tokenizers.Whitespace()
+    return kinds
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+@pytest.mark.parametrize("kind", unspellable())
+def test_a_text_that_cannot_be_encoded_ends_a_run_with_a_sentence(tmp_path, monkeypatch, kind, threads):
+    monkeypatch.setenv("RAYON_NUM_THREADS", threads)
+    inner, text, reason = unspellable()[kind]
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")
+    (tmp_path / "a.txt").write_text("a\n" * 9 + text + "\n")
+    section = make_section(
+        path=str(tmp_path / "a.txt"), eval_path=str(tmp_path / "a.txt"), streams=1, sequence_length=2
+    )
+    message = rf"data.tokenizer cannot encode the text that begins '{text}' \(.*{reason}.*\); take another tokenizer"
+    with pytest.raises(DataError, match=message) as error:
+        for _ in TrainingData(section, made, vocab_size=3, batch_size=1):
+            pass
+    assert "\n" not in str(error.value)
+    with pytest.raises(DataError, match=message):
+        EvaluationData(section, made, vocab_size=3)
 
 
 def test_a_vocabulary_smaller_than_the_pieces_is_refused(t5_like):
