@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from configs.messages import first_line
+from configs.messages import first_line, why_not_opened
 from data.data_errors import DataError
 from data.data_settings import Data
 from data.hub import require_hub
@@ -76,9 +76,9 @@ def _default_tokenizer(section: Data) -> Path | str:
 
 def _open(location: str, name: str, local_files_only: bool) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(location, local_files_only=local_files_only)
+        return AutoTokenizer.from_pretrained(location, local_files_only=local_files_only, trust_remote_code=False)
     except Exception as error:  # the library raises a dozen types of errors for a folder without a tokenizer
-        raise DataError(f"data.tokenizer={name}: no tokenizer opens there ({first_line(error)})") from error
+        raise DataError(f"data.tokenizer={name}: no tokenizer opens there ({why_not_opened(error)})") from error
 
 
 def ordinary_pieces(tokenizer: PreTrainedTokenizerBase) -> int:

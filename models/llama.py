@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from configs.messages import first_line, one_line
+from configs.messages import first_line, why_not_opened
 from models.kernels.aligned_mlp import AlignedMLP
 from models.kernels.attention import ATTENTION, row_arguments
 from models.kernels.cross_entropy import CompiledChunk, Gradients, chunk_gradients, summed_cross_entropy
@@ -228,9 +228,9 @@ def check_saved(folder: Path, config: LlamaConfig) -> None:
     if not (folder / "config.json").is_file():
         raise ValueError(f"model.init_from: {folder} has no config.json, it is not a folder of save_pretrained")
     try:
-        saved = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        saved = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever transformers raises at a file that is not one of its own
-        raise ValueError(f"model.init_from: {folder}/config.json cannot be read: {one_line(error)}") from error
+        raise ValueError(f"model.init_from: {folder}/config.json cannot be read: {why_not_opened(error)}") from error
     if saved.model_type != "llama":
         raise ValueError(f"model.init_from: {folder} holds a {saved.model_type} model, not a llama")
     if getattr(saved, "quantization_config", None) is not None:

@@ -20,7 +20,7 @@ import yaml
 from torch import nn
 
 import optimizers
-from configs.messages import first_line
+from configs.messages import why_not_opened
 from configs.reading import SettingsError
 from configs.schema import optimizer_options
 from experiments.glue import glue_data
@@ -91,11 +91,11 @@ def load_encoder(
     kind = {"problem_type": "regression"} if task.is_regression else {}
     try:
         model = transformers.AutoModelForSequenceClassification.from_pretrained(
-            name, num_labels=task.labels, dtype=torch.float32, **kind
+            name, num_labels=task.labels, dtype=torch.float32, trust_remote_code=False, **kind
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
-        raise SettingsError(f"glue.model: {name} is no encoder that can be loaded: {first_line(error)}") from error
+        raise SettingsError(f"glue.model: {name} is no encoder that can be loaded: {why_not_opened(error)}") from error
     return model, tokenizer
 
 

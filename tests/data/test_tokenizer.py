@@ -1,6 +1,7 @@
 """The tokenizer against the model's vocabulary, and the builtin tokenizer and text."""
 
 import json
+import shutil
 import socket
 
 import pytest
@@ -12,7 +13,7 @@ from data.data_errors import DataError
 from data.held_out import EvaluationData
 from data.loader import TrainingData
 from data.sources import HELD_OUT, evaluation_source, training_source
-from data.tokenizer import Encoder, check_vocabulary, load_tokenizer
+from data.tokenizer import BUILTIN, Encoder, check_vocabulary, load_tokenizer
 from tests.data.conftest import make_section
 
 
@@ -119,6 +120,25 @@ def test_a_missing_tokenizer_is_one_sentence(tmp_path, monkeypatch):
         message = refusal("nobody/has-this-tokenizer")
     assert "cannot be reached" in message
     assert "data.tokenizer=FOLDER" in message and "data.source=builtin" in message
+
+
+def test_code_that_comes_with_a_tokenizer_is_not_run(tmp_path, monkeypatch):
+    """Nor is anyone asked about it, as transformers does by itself."""
+    monkeypatch.setattr("builtins.input", lambda _: pytest.fail("asked"))
+    folder = shutil.copytree(BUILTIN, tmp_path / "own")
+    (folder / "own.py").write_text("raise SystemExit('this is never run')")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match=r"own: no tokenizer opens there \(it comes with code of its own, which is nev"):
+        load_tokenizer(make_section(tokenizer=str(folder)))
+
+
+def test_a_folder_with_a_sentencepiece_model_alone_is_refused_with_the_whole_reason(tmp_path):
+    shutil.copy(BUILTIN / "spiece.model", tmp_path)
+    with pytest.raises(DataError, match=r"no tokenizer opens there \(.*one of: \(1\) .*\)") as error:
+        load_tokenizer(make_section(tokenizer=str(tmp_path)))
+    assert "\n" not in str(error.value)
 
 
 def test_the_builtin_tokenizer_decodes_what_it_encoded(tokenizer):

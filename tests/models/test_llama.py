@@ -219,6 +219,10 @@ def test_init_from_is_refused_with_the_reason(tmp_path):
         build(init_from=str(tmp_path / "good"), rope_theta=5e5)
     with pytest.raises(ValueError, match=r"no config\.json"):
         build(init_from=str(tmp_path))
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "config.json").write_text('{"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}')
+    with pytest.raises(ValueError, match="cannot be read: it comes with code of its own, which is never run"):
+        build(init_from=str(tmp_path / "own"))
     for weights in (tmp_path / "good").glob("*.safetensors"):
         weights.write_bytes(b"short")
     with pytest.raises(ValueError, match="cannot be read"):

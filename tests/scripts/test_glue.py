@@ -181,6 +181,9 @@ def test_a_run_that_cannot_be_made_ends_with_one_sentence(glue, made, tmp_path):
     (tmp_path / "rte" / "train.csv").write_text("sentence1,label\na,0\nb,1\n")
     assert "train.csv has no column sentence2, which rte needs" in refused("rte", "--data", str(tmp_path))
     assert refused("sst2", "--model", str(tmp_path / "none")).startswith(f"glue.model: {tmp_path}/none is no encoder")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "config.json").write_text('{"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}')
+    assert "it comes with code of its own, which is never run" in refused("sst2", "--model", str(tmp_path / "own"))
     assert refused("sst2", "glue.max_length=512").startswith("glue.max_length must be at most ")
     assert refused("sst2", "--only", "adam").startswith("--only: no run is called adam; there are adam_sst2_s0")
     with RunFolder(tmp_path / "adam_sst2_s0"):
