@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from data.data_errors import DataError
 from data.prepared import FORMAT, OFFSET, PreparedSource, tokenizer_fingerprint
 from data.sources import TextSource, evaluation_source, training_source
-from data.tokenizer import Encoder
+from data.tokenizer import Encoder, id_count
 
 if TYPE_CHECKING:
     from data.data_settings import Data
@@ -73,12 +73,13 @@ def prepare(store: Path, section: "Data", tokenizer: PreTrainedTokenizerBase) ->
     partial = store.with_name(store.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    dtype = np.dtype("<u2" if len(tokenizer) <= 1 << 16 else "<u4")
+    ids = id_count(tokenizer)
+    dtype = np.dtype("<u2" if ids <= 1 << 16 else "<u4")
     splits: dict[str, Any] = {}
     checksums: dict[str, Any] = {}
     for split, source in sources.items():
         # Ids that a model has no row for are replaced when rows are made.
-        encoder = Encoder(tokenizer, len(tokenizer), special_tokens=section.special_tokens_in_text)
+        encoder = Encoder(tokenizer, ids, special_tokens=section.special_tokens_in_text)
         splits[split], written = _write_split(partial, split, source, encoder, dtype)
         checksums |= written
     manifest = {

@@ -88,8 +88,13 @@ def ordinary_pieces(tokenizer: PreTrainedTokenizerBase) -> int:
     return 1 + max(itertools.chain(ordinary, [tokenizer.eos_token_id]))
 
 
+def id_count(tokenizer: PreTrainedTokenizerBase) -> int:
+    """1 + the largest id of a tokenizer. `len` counts pieces, which are fewer where ids are left out."""
+    return 1 + max(itertools.chain(tokenizer.get_vocab().values(), tokenizer.added_tokens_decoder))
+
+
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
-    """Raise DataError unless every ordinary piece of the tokenizer has a row in a model of `vocab_size` rows."""
+    """Raise DataError unless a model of `vocab_size` rows has one for every ordinary piece and the unknown token."""
     if tokenizer.eos_token_id is None:
         raise DataError("data.tokenizer has no end-of-sequence token to separate documents")
     pieces = ordinary_pieces(tokenizer)
@@ -98,10 +103,16 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Non
             f"data.tokenizer has {pieces} ordinary pieces, but model.vocab_size is {vocab_size}; "
             f"set model.vocab_size={pieces}, or train a smaller tokenizer with scripts/train_tokenizer.py"
         )
-    if len(tokenizer) > vocab_size and tokenizer.unk_token_id is None:
+    count, unknown = id_count(tokenizer), tokenizer.unk_token_id
+    if count > vocab_size and unknown is None:
         raise DataError(
-            f"data.tokenizer has ids up to {len(tokenizer) - 1}, model.vocab_size is {vocab_size}, and there is "
-            f"no unknown token to replace the ids above it; set model.vocab_size={len(tokenizer)}"
+            f"data.tokenizer has ids up to {count - 1}, model.vocab_size is {vocab_size}, and there is "
+            f"no unknown token to replace the ids above it; set model.vocab_size={count}"
+        )
+    if unknown is not None and unknown >= vocab_size:
+        raise DataError(
+            f"data.tokenizer has the unknown token {unknown}, for which a model of model.vocab_size={vocab_size} has "
+            f"no row; set model.vocab_size={unknown + 1}"
         )
 
 

@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from data.data_errors import DataError
 from data.held_out import EvaluationData
 from data.loader import TrainingData
 from data.preparation import prepare
-from data.prepared import verify
+from data.prepared import PreparedSource, verify
 from data.tokenizer import load_tokenizer
 from scripts.prepare_data import main
 from tests.data.conftest import VOCABULARY, make_section, steps, texts, write_shards
@@ -82,6 +84,16 @@ def test_states_and_stores_of_before_there_was_the_choice_are_read(text, store, 
         del split["held_out"], split["revision"]
     path.write_text(json.dumps(manifest))
     assert steps(store, load_tokenizer(store), 2, states=states) == whole[2:]
+
+
+def test_a_store_holds_all_ids_of_a_tokenizer_that_leaves_some_out(text, tmp_path):
+    words = {"</s>": 0, "<unk>": 1, "peace": 2, "union": 70_000}
+    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", unk_token="<unk>")
+    prepare(tmp_path / "store", text, made)
+    ids = {i for _, document in PreparedSource(str(tmp_path / "store"), "train").read(0, 0) for i in document.tolist()}
+    assert ids == {1, 2, 70_000}
 
 
 def test_a_store_is_not_overwritten(store, text, tokenizer, tmp_path):

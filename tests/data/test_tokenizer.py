@@ -97,6 +97,26 @@ def test_a_vocabulary_smaller_than_the_pieces_is_refused(t5_like):
         check_vocabulary(t5_like, 9)
 
 
+def test_an_unknown_token_without_a_row_of_the_model_is_refused():
+    """An added one comes after the pieces; text that calls for it would have had no row in the embedding."""
+    inner = Tokenizer(models.WordLevel({"</s>": 0, "a": 1}, unk_token="<unk>"))
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", unk_token="<unk>")
+    made.add_special_tokens({"additional_special_tokens": ["<x>"]})
+    with pytest.raises(DataError, match=r"unknown token 2, .* model.vocab_size=2 has no row; set model.vocab_size=3"):
+        check_vocabulary(made, 2)
+    assert list(Encoder(made, 3)(["a<x>", "a"])) == [[1, 2], [1]]
+
+
+def test_ids_that_are_left_out_are_counted():
+    inner = Tokenizer(models.WordLevel({"</s>": 0, "a": 1, "<x>": 9}))
+    inner.add_special_tokens(["<x>"])
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")
+    assert len(made) == 3
+    with pytest.raises(DataError, match=r"has ids up to 9, model.vocab_size is 3, .* set model.vocab_size=10"):
+        check_vocabulary(made, 3)
+    assert list(Encoder(made, 10)(["a", "<x>"])) == [[1], [9]]
+
+
 def test_a_tokenizer_without_end_or_unknown_token_is_refused(t5_like):
     t5_like.unk_token = None
     with pytest.raises(DataError, match="no unknown token"):
