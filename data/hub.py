@@ -8,13 +8,14 @@ README that could not be fetched for one that is not there, and then picks other
 import json
 import logging
 import posixpath
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import httpx
 from fsspec.core import has_magic
@@ -31,6 +32,9 @@ from data.remote import RETRIABLE_STATUS, fetch
 HUB_SECONDS = 20.0  # for the hub to answer at all
 CARDS = ("README.md", ".huggingface.yaml")  # where a dataset describes its configurations, the last one wins
 VALIDATION = "validation"
+# A revision has no slash that is not escaped, but for those of the hub's own references.
+FILE = re.compile(r"hf://datasets/([^/@]+)/([^/@]+)(?:@(refs/(?:convert|pr)/[^/]+|[^/]*))?/(.+)")
+PATTERN = re.compile(r"\*|\{\d+\.\.\d+\}")
 
 logger = logging.getLogger("data")
 
@@ -136,7 +140,7 @@ def _open_dataset(endpoint: str, key: str, path: str, config: str | None, prefer
     require_hub(setting, f"{key}=FOLDER (or http://...) with C4's shards")
     set_client_factory(_impatient_client)
     try:
-        at = f"/revision/{quote(asked, safe='')}" if asked else ""
+        at = f"/revision/{quote(unquote(asked), safe='')}" if asked else ""
         revision = _revision(setting, f"{endpoint}/api/datasets/{name}{at}")
         configs = _configs(name, revision)
         chosen = _config(setting, configs, config, preferred)
@@ -165,15 +169,23 @@ def _impatient_client() -> Any:
 
 
 def hub_url(key: str, entry: str) -> str:
-    """The URL of hf://datasets/OWNER/NAME[@REVISION]/PATH. Raises DataError if `entry` has another form."""
-    kind, *parts = entry.removeprefix("hf://").split("/", 3)
-    if kind != "datasets" or len(parts) != 3 or not all(parts):
+    """The URL of hf://datasets/OWNER/NAME[@REVISION]/PATH, which is one file.
+
+    Raises:
+        DataError: `entry` has another form, or is a pattern.
+    """
+    named = FILE.fullmatch(entry)
+    if not named:
         raise DataError(f"{key}={entry} is of no form that is read; write hf://datasets/OWNER/NAME[@REVISION]/PATH")
-    owner, name, path = parts
-    name, _, revision = name.partition("@")
-    return hf_hub_url(
-        f"{owner}/{name}", path, repo_type="dataset", revision=revision or None, endpoint=constants.ENDPOINT
-    )
+    owner, name, revision, path = named.groups()
+    dataset = f"{owner}/{name}"
+    if PATTERN.search(path):
+        raise DataError(
+            f"{key}={entry}: an hf:// name is one file, not a pattern; name each, or set data.source=hub "
+            f"data.path={dataset}"
+        )
+    commit = unquote(revision) if revision else None
+    return hf_hub_url(dataset, path, repo_type="dataset", revision=commit, endpoint=constants.ENDPOINT)
 
 
 def require_hub(setting: str, remedy: str) -> None:

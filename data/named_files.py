@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urljoin, urlsplit
 
 from data.data_errors import DataError
-from data.files import is_url
+from data.files import is_url, kind_of
 from data.hub import hub_url
 from data.remote import expand_url, fetch
 
@@ -77,8 +77,7 @@ def _expand(key: str, entry: str, shards: str, hub: HubName | None) -> list[str]
     if entry.startswith("hf://"):
         return [hub_url(key, entry)]
     if is_url(entry):
-        is_folder = "*" not in entry and not PurePosixPath(urlsplit(entry).path).suffix
-        return expand_url(f"{entry.rstrip('/')}/en/{shards}.*" if is_folder else entry)
+        return expand_url(f"{entry.rstrip('/')}/en/{shards}.*" if _is_mirror(entry) else entry)
     folder = Path(entry).expanduser()
     if folder.is_dir():
         pattern = f"{shards}.*.json.gz"
@@ -91,6 +90,13 @@ def _expand(key: str, entry: str, shards: str, hub: HubName | None) -> list[str]
     if hub and not glob.has_magic(entry) and entry.count("/") <= 1 and not entry.startswith((".", "~", "/")):
         return hub(key, entry)
     return _matches(str(folder))
+
+
+def _is_mirror(url: str) -> bool:
+    """Whether a URL is a folder with C4's shards. Its last part may have a dot, as c4-v1.0 has."""
+    path = urlsplit(url).path
+    suffix = PurePosixPath(path).suffix.removeprefix(".")
+    return "*" not in url and kind_of(url) is None and (not suffix or suffix.isdecimal() or path.endswith("/"))
 
 
 def _matches(pattern: str) -> list[str]:

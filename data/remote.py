@@ -48,13 +48,17 @@ class _Transient(Exception):
 
 
 class _Download:
-    """One file of a server, or its bytes from `offset` to `stop`, and how much of it has been read."""
+    """One file of a server, or its bytes from `offset` to `stop`, and how much of it has been read.
 
-    def __init__(self, url: str, offset: int = 0, stop: int | None = None) -> None:
+    `known` is another download of the same file: this one goes on with what the server has told of it.
+    """
+
+    def __init__(self, url: str, offset: int = 0, stop: int | None = None, known: "_Download | None" = None) -> None:
         self.url = url
         self.offset = offset  # of the next byte
         self.stop = stop  # None: the end of the file
-        self.size: int | None = None  # of the whole file, once the server has told it
+        self.size: int | None = known.size if known else None  # of the whole file, once the server has told it
+        self._etags: dict[str, str] = known._etags if known else {}  # of the file's content, by the host that gives it
         self.complete = False
         self.failures = 0  # since the last new byte
         self._ended_at: int | None = None  # where the last answer without a length ended
@@ -62,7 +66,8 @@ class _Download:
     def request(self, client: httpx.Client) -> Iterator[bytes]:
         """Yield the bytes from `offset` on, by one request.
 
-        Raises _Transient, httpx's errors, SourceUnavailable or, if a server cannot send parts, DataError.
+        Raises _Transient, httpx's errors, SourceUnavailable (also for another content than that of the answers before)
+        or, if a server cannot send parts, DataError.
         """
         part = "" if self.stop is None else str(self.stop - 1)
         headers = {"range": f"bytes={self.offset}-{part}"} if self.offset or part else {}
@@ -72,11 +77,12 @@ class _Download:
             if response.status_code == 416 and self.size is None:
                 self.complete, self.size = True, self.offset  # a file of unknown length that ends exactly there
                 return
+            if response.status_code == 416 and self.size is not None and self.offset < self.size:
+                raise SourceUnavailable(f"{self.url} changed while it was read ({self.size} bytes, now fewer)")
             if response.status_code == 200 and part:
                 raise DataError(f"{self.url}: the server sends whole files only, not the parts that Parquet is read in")
             skip, size = _extent(self.url, response, self.offset)
-            if self.size is not None and size is not None and size != self.size:
-                raise SourceUnavailable(f"{self.url} changed while it was read ({self.size} bytes, now {size})")
+            self._require_unchanged(response, size)
             self.size = size if self.size is None else self.size
             end = self._end()
             for chunk in response.iter_raw():
@@ -92,6 +98,16 @@ class _Download:
         # Without a length, the file is complete when two answers end at the same byte.
         self.complete = end is not None or self.offset == self._ended_at
         self._ended_at = self.offset
+
+    def _require_unchanged(self, response: httpx.Response, size: int | None) -> None:
+        """Raise SourceUnavailable if an answer is of another content than those before it."""
+        if self.size is not None and size is not None and size != self.size:
+            raise SourceUnavailable(f"{self.url} changed while it was read ({self.size} bytes, now {size})")
+        etag, host = response.headers.get("etag", ""), response.url.host  # hosts of one mirror may differ in it
+        if etag.startswith('"') and self._etags.setdefault(host, etag) != etag:  # a weak one, W/..., says less
+            raise SourceUnavailable(
+                f"{self.url} changed while it was read (its ETag was {self._etags[host]}, now {etag})"
+            )
 
     def _end(self) -> int | None:
         """The offset after the last byte that is wanted; None if it is not known yet."""
@@ -208,7 +224,8 @@ class RemoteParts(AbstractBufferedFile):
     """A file of a server that can be read from any byte, for Parquet. What is read ahead is kept by fsspec.
 
     Raises:
-        DataError, SourceUnavailable: as `fetch`; DataError also for a server that does not send parts of files.
+        DataError, SourceUnavailable: as `fetch`, of all parts together; DataError also for a server that does not send
+            parts of files.
     """
 
     def __init__(self, url: str, closing: threading.Event) -> None:
@@ -216,12 +233,13 @@ class RemoteParts(AbstractBufferedFile):
         magic = _Download(url, 0, 4)  # Parquet begins with four known bytes; the answer tells the size of the file
         for _ in _bytes(magic, self._client, closing):
             pass
+        self._magic = magic
         if magic.size is None:
             raise DataError(f"{url}: the server does not tell how long the file is, and Parquet is read from its end")
         super().__init__(None, url, block_size=PART_BYTES, size=magic.size)
 
     def _fetch_range(self, start: int, end: int) -> bytes:
-        return b"".join(_bytes(_Download(self.path, start, end), self._client, self._closing))
+        return b"".join(_bytes(_Download(self.path, start, end, self._magic), self._client, self._closing))
 
     def close(self) -> None:
         self._client.close()
@@ -250,4 +268,6 @@ def expand_url(pattern: str) -> list[str]:
     folder, name = pattern.rsplit("/", 1)
     page = b"".join(fetch(folder + "/", threading.Event())).decode("utf-8", "replace")
     links = {urljoin(folder + "/", link) for link in re.findall(r"href=[\"']?([^\"' >]+)", page)}
-    return sorted(link for link in links if fnmatchcase(unquote(link), f"{folder}/{name}"))
+    plain, name = unquote(folder) + "/", unquote(name)  # only the name is a pattern
+    inside = (link for link in links if unquote(link).startswith(plain))
+    return sorted(link for link in inside if fnmatchcase(unquote(link).removeprefix(plain), name))

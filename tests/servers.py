@@ -7,7 +7,7 @@ import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import pytest
 
@@ -17,7 +17,10 @@ class Mirror(ThreadingHTTPServer):
 
     A fault is a status code, (status code, seconds of its Retry-After), or (kind, bytes): after so many bytes of the
     answer, "reset" the connection, "stall", or end the body ("cut"; "cut silently": without a Content-Length).
+    With `etags` a file's content is told by an ETag.
     """
+
+    etags = False
 
     daemon_threads = True
 
@@ -56,7 +59,7 @@ class Answer(BaseHTTPRequestHandler):
         server.requests.append(path.name)
         server.tokens.add(self.headers.get("authorization"))
         if path.is_dir():
-            page = "".join(f'<a href="{p.name}">{p.name}</a>' for p in path.iterdir())
+            page = "".join(f'<a href="{quote(p.name)}">{p.name}</a>' for p in path.iterdir())
             return self.send(page.encode(), None)
         fault = server.fault(path.name)
         if self.refuse(fault):
@@ -88,6 +91,8 @@ class Answer(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
         if what != "cut silently":
             self.send_header("Content-Length", str(end - start))
+        if self.server.etags:
+            self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
         self.close_connection = what is not None
         self.end_headers()
         self.wfile.write(data[start:end][:byte])

@@ -3,6 +3,7 @@
 import gzip
 import json
 from pathlib import Path
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,9 +13,10 @@ from configs.schema import load
 from data import hub as hub_module
 from data import remote
 from data.data_errors import DataError, SourceUnavailable
+from data.hub import open_dataset
 from data.loader import TrainingData
 from data.preparation import prepare
-from data.sources import evaluation_source, training_source
+from data.sources import evaluation_source, files_source, training_source
 from tests.data.conftest import VOCABULARY, make_section, steps, texts
 from tests.servers import Hub, use_hub
 
@@ -113,6 +115,35 @@ def test_settings_files_read_their_layouts(hub, layout):
     else:
         assert 0 < len(evaluation) < 20 and not set(training) & set(evaluation)
         assert sorted(training + evaluation) == sorted(DOCUMENTS)
+
+
+def test_a_file_on_the_hub_may_be_of_any_revision(hub):
+    place = f"{hub.url}/datasets/o/n/resolve"
+    for written, revision, path in (
+        ("", "main", "data/a b.jsonl"),
+        ("@v1.0", "v1.0", "a.jsonl"),
+        ("@refs%2Fpr%2F1", "refs%2Fpr%2F1", "a.jsonl"),
+        ("@refs/pr/1", "refs%2Fpr%2F1", "a.jsonl"),
+        ("@refs/convert/parquet", "refs%2Fconvert%2Fparquet", "default/train/0000.parquet"),
+        ("@a%2Fb", "a%2Fb", "a[1].jsonl"),
+    ):
+        files = files_source(f"hf://datasets/o/n{written}/{path}").files
+        assert files == (f"{place}/{revision}/{quote(path)}",)
+
+
+@pytest.mark.parametrize("path", ["data/*.parquet", "data/{000..015}.jsonl"])
+def test_a_pattern_on_the_hub_is_refused(path):
+    with pytest.raises(DataError, match=r"is one file, not a pattern; name each, or set data.source=hub data.path=o/n"):
+        files_source(f"hf://datasets/o/n/{path}")
+
+
+def test_a_revision_may_be_escaped(hub):
+    revision = fineweb(hub)
+    folder = hub.folder / "fineweb0"
+    hub.datasets["HuggingFaceFW/fineweb-edu"] = {revision: folder, "v1+x": folder}
+    for written in ("v1+x", "v1%2Bx"):
+        dataset = open_dataset("data.path", f"HuggingFaceFW/fineweb-edu@{written}", "sample-10BT")
+        assert dataset.revision == revision
 
 
 def test_c4_is_its_english_configuration(hub, monkeypatch):

@@ -3,12 +3,14 @@
 import threading
 import time
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data import remote
 from data.data_errors import DataError, SourceUnavailable
 from data.loader import TrainingData
-from data.sources import evaluation_source, training_source
+from data.sources import evaluation_source, files_source, training_source
 from tests.data.conftest import VOCABULARY, make_section, steps, texts, write_shards
 from tests.servers import Mirror
 
@@ -72,6 +74,14 @@ def test_broken_parquet_over_http_is_one_sentence(mirror, content):
         list(source.read(0, 0))
 
 
+@pytest.mark.parametrize("name", ["c4-v1.0/", "c4-v1.0", "c4", "c4/"])
+def test_a_mirrors_folder_may_have_a_dot(mirror, name):
+    (mirror.folder / name.strip("/")).mkdir()
+    (mirror.folder / "en").rename(mirror.folder / name.strip("/") / "en")
+    files = training_source(make_section(source="c4", path=f"{mirror.url}/{name}")).files
+    assert files == tuple(f"{mirror.url}/{name.strip('/')}/en/{shard(n)}" for n in range(4))
+
+
 @pytest.mark.faults
 def test_a_file_of_unknown_length_is_read_to_the_end(mirror):
     mirror.faults = {shard(n): [("cut silently", 600), *[("cut silently", None)] * 3] for n in range(4)}
@@ -118,6 +128,43 @@ def test_a_shard_that_changes_while_it_is_read_is_refused(mirror):
         list(reading)
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize("mirror", [True], indirect=True, ids=["ranges"])
+def test_a_shard_of_the_same_size_that_changes_is_refused(mirror):
+    mirror.etags = True
+    path = mirror.folder / "en" / shard(0)
+    source = training_source(make_section(source="c4", path=mirror.url))
+    mirror.faults = {shard(0): [("cut", 600), ("cut", 100)]}
+    reading = remote.fetch(source.files[0], source.closing)
+    next(reading)
+    path.write_bytes(path.read_bytes()[::-1])
+    with pytest.raises(SourceUnavailable, match=r"changed while it was read \(its ETag was"):
+        list(reading)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("mirror", [True], indirect=True, ids=["ranges"])
+@pytest.mark.parametrize("etags, rows", [(False, 4000), (False, 9000), (True, 8000)])
+def test_parquet_that_changes_while_it_is_read_is_refused(mirror, monkeypatch, etags, rows):
+    """Parts of two versions would be put together: of another size, or with an ETag of the same size."""
+
+    def write(version: str, rows: int) -> None:
+        made = pa.table({"text": [f"{version} {n:06} {'peace ' * 20}" for n in range(rows)]})
+        pq.write_table(made, mirror.folder / "a.parquet", row_group_size=1000, compression="none", use_dictionary=False)
+
+    monkeypatch.setattr(remote, "PART_BYTES", 1 << 16)
+    mirror.etags = etags
+    write("old", 8000)
+    source = training_source(make_section(path=f"{mirror.url}/a.parquet"))
+    assert [text[:10] for _, text in source.read(0, 0)] == [f"old {n:06}" for n in range(8000)]
+    documents = source.read(0, 0)
+    read = [next(documents)[1][:10]]
+    write("new", rows)
+    with pytest.raises(SourceUnavailable, match=r"a.parquet changed while it was read \("):
+        read += [text[:10] for _, text in documents]
+    assert all(text.startswith("old") for text in read)
+
+
 def test_a_broken_url_is_one_sentence():
     with pytest.raises(DataError, match=r"http://host:abc/x\.jsonl is no URL"):
         list(remote.fetch("http://host:abc/x.jsonl", threading.Event()))
@@ -143,5 +190,12 @@ def test_url_patterns(mirror):
     assert remote.expand_url(f"{folder}/c4-train.*-of-00004.json.gz") == urls
     assert remote.expand_url(f"{folder}/c4-train.0*") == urls
     assert remote.expand_url(urls[2]) == [urls[2]]
+    for name, written in (("my data", "my%20data"), ("my data", "my data"), ("my[x]", "my[x]"), ("c%20d", "c%2520d")):
+        (mirror.folder / name).mkdir(exist_ok=True)
+        (mirror.folder / name / "a b.jsonl").write_text('{"text": "peace"}\n')
+        for pattern in ("*.jsonl", "a%20*.jsonl", "a b*"):
+            [url] = files_source(f"{mirror.url}/{written}/{pattern}").files
+            assert list(files_source(url).read(0, 0)) == [(1, "peace")]
+        assert remote.expand_url(f"{mirror.url}/{written}/b*") == []
     with pytest.raises(DataError, match=r"data.path=http.*: no file matches"):
         evaluation_source(make_section(source="c4", path=mirror.url))
