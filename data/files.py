@@ -153,6 +153,10 @@ def _parquet_rows(name: str, field: str, start: int, every: int, offset: int, cl
 
 def _check_text_column(name: str, field: str, file: pq.ParquetFile) -> None:
     columns = file.schema_arrow
+    if columns.names.count(field) > 1:
+        raise DataError(
+            f'{name}: {columns.names.count(field)} columns have the name "{field}"; data.text_field needs one'
+        )
     if field not in columns.names:
         found = ", ".join(columns.names) or "none"
         raise DataError(f'{name}: no column "{field}" (its columns: {found}); see data.text_field')
@@ -177,7 +181,7 @@ def _parquet_texts(file: pq.ParquetFile, field: str, start: int) -> Iterator[tup
         if first + rows > start:
             row = first
             for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=[field], use_threads=False):
-                texts = batch.column(0).to_pylist()
+                texts = batch.column(field).to_pylist()  # a field "b" of a column "a" comes along with a column "a.b"
                 yield from ((position, text) for position, text in enumerate(texts, row) if position >= start)
                 row += len(texts)
         first += rows

@@ -164,4 +164,6 @@ def _spelled(value: object) -> object:
 
 
 def _hash_of_names(files: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(PurePosixPath(name).name for name in files).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        "\n".join(PurePosixPath(name).name for name in files).encode("utf-8", "surrogateescape")
+    ).hexdigest()[:16]

@@ -106,7 +106,7 @@ class TextSource:
         )
         if self.text_field != "text":  # otherwise fingerprints stay as they were before there was the setting
             listing = (*listing, f"text_field {self.text_field}")
-        return hashlib.sha256("\n".join(listing).encode()).hexdigest()[:16]
+        return hashlib.sha256("\n".join(listing).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 Source = TextSource | PreparedSource
@@ -156,13 +156,13 @@ def evaluation_source(section: Data) -> Source:
     return _text_source(section, "data.path", "validation")
 
 
-def files_source(path: str | list[str] | None) -> TextSource:
-    """The training text of `data.source=files` with `data.path` = `path`.
+def files_source(path: str | list[str] | None, text_field: str = "text") -> TextSource:
+    """The training text of `data.source=files` with `data.path` = `path` and `data.text_field` = `text_field`.
 
     Raises:
         DataError, SourceUnavailable: as `training_source`.
     """
-    return _text_source(Data(source="files", path=path), "data.path", "train")
+    return _text_source(Data(source="files", path=path, text_field=text_field), "data.path", "train")
 
 
 def _text_source(

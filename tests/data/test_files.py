@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,6 +12,7 @@ import pytest
 from data.data_errors import DataError
 from data.held_out import EvaluationData
 from data.loader import TrainingData
+from data.preparation import prepare
 from data.sources import evaluation_source, files_source, training_source
 from tests.data.conftest import VOCABULARY, make_section, steps, texts, write_shards
 
@@ -87,6 +90,34 @@ def test_a_file_may_list_the_files(tmp_path):
         files_source(f"@{tmp_path}/list.txt")
     with pytest.raises(DataError, match=r"data.path=@missing: there is no list missing"):
         files_source("@missing")
+
+
+@pytest.mark.parametrize("order", [("meta", "meta.text"), ("meta.text", "meta")])
+def test_a_column_with_a_dot_is_no_field_of_another(tmp_path, order):
+    columns = {"meta": [{"text": "nested"}], "meta.text": ["peace"]}
+    write_parquet(tmp_path / "a.parquet", **{name: columns[name] for name in order})
+    source = files_source(str(tmp_path / "a.parquet"), "meta.text")
+    assert list(source.read(0, 0)) == [(1, "peace")]
+
+
+def test_columns_that_share_a_name_are_one_sentence(tmp_path):
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r'a.parquet: 2 columns have the name "text"; data.text_field needs one'):
+        list(files_source(str(tmp_path / "a.parquet")).read(0, 0))
+
+
+def test_names_of_files_need_not_be_utf8(tmp_path, tokenizer):
+    plain = tmp_path / "plain.jsonl"
+    plain.write_bytes(lines(DOCUMENTS))
+    odd = os.fsencode(tmp_path) + b"/caf\xe9.jsonl"
+    shutil.copy(plain, odd)
+    section = make_section(path=f"{tmp_path}/caf*.jsonl")
+    whole = steps(section, tokenizer, 6)
+    assert [made[:2] for made in whole] == [made[:2] for made in steps(make_section(path=str(plain)), tokenizer, 6)]
+    assert steps(section, tokenizer, 2, states=json.loads(json.dumps(whole[3][2]))) == whole[4:]
+    prepare(tmp_path / "store", make_section(path=section.path, eval_path=str(plain)), tokenizer)
+    assert steps(make_section(source="prepared", path=str(tmp_path / "store")), tokenizer, 6) == whole
 
 
 def test_the_text_may_have_another_name(tmp_path):
