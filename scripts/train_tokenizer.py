@@ -23,6 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     text = parser.add_mutually_exclusive_group(required=True)
     text.add_argument("--data", nargs="+", metavar="GLOB", help="files, globs or a folder with C4's shards")
+    parser.add_argument("--text-field", default="text", metavar="NAME", help="of --data, as data.text_field")
     text.add_argument("--builtin", action="store_true", help="the addresses that are not held out for evaluation")
     parser.add_argument("--vocab-size", type=int, default=4096)
     parser.add_argument(
@@ -31,8 +32,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     arguments = parser.parse_args()
     try:
-        source = training_source(Data(source="builtin")) if arguments.builtin else files_source(arguments.data)
-        texts = first_texts(source, arguments.megabytes * 1e6)
+        builtin = training_source(Data(source="builtin")) if arguments.builtin else None
+        texts = first_texts(builtin or files_source(arguments.data, arguments.text_field), arguments.megabytes * 1e6)
         write_tokenizer(train_tokenizer(texts, arguments.vocab_size), arguments.out)
     except (DataError, OSError) as error:
         return report(error, None)
