@@ -1,5 +1,6 @@
 """The `data` section of the settings. Reading it imports no library that opens data."""
 
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,7 +41,7 @@ class Data:
     sequence_length: int = setting(256, "positions a row", least=2)
     streams: int = setting(8, "sub-streams of the source; the number of processes must divide it", least=1)
     seed: int = setting(42, "seed of the order of the documents", least=0)
-    shuffle_buffer: int = setting(1000, "documents that a stream shuffles among themselves", least=1)
+    shuffle_buffer: int = setting(1000, "documents that a stream shuffles among themselves", least=1, most=sys.maxsize)
     eval_tokens: int = setting(MISSING, "targets of one evaluation", least=1)
     repeat: bool = setting(True, "start over when the text ends; false: its end is an error")
     prefetch: int = setting(4, "batches read ahead", least=1)

@@ -46,9 +46,11 @@ class EvaluationData:
             if self.targets >= section.eval_tokens:
                 break
         else:
+            no_row_is_full = section.packing and not kept
+            lower = f"data.sequence_length={length} (no row is full)" if no_row_is_full else "data.eval_tokens"
             raise DataError(
                 f"data.eval_tokens={section.eval_tokens}, but the {next(document_number)} documents of "
-                f"{source.setting} give only {self.targets} targets; lower data.eval_tokens or give more text in "
+                f"{source.setting} give only {self.targets} targets; lower {lower} or give more text in "
                 f"{'data.held_out' if source.held_out else 'data.eval_path'}"
             )
         self.input_ids, self.lengths = pad(kept, length, encoder.pad)

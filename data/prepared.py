@@ -12,6 +12,7 @@ the source: a run may change from one to the other (run.allow_config_change=true
 
 import hashlib
 import json
+import operator
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 OFFSET = np.dtype("<u8")
+SPLITS = ("train", "validation")
 
 
 class PreparedSource:
@@ -85,12 +87,31 @@ def read_manifest(folder: str | list[str] | None) -> dict[str, Any]:
         raise DataError(
             f"{path} is of format {manifest.get('format')}, this code reads format {FORMAT}; prepare it again"
         )
+    if not _is_whole(manifest):
+        raise DataError(f"{path} is damaged: entries are missing, or do not agree; prepare the data again")
     for name, expected in manifest["checksums"].items():
         file = path.with_name(name)
         size = file.stat().st_size if file.exists() else 0
         if size != expected["bytes"]:
             raise DataError(f"{file} has {size} bytes, its manifest says {expected['bytes']}; prepare the data again")
     return manifest
+
+
+def _is_whole(manifest: dict[str, Any]) -> bool:
+    """Whether all that is read of a manifest is there, of the right type, and fits the sizes of the files."""
+    checksums = manifest["checksums"]
+    try:
+        for split in SPLITS:
+            entry = manifest["splits"][split]
+            names = [file["name"] for file in entry["files"]]
+            documents = sum(operator.index(file["documents"]) for file in entry["files"])
+            sizes = (entry["tokens"] * np.dtype(manifest["dtype"]).itemsize, *[documents * OFFSET.itemsize] * 2)
+            written = tuple(checksums[f"{split}.{kind}"]["bytes"] for kind in ("ids", "ends", "positions"))
+            if written != sizes or not all(isinstance(text, str) for text in (entry["fingerprint"], *names)):
+                return False
+        return all(isinstance(expected["sha256"], str) for expected in checksums.values())
+    except (KeyError, TypeError, AttributeError):
+        return False
 
 
 def verify(folder: str) -> None:

@@ -225,6 +225,7 @@ def test_plan_flags():
         ("data=hub", "data.path is required with data.source=hub"),
         ("data.split=train", "data.split has no meaning with data.source=builtin"),
         ("data.held_out=0.1", "data.held_out has no meaning with data.source=builtin"),
+        ("data.shuffle_buffer=10000000000000000000", "data.shuffle_buffer must be at most"),
         ("data.held_out=0.6", "data.held_out must be at most 0.5"),
         ("run.name=../x", "run.name must be one plain part of a path"),
         ("run.name=..", "run.name must be one plain part of a path"),

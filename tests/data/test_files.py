@@ -266,7 +266,9 @@ def test_too_few_documents_for_evaluation(tmp_path, tokenizer):
     with pytest.raises(DataError, match=r"data.eval_tokens=1000000, but the 12 documents of .* give only \d+ targets"):
         EvaluationData(section, tokenizer, vocab_size=VOCABULARY)
     short = make_section(path=str(tmp_path), eval_tokens=10**6, packing=True, sequence_length=4096)
-    with pytest.raises(DataError, match=r"the 12 documents of .* give only 0 targets"):
+    with pytest.raises(
+        DataError, match=r"the 12 documents of .* give only 0 targets; lower data.sequence_length=4096 "
+    ):
         EvaluationData(short, tokenizer, vocab_size=VOCABULARY)
     with pytest.raises(DataError, match=r"needs data.eval_path"):
         EvaluationData(make_section(path="a.jsonl"), tokenizer, vocab_size=VOCABULARY)

@@ -131,6 +131,35 @@ def test_a_damaged_store_is_refused(store, tmp_path):
         load_tokenizer(store)
 
 
+def test_a_damaged_manifest_is_refused(store, tmp_path):
+    path = tmp_path / "store" / "manifest.json"
+    manifest = json.loads(path.read_text())
+
+    def split(**changes) -> dict:
+        return {"splits": manifest["splits"] | {"train": manifest["splits"]["train"] | changes}}
+
+    for changes in (
+        {"splits": {"train": manifest["splits"]["train"]}},
+        {"splits": []},
+        {"checksums": []},
+        {"checksums": {}},
+        {"checksums": manifest["checksums"] | {"train.ids": 5}},
+        {"dtype": "zz"},
+        {"dtype": None},
+        {"dtype": "<u4"},
+        split(fingerprint=5),
+        split(files=None),
+        split(files=[{"name": 5, "documents": 0}, *manifest["splits"]["train"]["files"]]),
+        split(files=[{"name": "a", "documents": 5}, *manifest["splits"]["train"]["files"]]),
+        split(files=[{"name": "a", "documents": "5"}]),
+    ):
+        path.write_text(json.dumps(manifest | changes))
+        with pytest.raises(DataError, match=r"manifest.json is damaged: .*; prepare the data again"):
+            verify(store.path)
+    path.write_text(json.dumps(manifest))
+    verify(store.path)
+
+
 def test_a_folder_that_is_not_a_store_is_refused(store, tokenizer, tmp_path):
     for path, message in [(None, "needs data.path"), (str(tmp_path), "is no prepared store")]:
         with pytest.raises(DataError, match=message):
