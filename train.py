@@ -133,6 +133,7 @@ def run(config: Config, world: World) -> int:
                 stream_states=trainer.restore(start.checkpoint),
                 mended=start.has_data_path(config.data.path),
                 pin=world.device.type == "cuda",
+                evaluated=held_out.files,
             )
             opened.enter_context(closing(data))
             recorder.begin()

@@ -23,6 +23,7 @@ class EvaluationData:
         input_ids: int32 array [rows, sequence_length].
         lengths: int32 array [rows], ids before the padding of each row.
         targets: positions that enter the loss, all rows.
+        files: names of the files of the source.
 
     Raises:
         DataError: too few documents for `data.eval_tokens`, and what `TrainingData` raises.
@@ -34,6 +35,7 @@ class EvaluationData:
             tokenizer, vocab_size, ids_of_a_document(section), special_tokens=section.special_tokens_in_text
         )
         source = evaluation_source(section)
+        self.files: tuple[str, ...] = source.files
         document_number = itertools.count()
         texts = (text for file in range(len(source.files)) for _, text in source.read(file, 0))
         documents = ((next(document_number), 0, ids) for ids in encoder(texts))

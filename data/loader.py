@@ -5,7 +5,7 @@ import logging
 import queue
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +16,7 @@ from data.data_errors import DataError
 from data.data_settings import Data
 from data.packing import ids_of_a_document, labels, pad, rows
 from data.shuffle import Cursor, Stream, StreamState
-from data.sources import Document, training_source
+from data.sources import Document, training_source, warn_of_shared_files
 from data.tokenizer import Encoder
 
 logger = logging.getLogger("data")
@@ -55,6 +55,7 @@ class TrainingData:
             the beginning.
         mended: `data.path` is that of the states, so files of other sizes are the same ones, mended.
         pin: batches are `pinned`, on the thread that makes them.
+        evaluated: the files of `EvaluationData`; the main process warns if one is trained on.
 
     Raises:
         DataError: by the constructor, for settings and files that cannot be right or a state of other data; by
@@ -74,6 +75,7 @@ class TrainingData:
         stream_states: dict[str, StreamState] | None = None,
         mended: bool = False,
         pin: bool = False,
+        evaluated: Iterable[str] = (),
     ) -> None:
         count = section.streams
         if batch_size % count or count % process_count:
@@ -89,6 +91,8 @@ class TrainingData:
             tokenizer, vocab_size, ids_of_a_document(section), special_tokens=section.special_tokens_in_text
         )
         source = training_source(section)
+        if process_index == 0:
+            warn_of_shared_files(source, evaluated)
         streams = [
             Stream(
                 source,

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data.data_errors import DataError
 from data.prepared import FORMAT, OFFSET, PreparedSource, tokenizer_fingerprint
-from data.sources import TextSource, evaluation_source, training_source
+from data.sources import TextSource, evaluation_source, training_source, warn_of_shared_files
 from data.tokenizer import Encoder, id_count
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def prepare(store: Path, section: "Data", tokenizer: PreTrainedTokenizerBase) ->
     if store.exists():
         raise DataError(f"{store} exists; remove it, or prepare the data somewhere else")
     sources = {"train": training_source(section), "validation": evaluation_source(section)}
+    warn_of_shared_files(sources["train"], sources["validation"].files)
     partial = store.with_name(store.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -5,9 +5,10 @@ Everything else (order, packing, state) is the same for all sources.
 """
 
 import hashlib
+import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib.util import find_spec
@@ -22,6 +23,8 @@ from data.hub import VALIDATION, HubDataset, open_dataset
 from data.named_files import named_files
 from data.prepared import PreparedSource
 from data.text_hash import is_held_out
+
+logger = logging.getLogger("data")
 
 Document = str | np.ndarray  # its text or, from a prepared store, its ids
 
@@ -154,6 +157,27 @@ def evaluation_source(section: Data) -> Source:
             "and train on the others, unless data.path is a folder with C4's shards"
         )
     return _text_source(section, "data.path", "validation")
+
+
+def warn_of_shared_files(training: Source, evaluated: Iterable[str]) -> None:
+    """Warn if a file of the training text is among those that are evaluated on, under whatever name.
+
+    It is no error: a benchmark may mean it. With `data.held_out` a document is on one side alone.
+    """
+    if isinstance(training, PreparedSource) or training.held_out is not None:
+        return
+    trained = {_resolved(name) for name in training.files}
+    if shared := [name for name in evaluated if _resolved(name) in trained]:
+        logger.warning(
+            "%s%s: trained on and evaluated on; perplexity is then one of text that was seen. Set data.eval_path to "
+            "another text, or data.held_out",
+            shared[0],
+            f" and {len(shared) - 1} more" if shared[1:] else "",
+        )
+
+
+def _resolved(name: str) -> str:
+    return name if is_url(name) else os.path.realpath(name)
 
 
 def files_source(path: str | list[str] | None, text_field: str = "text") -> TextSource:

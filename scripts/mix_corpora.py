@@ -40,7 +40,7 @@ def write(texts: list[str], folder: Path, names: list[str]) -> None:
         with (partial / name).open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
             for text in texts[shard :: len(names)]:
                 line = json.dumps({"text": text}, ensure_ascii=False) + "\n"
-                file.write(line.encode("utf-8", "backslashreplace"))  # half a surrogate pair becomes JSON's \\udXXX
+                file.write(line.encode("utf-8", "backslashreplace"))  # half a surrogate pair becomes JSON's \udXXX
     folder.mkdir(exist_ok=True)
     for name in names:
         (partial / name).replace(folder / name)

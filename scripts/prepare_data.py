@@ -4,7 +4,8 @@
     python scripts/prepare_data.py --verify STORE                            read everything, compare SHA-256
 
     python scripts/prepare_data.py c4_small data=c4 \
-        data.path='https://HOST/c4/en/c4-train.{00000..00015}-of-01024.json.gz'
+        data.path='https://HOST/c4/en/c4-train.{00000..00015}-of-01024.json.gz' \
+        data.eval_path='https://HOST/c4/en/c4-validation.00000-of-00008.json.gz'
 
 Only the settings that say which text is read and how it is tokenised matter (`data.preparation.SETTINGS`): order,
 packing and row length are chosen when the store is read, and the rows are those that the source itself would give.

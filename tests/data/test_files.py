@@ -260,6 +260,37 @@ def test_evaluation_is_the_first_documents_in_file_order(tmp_path, tokenizer, pa
         assert data.lengths.tolist() == [len(row) for row in encoded[: len(data)]]
 
 
+def test_a_file_that_is_trained_and_evaluated_on_is_warned_of(tmp_path, tokenizer, caplog):
+    for name in ("a", "b", "eval"):
+        (tmp_path / f"{name}.jsonl").write_bytes(lines(DOCUMENTS))
+    (tmp_path / "link.jsonl").symlink_to("eval.jsonl")
+    every, held_out = str(tmp_path / "*.jsonl"), str(tmp_path / "eval.jsonl")
+
+    def said(**changes) -> str:
+        caplog.clear()
+        section = make_section(**changes, eval_tokens=20)
+        evaluation = EvaluationData(section, tokenizer, vocab_size=VOCABULARY)
+        for process in (0, 1):
+            data = TrainingData(
+                section, tokenizer, vocab_size=VOCABULARY, batch_size=8, process_index=process, process_count=2,
+                evaluated=evaluation.files,
+            )  # fmt: skip
+            data.close()
+        found = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert len(found) <= 1
+        return "".join(found)
+
+    assert said(path=every, eval_path=held_out).startswith(f"{held_out}: trained on and evaluated on; ")
+    assert said(path=held_out, eval_path=str(tmp_path / "link.jsonl")).startswith(f"{tmp_path}/link.jsonl: trained")
+    assert said(source="c4", path=every).startswith(f"{tmp_path}/a.jsonl and 3 more: trained on and evaluated on; ")
+    assert said(path=str(tmp_path / "[ab].jsonl"), eval_path=held_out) == ""
+    assert said(path=every, held_out=0.5) == "" == said(source="builtin")
+    caplog.clear()
+    prepare(tmp_path / "store", make_section(path=every, eval_path=held_out), tokenizer)
+    assert f"{held_out}: trained on and evaluated on" in caplog.text
+    assert said(source="prepared", path=str(tmp_path / "store")) == ""
+
+
 def test_too_few_documents_for_evaluation(tmp_path, tokenizer):
     write_shards(tmp_path, DOCUMENTS, 1, "c4-validation.{:05d}-of-{:05d}.json.gz")
     section = make_section(path=str(tmp_path), eval_tokens=10**6)
