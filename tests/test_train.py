@@ -267,6 +267,12 @@ def test_a_cluster_that_cannot_be_is_one_sentence(flags, words, tmp_path, capsys
     assert captured.out == "" and captured.err.count("\n") == 1 and words in captured.err
 
 
+def test_a_run_on_the_text_that_it_is_evaluated_on_says_so(text, tmp_path, caplog):
+    changes = (f"data.eval_path={text}/train.jsonl", "train.steps=1")
+    assert train.main(tiny.command(text, tmp_path / "run", *changes)) == 0
+    assert f"{text}/train.jsonl: trained on and evaluated on" in caplog.text
+
+
 @pytest.mark.slow
 def test_evaluate_a_finished_run(whole_run, text, tmp_path, capsys):
     assert evaluate_script.main([str(whole_run)]) == 0
