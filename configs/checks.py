@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 
 from configs.reading import Settings, SettingsError
 from configs.sections import Config, Optimizer, optimizer_options
+from configs.user_paths import expanded
 from data.data_settings import Data
 from models.model_settings import rope_fault
 from optimizers import registry
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+
+LARGEST = 2**63 - 1  # of a whole number in torch
 
 
 def check(config: Config, settings: Settings) -> None:
@@ -36,8 +40,10 @@ def check_bounds(sections: "DataclassInstance", settings: Settings) -> None:
         for f in dataclasses.fields(values):
             key, value, bounds = f"{section.name}.{f.name}", getattr(values, f.name), f.metadata
             if isinstance(value, int | float) and not isinstance(value, bool):
-                least, most, above = bounds.get("least", value), bounds.get("most", value), bounds.get("above")
-                settings.require(math.isfinite(value), key, f"must be a finite number, got {value}")
+                most = bounds.get("most", LARGEST if isinstance(value, int) else value)
+                least, above = bounds.get("least", value), bounds.get("above")
+                finite = isinstance(value, int) or math.isfinite(value)
+                settings.require(finite, key, f"must be a finite number, got {value}")
                 settings.require(value >= least, key, f"must be at least {least}, got {value}")
                 settings.require(value <= most, key, f"must be at most {most}, got {value}")
                 settings.require(above is None or value > above, key, f"must be greater than {above}, got {value}")
@@ -78,6 +84,8 @@ def _check_paths(config: Config, settings: Settings) -> None:
         plain = name is None or (name == Path(name).name and name not in ("", ".."))
         settings.require(plain, key, f"must be one plain part of a path, got {name!r}")
     settings.require(run.dir is None or run.dir.strip() != "", "run.dir", f"must name a folder, got {run.dir!r}")
+    known = run.dir is None or not str(expanded(run.dir)).startswith("~")
+    settings.require(known, "run.dir", f"begins with the home of a user who is not known here, got {run.dir}")
     _check_text(config.data, settings)
 
 
@@ -93,6 +101,11 @@ def _check_text(data: Data, settings: Settings) -> None:
         not isinstance(data.path, list) or data.source in ("files", "c4"),
         "data.path",
         f"must be one text with {source}, got {data.path}",
+    )
+    settings.require(
+        data.path is None or data.source != "builtin",
+        "data.path",
+        f"has no meaning with {source}; data=files trains on files",
     )
     for key in ("config", "split", "eval_split"):
         settings.require(
@@ -138,6 +151,11 @@ def _check_heads(config: Config, settings: Settings) -> None:
         model.head_dim is not None or model.hidden_size % (2 * heads) == 0,
         "model.hidden_size",
         f"must be divisible by twice model.num_attention_heads {heads}, got {model.hidden_size}",
+    )
+    settings.require(
+        model.head_dim is None or model.hidden_size % heads == 0,
+        "model.hidden_size",
+        f"must be divisible by model.num_attention_heads {heads}, got {model.hidden_size}",
     )
     settings.require(
         model.head_dim is None or model.head_dim % 2 == 0,

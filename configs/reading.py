@@ -1,5 +1,7 @@
 """YAML files and `key=value` arguments, merged into one plain dict that remembers where every value was written."""
 
+import glob
+import os
 import typing
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import yaml
 
 from configs.messages import nearest, one_line
+from configs.user_paths import is_file
 from configs.yaml_values import UNREADABLE, Unread, line_numbers, problem, quoted, read_mapping, structure
 
 FOLDER = Path(__file__).resolve().parent
@@ -44,11 +47,11 @@ class Settings:
     def add_file(self, name: str) -> None:
         """Merge a settings file: relative to the current directory, or else to the folder that holds configs/."""
         path = Path(name)
-        if not path.is_file():
+        if not is_file(path):
             path = FOLDER.parent / name
-        if path.is_dir():
-            raise SettingsError(f"settings file {name} is a folder")
-        if not path.is_file():
+        if not is_file(path):
+            if os.path.isdir(path):  # noqa: PTH112  Path.is_dir raises for a long name
+                raise SettingsError(f"settings file {name} is a folder")
             picks = [f"{group}={choice}" for group in GROUPS for choice in self.choices(group) if choice == path.stem]
             files = [str(file.relative_to(FOLDER.parent)) for file in sorted(FOLDER.rglob("*.yaml"))]
             hint = f"; did you mean {picks[0]}?" if picks else nearest(name, files)
@@ -75,9 +78,10 @@ class Settings:
         base = content.pop("base", None)
         if base is not None:
             base_path = path.parent / str(base)
-            if not base_path.is_file():
-                hint = nearest(base_path.name, sorted(file.name for file in base_path.parent.glob("*.yaml")))
-                raise SettingsError(f"{shown} line {lines['base']}: base {base} does not exist{hint}")
+            if not is_file(base_path):
+                files = glob.glob("*.yaml", root_dir=base_path.parent)  # noqa: PTH207  Path.glob raises for a long name
+                hint = nearest(base_path.name, sorted(files))
+                raise SettingsError(f"{_origin(shown, lines, 'base')}base {base} does not exist{hint}")
             self._merge_file(base_path, shown=str(Path(shown).parent / str(base)), opened=(*opened, path.resolve()))
         self._merge(content, lines, shown)
 

@@ -14,10 +14,8 @@ alice, rank: 64}`): it replaces the whole section. On the command line groups ar
 to itself.
 """
 
-import os
 import typing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -28,6 +26,7 @@ from configs.identity import flatten
 from configs.messages import first_line, nearest
 from configs.reading import GROUPS, Settings, SettingsError, value_of
 from configs.sections import Config, Optimizer, optimizer_options, optimizer_section
+from configs.user_paths import expanded, is_file
 from data.data_settings import Data
 from models.model_settings import Model
 from optimizers import registry
@@ -80,7 +79,7 @@ def load(argv: list[str]) -> Invocation:
             planned[flag] = value
         elif argument.startswith("-"):
             raise SettingsError(f"unknown flag {argument}; usage: {USAGE}")
-        elif "=" in argument and not os.path.isfile(argument):  # noqa: PTH113  Path.is_file raises for a long one
+        elif "=" in argument and not is_file(argument):
             overrides.append(argument)
         else:
             files.append(argument)
@@ -107,7 +106,7 @@ def build(settings: Settings) -> Config:
     if config.optimizer.adam_lr is None:
         config.optimizer.adam_lr = ADAM_LR.get(config.model.name, 0.001)
     config.run.name = config.run.name or f"{config.model.name}_{config.optimizer.name}_s{config.run.seed}"
-    config.run.dir = str(Path(config.run.dir or f"runs/{config.run.name}").expanduser())
+    config.run.dir = str(expanded(config.run.dir or f"runs/{config.run.name}"))
     return config
 
 
@@ -163,7 +162,7 @@ def _fill(schema: DictConfig, settings: Settings) -> None:
             value = value_of(value, hint, key)
             try:
                 OmegaConf.update(node, name, value, merge=False)
-            except OmegaConfBaseException as error:
+            except (OmegaConfBaseException, OverflowError) as error:  # a whole number too large for a float
                 raise SettingsError(f"{where}{key} must be {_expected(hint)}, got {value!r}") from error
 
     fill(schema, settings.values, "")

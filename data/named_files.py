@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from urllib.parse import urljoin, urlsplit
 
+from configs.user_paths import expanded
 from data.data_errors import DataError
 from data.files import is_url, kind_of
 from data.hub import hub_url
@@ -44,7 +45,7 @@ def named_files(key: str, path: str | list[str], shards: str, hub: HubName | Non
 
 
 def _exists(path: str) -> bool:
-    return os.path.exists(os.path.expanduser(path))  # noqa: PTH110, PTH111  Path.exists raises for a long text
+    return os.path.exists(expanded(path))  # noqa: PTH110  Path.exists raises for a long text
 
 
 def _entries(path: str | list[str]) -> list[str]:
@@ -62,14 +63,14 @@ def _lines(key: str, name: str) -> list[str]:
     if is_url(name):
         content = b"".join(fetch(name, threading.Event()))
     elif _exists(name):
-        content = Path(name).expanduser().read_bytes()
+        content = expanded(name).read_bytes()
     else:
         raise DataError(f"{key}=@{name}: there is no list {name}")
     lines = [line.strip() for line in content.decode("utf-8-sig", "replace").splitlines() if line.strip()]
     if is_url(name):
         return [line if line.startswith("hf://") else urljoin(name, line) for line in lines]
-    folder = Path(name).expanduser().parent
-    return [line if "://" in line else str(folder / Path(line).expanduser()) for line in lines]
+    folder = expanded(name).parent
+    return [line if "://" in line else str(folder / expanded(line)) for line in lines]
 
 
 def _expand(key: str, entry: str, shards: str, hub: HubName | None) -> list[str]:
@@ -78,7 +79,7 @@ def _expand(key: str, entry: str, shards: str, hub: HubName | None) -> list[str]
         return [hub_url(key, entry)]
     if is_url(entry):
         return expand_url(f"{entry.rstrip('/')}/en/{shards}.*" if _is_mirror(entry) else entry)
-    folder = Path(entry).expanduser()
+    folder = expanded(entry)
     if folder.is_dir():
         pattern = f"{shards}.*.json.gz"
         found = sorted(folder.glob(f"en/{pattern}")) or sorted(folder.glob(pattern))
@@ -101,7 +102,7 @@ def _is_mirror(url: str) -> bool:
 
 def _matches(pattern: str) -> list[str]:
     """The files that a local glob matches, sorted. Brackets in the name of a folder that is there are plain."""
-    path = Path(pattern).expanduser()
+    path = expanded(pattern)
     folder = next((parent for parent in path.parents if glob.has_magic(str(parent)) and parent.is_dir()), None)
     escaped = str(path) if folder is None else str(Path(glob.escape(str(folder)), path.relative_to(folder)))
     matches = glob.glob(escaped, recursive=True)  # noqa: PTH207  Path.glob takes no absolute pattern

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from configs.user_paths import expanded
 from data.data_errors import DataError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def store_folder(path: str | list[str] | None) -> Path:
     """The folder that `data.path` names. Raises DataError if it names none."""
     if not path or isinstance(path, list):
         raise DataError("data.source=prepared needs data.path: a folder made by scripts/prepare_data.py")
-    return Path(path).expanduser()
+    return expanded(path)
 
 
 def read_manifest(folder: str | list[str] | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from configs.messages import first_line, why_not_opened
+from configs.user_paths import expanded
 from data.data_errors import DataError
 from data.data_settings import Data
 from data.hub import require_hub
@@ -53,7 +54,7 @@ def load_tokenizer(section: Data) -> PreTrainedTokenizerBase:
 def _load(name: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer in the folder or with the hub name `name`."""
     name = str(name)
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         return _open(str(folder), name, local_files_only=True)
     if folder.is_file() or folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:

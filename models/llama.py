@@ -19,6 +19,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from configs.messages import first_line, why_not_opened
+from configs.user_paths import expanded, is_file
 from models.kernels.aligned_mlp import AlignedMLP
 from models.kernels.attention import ATTENTION, row_arguments
 from models.kernels.cross_entropy import CompiledChunk, Gradients, chunk_gradients, summed_cross_entropy
@@ -168,7 +169,7 @@ def build_model(
         ValueError: `section.init_from` is not a saved model of these sizes.
     """
     config = llama_config(section)
-    saved = None if section.init_from is None else Path(section.init_from).expanduser()
+    saved = None if section.init_from is None else expanded(section.init_from)
     if saved is not None:
         check_saved(saved, config)
     with torch.device("meta"):
@@ -219,13 +220,13 @@ def drawn_weights(model: LlamaForCausalLM, seed: int) -> Iterator[Tensor]:
 def saved_weights(section: Model, dtype: torch.dtype) -> list[Tensor]:
     """The weight of each parameter, in order, as saved in `section.init_from`. Raises ValueError as `load_saved`."""
     assert section.init_from is not None
-    model = load_saved(Path(section.init_from).expanduser(), llama_config(section), dtype)
+    model = load_saved(expanded(section.init_from), llama_config(section), dtype)
     return [parameter.detach() for parameter in model.parameters()]
 
 
 def check_saved(folder: Path, config: LlamaConfig) -> None:
     """Raise ValueError unless `folder` was written by `save_pretrained` for the architecture of `config`."""
-    if not (folder / "config.json").is_file():
+    if not is_file(folder / "config.json"):
         raise ValueError(f"model.init_from: {folder} has no config.json, it is not a folder of save_pretrained")
     try:
         saved = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

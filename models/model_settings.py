@@ -1,6 +1,6 @@
 """The `model` section of the settings. Reading it imports neither torch nor transformers."""
 
-import math
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,6 @@ def rope_fault(scaling: dict[str, Any]) -> str | None:
         )
     for key in sorted(given):
         number = isinstance(scaling[key], int | float) and not isinstance(scaling[key], bool)
-        if not number or not 0 < scaling[key] < math.inf:
+        if not number or not 0 < scaling[key] <= sys.float_info.max:
             return f"must have a finite number above 0 as its {key}, got {scaling[key]!r}"
     return None

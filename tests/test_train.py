@@ -205,6 +205,13 @@ BAD = {
     "vocabulary": ("model.vocab_size=1000", "model.vocab_size"),
     "model folder": ("model.init_from=/nowhere", "model.init_from"),
     "reference": ("run.reference=/nowhere", "run.reference"),
+    "model folder of no user": ("model.init_from=~nobody-here/model", "model.init_from: ~nobody-here/model"),
+    "reference of no user": ("run.reference=~nobody-here/run", "run.reference: cannot read ~nobody-here/run"),
+    "data of no user": ("data.path=~nobody-here/a.jsonl", "~nobody-here/a.jsonl: no file matches"),
+    "list of no user": ("data.path=@~nobody-here/list", "there is no list ~nobody-here/list"),
+    "tokenizer of no user": ("data.tokenizer=~nobody-here/model", "data.tokenizer=~nobody-here/model: no such folder"),
+    "long model folder": (f"model.init_from={'a' * 300}", "has no config.json"),
+    "long reference": (f"run.reference={'a' * 300}", "run.reference: cannot read"),
     "folder": ("run.dir=/proc/run", "run.dir"),
     "line": (broken_line, "broken.jsonl, line 71"),
 }

@@ -8,7 +8,7 @@ def lr_factor(step: int, *, steps: int, warmup_fraction: float, final_fraction: 
 
     Linear warm-up over the first `warmup_fraction` of the steps, then a half cosine that reaches `final_fraction` at
     the last update. With `first_lr_zero` every update has the factor of the update before it, and update 1 has 0, as in
-    GaLore's `torchrun_main.py`.
+    GaLore's `torchrun_main.py`; where there is no warm-up, update 1 has 1, as there.
     """
     at = step - 1 if first_lr_zero else step
     warmup = round(warmup_fraction * steps)

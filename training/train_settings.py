@@ -23,7 +23,7 @@ class Run:
 class Schedule:
     warmup_fraction: float = setting(0.1, "share of the steps with rising learning rate", least=0, most=1)
     final_fraction: float = setting(0.1, "learning rate at the end of the cosine, over its peak", least=0, most=1)
-    first_lr_zero: bool = setting(False, "the first update has learning rate 0, as in GaLore's code")
+    first_lr_zero: bool = setting(False, "the warm-up begins at 0, at its first update, as in GaLore's code")
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Train:
     log_every: int = setting(1, "steps between rows of metrics.jsonl", least=1)
     galore_batch_size: int = setting(256, "rows of a batch in galore_perplexity", least=1)
     clip_grad_norm: float | None = setting(None, "largest global gradient norm; null: no clipping", above=0)
-    threads: int | None = setting(None, "CPU threads of torch; null: torch's choice", least=1)
+    threads: int | None = setting(None, "CPU threads of torch; null: torch's choice", least=1, most=4096)
     dtype: Literal["float32", "bfloat16"] = setting("float32", "dtype of weights and matrix states")
     tf32: bool = setting(False, "a float32 model's products in TF32 on CUDA: faster, 11 bits; not the optimizer's")
     stochastic_rounding: bool = setting(False, "round bfloat16 weights up or down at random, without bias")

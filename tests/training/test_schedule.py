@@ -27,6 +27,11 @@ def test_first_lr_zero_is_the_same_curve_one_update_later():
         assert lr_factor(step, steps=50, **late) == lr_factor(step - 1, steps=50, **PAPER)
 
 
+def test_first_lr_zero_without_a_warmup_begins_at_the_peak():
+    """As in GaLore's scheduler, whose factor is 0 in a warm-up alone."""
+    assert lr_factor(1, steps=50, warmup_fraction=0.0, final_fraction=0.1, first_lr_zero=True) == 1.0
+
+
 @pytest.mark.parametrize("warmup", [0.0, 1.0])
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_a_run_without_a_warmup_or_without_a_decay(warmup, steps):

@@ -1,15 +1,18 @@
 """The environment variables by which a launcher tells a process its place. They may be left over from another job."""
 
 import os
+import re
 
 from configs.schema import SettingsError
 
 
 def launched(name: str, default: int) -> int:
-    """The number in the variable `name`, `default` if it is not set. Raises SettingsError if it is no number."""
+    """The number in the variable `name`, `default` if it is not set. Raises SettingsError if it cannot be one."""
     text = os.environ.get(name, str(default))
-    if not (text.isascii() and text.isdecimal()):
+    if re.fullmatch("[0-9]{1,9}", text) is None:
         raise SettingsError(f"the environment variable {name} is {text!r}, not a number: unset it")
+    if name == "WORLD_SIZE" and int(text) == 0:
+        raise SettingsError(f"the environment variable {name} is {text}, no number of processes: unset it")
     return int(text)
 
 

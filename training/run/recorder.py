@@ -3,7 +3,6 @@
 import contextlib
 import importlib
 import logging
-from pathlib import Path
 from typing import Any, Self
 
 from torch import Tensor
@@ -11,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.identity import to_dict
 from configs.schema import Config
+from configs.user_paths import expanded
 from optimizers import BaseOptimizer
 from training.processes.logs import say
 from training.processes.world import World
@@ -71,7 +71,7 @@ class RunRecorder(Recorder):
         step, evaluated = (resumed.step, resumed.counters["evaluated"]) if resumed is not None else (None, None)
         importlib.import_module("matplotlib.figure")  # the curve is drawn at the end: without it, fail now
         self._folder, self._settings = folder, to_dict(config)
-        self._reference = Reference.read(Path(config.run.reference).expanduser()) if config.run.reference else None
+        self._reference = Reference.read(expanded(config.run.reference)) if config.run.reference else None
         self._metrics = MetricsLog(folder.metrics, step, evaluated)
         self._cosines = None
         if config.run.record_basis_cosines:

@@ -24,8 +24,9 @@ class Reference:
     @classmethod
     def read(cls, path: Path) -> Self:
         """From a run folder or its summary.json. Raises ValueError that names `run.reference`."""
-        file = path / "summary.json" if path.is_dir() else path
+        file = path
         try:
+            file = path / "summary.json" if path.is_dir() else path
             summary = json.loads(file.read_text())
             return cls(str(summary["name"]), float(summary["final_loss"]), int(summary["tokens"]))
         except OSError as error:
