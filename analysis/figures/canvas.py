@@ -53,7 +53,7 @@ def panels_of(width: float, height: float, rows: int, columns: int, *, sharey: b
 
 def dress(axes: "Axes", title: str) -> None:
     """Give a panel its title and a light grid, and take its frame away."""
-    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", parse_math=False)
     axes.grid(color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(length=0)

@@ -9,6 +9,7 @@ from training.run.atomic import write_atomically
 from training.run.drawing import BLUE, GRID, INK, MUTED, ORANGE, default_style, new_figure, png
 from training.run.folder import RunFolder
 from training.run.metrics import read_metrics
+from training.run_errors import SaveError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +19,7 @@ UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
 
 
 def draw(folder: RunFolder) -> None:
-    """Draw metrics.jsonl of `folder` into its curve.png; equal rows give equal bytes. Raises OSError.
+    """Draw metrics.jsonl of `folder` into its curve.png; equal rows give equal bytes. Raises SaveError.
 
     Both panels show the perplexity of each evaluation and, lightly, that of the training batches with its mean over 2 %
     of them: the left panel over steps, the right one over seconds of training.
@@ -29,7 +30,10 @@ def draw(folder: RunFolder) -> None:
         figure = new_figure(10, 4.2, pad=0.12, dpi=150)
         _draw(figure, name, rows)
         picture = png(figure)
-    write_atomically(folder.curve, picture)
+    try:
+        write_atomically(folder.curve, picture)
+    except OSError as error:
+        raise SaveError(f"cannot write {folder.curve}: {error.strerror}") from error
 
 
 def _draw(figure: "Figure", name: str, rows: list[dict[str, Any]]) -> None:
@@ -62,7 +66,7 @@ def _draw(figure: "Figure", name: str, rows: list[dict[str, Any]]) -> None:
         _dress(axes, integers=label == "steps")
     _label_perplexities(left, smooth + evaluated)
     left.set_ylabel("perplexity", color=INK)
-    figure.suptitle(name, x=0.012, ha="left", color=INK, fontsize=12, fontweight="bold")
+    figure.suptitle(name, x=0.012, ha="left", color=INK, fontsize=12, fontweight="bold", parse_math=False)
     right.legend(loc="upper right", framealpha=1, edgecolor="none", labelcolor=INK, fontsize=9)
 
 

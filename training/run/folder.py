@@ -80,11 +80,29 @@ class RunFolder:
             if path.is_dir():
                 raise RunFolderError(f"run.dir: {path} is a folder, but the run writes a file of that name")
         for path in (self.checkpoints, self.model):
+            if path.is_symlink() and not path.exists():
+                raise RunFolderError(f"run.dir: {path} is a link to a folder that does not exist")
             if path.exists() and not path.is_dir():
                 raise RunFolderError(f"run.dir: {path} is a file, but the run makes a folder of that name")
-        for path in (self.path, self.checkpoints, self.model):
+        self._refuse_foreign_results()
+        model = self.model.resolve()  # which a link may lead to; the final one is written beside it and takes its place
+        if model.is_mount():
+            raise RunFolderError(f"run.dir: {self.model} is a mount, which cannot be replaced; mount a folder above it")
+        for path in (self.path, self.checkpoints, self.model, model.parent):
             if path.exists():
                 _try_writing(path)
+
+    def _refuse_foreign_results(self) -> None:
+        """Refuse a folder that holds what the run would overwrite or delete, and no sign of an earlier run."""
+        files = (self.config, self.metrics, self.summary, self.curve)
+        filled = (path for path in (self.model, self.checkpoints) if path.exists() and any(path.iterdir()))
+        found = next((path for path in (*files, *filled) if path.exists()), None)
+        if found is None or (self.path / "lock").exists() or any(self.checkpoints.glob("step_*/complete.json")):
+            return
+        if not _is_of_a_run(self.config):
+            raise RunFolderError(
+                f"run.dir: {self.path} holds {found.name}, which is of no run and would be lost; choose another run.dir"
+            )
 
     def release(self) -> None:
         """Give the lock back, if it is held."""
@@ -114,7 +132,7 @@ class RunFolder:
         `reclaimable`: bytes of the checkpoints that are given up where there is no other room.
         """
         with self._refusing():
-            free = free_bytes(self.path) + reclaimable
+            free = free_bytes(self.checkpoints) + reclaimable  # they may be a link to another disk
         if free < needed:
             raise RunFolderError(
                 f"run.dir: a checkpoint takes {in_words(needed)}, but only {in_words(free)} are free in {self.path}"
@@ -171,6 +189,15 @@ def locked_run_folder(config: Config, world: "World") -> Iterator[RunFolder]:
         yield folder
     finally:
         folder.release()
+
+
+def _is_of_a_run(config: Path) -> bool:
+    """Whether the file `config` is there and holds the settings of a run. Raises OSError."""
+    try:
+        settings = yaml.safe_load(config.read_text())
+        return settings["run"].keys() >= {"name", "seed"} and "optimizer" in settings
+    except (FileNotFoundError, yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return False
 
 
 def _try_writing(folder: Path) -> None:

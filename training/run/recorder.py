@@ -3,12 +3,14 @@
 import contextlib
 import importlib
 import logging
+from collections.abc import Callable
 from typing import Any, Self
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.identity import to_dict
+from configs.messages import one_line
 from configs.schema import Config
 from configs.user_paths import expanded
 from optimizers import BaseOptimizer
@@ -105,13 +107,7 @@ class RunRecorder(Recorder):
 
     def export(self, model: PreTrainedModel, weights: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase) -> None:
         """Write the final model and its tokenizer. Raises SaveError."""
-        try:
-            export_model(model, weights, tokenizer, self._folder.model)
-        except SaveError as error:
-            if not (is_full(error) and checkpoint.delete_older(self._folder.checkpoints)):
-                raise
-            log.warning("%s; older checkpoints were given up for it", error)
-            export_model(model, weights, tokenizer, self._folder.model)
+        self._making_room(lambda: export_model(model, weights, tokenizer, self._folder.model))
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Draw the curve, write summary.json, which declares the run finished, and say how it ended.
@@ -119,11 +115,31 @@ class RunRecorder(Recorder):
         Raises SaveError.
         """
         summary |= self._effective(self._metrics.evaluations)
+        self._making_room(self._metrics.sync)
         self._metrics.close()
-        curve.draw(self._folder)
-        self._folder.write_summary(summary)
+        self._making_room(self._draw)
+        self._making_room(lambda: self._folder.write_summary(summary))
         self._tracker.finish(summary)
         say(final_line(summary, self._folder))
+
+    def _draw(self) -> None:
+        """Raises SaveError where the disk is at fault. Otherwise a run is worth more than its picture."""
+        try:
+            curve.draw(self._folder)
+        except (SaveError, OSError):
+            raise
+        except Exception as error:  # whatever matplotlib raises
+            log.warning("cannot draw %s: %s", self._folder.curve, one_line(error))
+
+    def _making_room(self, write: Callable[[], None]) -> None:
+        """Call `write`; where the disk is full, once more without the older checkpoints. Raises SaveError."""
+        try:
+            write()
+        except SaveError as error:
+            if not (is_full(error) and checkpoint.delete_older(self._folder.checkpoints)):
+                raise
+            log.warning("%s; older checkpoints were given up for it", error)
+            write()
 
     def _effective(self, evaluations: list[dict[str, Any]]) -> dict[str, float]:
         if self._reference is None:

@@ -12,8 +12,10 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from tests.training.run.rows import files_of_at_most
 from training.run import curve
 from training.run.folder import RunFolder
+from training.run_errors import SaveError
 
 
 def train(step: int, loss: float | None) -> dict:
@@ -24,10 +26,10 @@ def evaluation(step: int, loss: float | None) -> dict:
     return {"kind": "eval", "step": step, "loss": loss, "train_seconds": step * 0.3}
 
 
-def drawn(path: Path, rows: list[dict]) -> bytes:
+def drawn(path: Path, rows: list[dict], name: str = "llama_nano_alice_s0") -> bytes:
     folder = RunFolder(path)
     path.mkdir(exist_ok=True)
-    folder.write_config({"run": {"name": "llama_nano_alice_s0"}})
+    folder.write_config({"run": {"name": name}})
     folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
     curve.draw(folder)
     return folder.curve.read_bytes()
@@ -65,6 +67,16 @@ def test_odd_runs_are_drawn_without_a_complaint(tmp_path, rows, caplog):
         warnings.simplefilter("error")
         assert len(drawn(tmp_path, rows)) > 5000
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("name", ["lr_$1_$2", r"$\frac{$", "$"])
+def test_a_name_is_no_formula(tmp_path, name):
+    assert len(drawn(tmp_path, RUN, name)) > 5000
+
+
+def test_a_curve_that_cannot_be_written_is_a_sentence(tmp_path):
+    with files_of_at_most(5000), pytest.raises(SaveError, match=rf"^cannot write {tmp_path}/curve\.png: File too"):
+        drawn(tmp_path, RUN[:10])
 
 
 @pytest.mark.parametrize("low", [1.01, 15.3, 164.0, 999.0])

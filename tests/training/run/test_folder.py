@@ -78,6 +78,50 @@ def test_a_file_in_the_way_of_a_result_is_found_at_the_start(tmp_path, name):
         pass
 
 
+@pytest.mark.parametrize(
+    "name", ["model/config.json", "checkpoints/step_00000010/weights.bin", "metrics.jsonl", "config.yaml", "curve.png"]
+)
+def test_a_folder_with_results_of_no_run_is_refused_and_kept(tmp_path, name):
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("run: mine\n")
+    with pytest.raises(RunFolderError, match=rf"holds {Path(name).parts[0]}, which is of no run"), RunFolder(tmp_path):
+        pass
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
+
+
+@pytest.mark.parametrize("sign", ["lock", "config.yaml", "checkpoints/step_00000003/complete.json"])
+def test_each_file_of_a_run_shows_that_its_results_are_its_own(tmp_path, sign):
+    (tmp_path / "model").mkdir()
+    for path in (tmp_path / "model" / "config.json", tmp_path / "metrics.jsonl", tmp_path / sign):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("run: {name: a, seed: 0}\noptimizer: {name: adam}\n")
+    with RunFolder(tmp_path):
+        assert (tmp_path / "model" / "config.json").exists()
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "model"])
+def test_a_link_to_nothing_is_found_at_the_start(tmp_path, name):
+    (tmp_path / name).symlink_to(tmp_path / "gone")
+    with pytest.raises(RunFolderError, match=rf"{name} is a link to a folder that does not exist"), RunFolder(tmp_path):
+        pass
+
+
+def test_a_mount_in_place_of_the_model_is_found_at_the_start(tmp_path):
+    (tmp_path / "lock").touch()
+    (tmp_path / "model").symlink_to("/proc")
+    with pytest.raises(RunFolderError, match=r"model is a mount, which cannot be replaced"), RunFolder(tmp_path):
+        pass
+
+
+def test_room_is_looked_for_where_checkpoints_go(tmp_path, monkeypatch):
+    (tmp_path / "large").mkdir()
+    monkeypatch.setattr("training.run.folder.free_bytes", lambda path: 100 if path.resolve().name == "large" else 0)
+    with RunFolder(tmp_path / "run") as folder:
+        folder.checkpoints.symlink_to(tmp_path / "large")
+        folder.require_space(100, 0)
+
+
 @pytest.mark.parametrize("content", ["[3]", "7", "null", "[" * 1500 + "]" * 1500])
 def test_damaged_files_of_a_run_are_a_sentence(tmp_path, content, caplog):
     folder = RunFolder(tmp_path)
