@@ -104,6 +104,7 @@ def run(config: Config, world: World) -> int:
                 seed=config.run.seed,
                 activation_checkpointing=config.train.activation_checkpointing,
                 device="meta",
+                resumed=start.checkpoint is not None,
             )
             compiled = compile_layers(model, config.train, config.data.sequence_length, world.device)
             layout = lay_out(

@@ -146,6 +146,9 @@ def llama_config(section: Model) -> LlamaConfig:
         initializer_range=section.initializer_range,
         # A padding id would freeze one row of the embedding at zero.
         pad_token_id=None,
+        # They are the tokenizer's, which names them when the model is exported.
+        bos_token_id=None,
+        eos_token_id=None,
         tie_word_embeddings=section.tie_word_embeddings,
         attn_implementation=ATTENTION,  # type: ignore[call-arg]
     )
@@ -158,24 +161,25 @@ def build_model(
     seed: int,
     activation_checkpointing: bool = False,
     device: torch.device | str = "cpu",
+    resumed: bool = False,
 ) -> LlamaForCausalLM:
     """A model ready to train, freshly initialised or read from `section.init_from`.
 
     The initial weights are a function of the seed and the sizes alone: they are drawn in float32 on the CPU from their
     own generator and cast, so every dtype, device and process starts from the same numbers. On the meta device nothing
-    is allocated or drawn.
+    is allocated or drawn. `resumed`: its weights come from a checkpoint; the folder `section.init_from` may be gone.
 
     Raises:
         ValueError: `section.init_from` is not a saved model of these sizes.
     """
     config = llama_config(section)
     saved = None if section.init_from is None else expanded(section.init_from)
-    if saved is not None:
+    if saved is not None and not resumed:
         check_saved(saved, config)
     with torch.device("meta"):
         model = LlamaForCausalLM(config).to(dtype)  # type: ignore[arg-type]
-    if saved is not None:
-        with contextlib.suppress(OSError):  # a folder need not have one
+    if saved is not None and is_file(saved / "generation_config.json"):
+        with contextlib.suppress(OSError):  # nothing depends on a damaged one
             model.generation_config = transformers.GenerationConfig.from_pretrained(saved)
     if torch.device(device).type != "meta":
         if saved is None:

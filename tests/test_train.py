@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -139,6 +140,16 @@ def test_a_continuation_that_does_not_fit_changes_nothing(change, text, tmp_path
     assert [file.read_bytes() for file in kept] == before
     assert train.main(argv) == 0
     assert "is finished" in capsys.readouterr().out
+
+
+def test_a_run_resumes_without_the_folder_that_its_weights_came_from(whole_run, text, tmp_path, monkeypatch):
+    folder = shutil.copytree(whole_run / "model", tmp_path / "weights")
+    argv = tiny.command(text, tmp_path / "run", f"model.init_from={folder}")
+    with monkeypatch.context() as patch:
+        patch.setattr("training.loop.Trainer._update", tiny.unplugged_after(4))
+        assert train.main(argv) == 1
+    shutil.rmtree(folder)
+    assert train.main(argv) == 0
 
 
 @pytest.mark.slow

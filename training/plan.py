@@ -71,14 +71,14 @@ class Plan(Sizes, Memory, Work):
     cluster: Cluster
 
 
-def plan_run(config: Config, *, processes: int = 1, cards: list[Card] | None = None) -> Plan:
+def plan_run(config: Config, *, processes: int = 1, cards: list[Card] | None = None, resumed: bool = False) -> Plan:
     """The plan of the run that `config` describes; `cluster` is that of one of `processes`, which divide the batch, on
-    each of `cards` (None: all that are known).
+    each of `cards` (None: all that are known). `resumed`: from a checkpoint, so that model.init_from may be gone.
 
     Raises ValueError for a model or an optimizer that cannot be built, and ImportError for a missing package.
     """
     dtype = getattr(torch, config.train.dtype)
-    model = build_model(config.model, dtype=dtype, seed=0, device="meta")
+    model = build_model(config.model, dtype=dtype, seed=0, device="meta", resumed=resumed)
     optimizer = build_optimizer(model, config.optimizer)
     optimizer.allocate_state()
     memory, work = _memory(config, model, optimizer), _work(config, model)

@@ -96,8 +96,10 @@ def test_a_full_disk_ends_a_run_only_at_its_end(text, whole_run, tmp_path):
     assert_same_end(tmp_path / "other", whole_run)
 
 
-def test_a_disk_full_at_the_export_takes_the_room_of_the_older_checkpoint(text, whole_run, tmp_path):
-    assert run(["full:training.run.export.fsync:1"], tiny.command(text, tmp_path / "run"), tmp_path / "log") == 0
+@pytest.mark.parametrize("write", ["export.fsync:1", "curve.write_atomically:1", "folder.write_atomically:2"])
+def test_a_disk_full_at_the_end_takes_the_room_of_the_older_checkpoint(text, whole_run, tmp_path, write):
+    """At the model, the curve and the summary."""
+    assert run([f"full:training.run.{write}"], tiny.command(text, tmp_path / "run"), tmp_path / "log") == 0
     assert "older checkpoints were given up for it" in (tmp_path / "log").read_text()
     assert tiny.saved_steps(tmp_path / "run") == [12]
     assert_same_end(tmp_path / "run", whole_run)

@@ -109,6 +109,14 @@ def test_how_a_saved_model_generates_is_kept(tmp_path):
     build_model(section("llama_2", init_from=str(tmp_path)), dtype=torch.float32, seed=0, device="meta")
 
 
+def test_a_resumed_model_needs_no_folder(tmp_path):
+    gone = section("llama_2", init_from=str(tmp_path / "gone"))
+    model = build_model(gone, dtype=torch.float32, seed=0, device="meta", resumed=True)
+    assert model.generation_config.eos_token_id is None
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        build_model(gone, dtype=torch.float32, seed=0, device="meta")
+
+
 def test_tying_changes_no_other_initial_weight():
     tied = build_model(section("smollm"), dtype=torch.float32, seed=0)
     untied = build_model(section("smollm", tie_word_embeddings=False), dtype=torch.float32, seed=0)

@@ -20,6 +20,7 @@ def export_model(
     `AutoModelForCausalLM` and `AutoTokenizer` open the folder with `from_pretrained`. Where `path` is a link, the
     folder that it names is replaced. Raises SaveError.
     """
+    _name_tokens(model, tokenizer)
     final = path.resolve()
     temporary = final.with_name(final.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -36,3 +37,15 @@ def export_model(
         if not (isinstance(error, OSError | SafetensorError) or is_full(error)):  # tokenizers has no class of its own
             raise
         raise SaveError(f"cannot write the model to {path}: {error}; its weights are in the last checkpoint") from error
+
+
+def _name_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Put the ids of BOS and EOS where `generate` looks. A generation config of model.init_from keeps its own."""
+    assert model.generation_config is not None, "a causal LM has one"
+    for key in ("bos_token_id", "eos_token_id"):
+        identifier = getattr(tokenizer, key)
+        if identifier is not None and identifier >= model.config.vocab_size:  # of a token that text never has
+            identifier = None
+        setattr(model.config, key, identifier)
+        if getattr(model.generation_config, key) is None:
+            setattr(model.generation_config, key, identifier)

@@ -72,4 +72,4 @@ def require_space(folder: RunFolder, config: Config, start: Start) -> None:
     found = start.checkpoint
     if found is None or found.step < config.train.steps:
         spare = checkpoint.reclaimable(folder.checkpoints, None if found is None else found.path)
-        folder.require_space(plan_run(config)["checkpoint_bytes"], spare)
+        folder.require_space(plan_run(config, resumed=found is not None)["checkpoint_bytes"], spare)

@@ -1,8 +1,13 @@
-"""The recorder of the processes that record nothing."""
+"""The recorder of the processes that record nothing, and a picture that cannot be drawn."""
 
 import inspect
 
+import pytest
+
+from configs.schema import load
+from training.run.folder import RunFolder
 from training.run.recorder import Recorder, RunRecorder
+from training.run_errors import SaveError
 
 
 def methods(cls: type) -> dict[str, inspect.Signature]:
@@ -23,3 +28,33 @@ def test_the_recorder_of_other_processes_does_nothing():
         with recorder.recording_bases(1):
             recorder.sync()
         recorder.finish({})
+
+
+def fail(error: Exception):
+    def draw(folder):
+        raise error
+
+    return draw
+
+
+@pytest.fixture
+def recorder(tmp_path):
+    with RunFolder(tmp_path) as folder, RunRecorder(folder, load([]).config, None, None) as recorder:
+        yield recorder
+
+
+SUMMARY = {"final_loss": 2.5, "tokens_per_second": 10.0}
+
+
+def test_a_curve_that_cannot_be_drawn_costs_no_summary(recorder, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("training.run.curve.draw", fail(ValueError("no\nfont")))
+    recorder.finish(SUMMARY)
+    assert (tmp_path / "summary.json").exists() and f"cannot draw {tmp_path}/curve.png: no font" in caplog.text
+
+
+def test_a_disk_that_takes_no_curve_leaves_the_run_unfinished(recorder, tmp_path, monkeypatch):
+    """The same command writes both when there is room."""
+    monkeypatch.setattr("training.run.curve.draw", fail(SaveError("cannot write curve.png: full")))
+    with pytest.raises(SaveError, match=r"curve\.png"):
+        recorder.finish(SUMMARY)
+    assert not (tmp_path / "summary.json").exists()
