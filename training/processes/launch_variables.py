@@ -5,6 +5,19 @@ import re
 
 from configs.schema import SettingsError
 
+# accelerate's launcher sets all of these, for one process too. A shell may hold some, as defaults of its programs.
+BY_ACCELERATE = tuple(
+    f"ACCELERATE_{name}"
+    for name in (
+        "MIXED_PRECISION",
+        "DYNAMO_BACKEND",
+        "DYNAMO_MODE",
+        "DYNAMO_USE_FULLGRAPH",
+        "DYNAMO_USE_DYNAMIC",
+        "DYNAMO_USE_REGIONAL_COMPILATION",
+    )
+)
+
 
 def launched(name: str, default: int) -> int:
     """The number in the variable `name`, `default` if it is not set. Raises SettingsError if it cannot be one."""
@@ -28,3 +41,8 @@ def check_launch() -> None:
             f"the environment says WORLD_SIZE={count}, but {missing[0]} is not set: "
             "unset WORLD_SIZE, or start with accelerate launch"
         )
+
+
+def by_accelerate() -> bool:
+    """Whether accelerate's launcher has started this process."""
+    return all(name in os.environ for name in BY_ACCELERATE)

@@ -5,6 +5,8 @@ import os
 import signal
 from collections.abc import Iterator
 
+from training.processes.launch_variables import by_accelerate
+
 # A terminal sends SIGINT (ctrl-C), SIGQUIT (ctrl-\\) and SIGHUP (it closes); a batch system SIGTERM, or, before its
 # limit, SIGUSR1, SIGUSR2 or SIGXCPU. SIGTSTP (ctrl-Z) keeps its meaning: the run waits for `fg`.
 STOPS = (
@@ -44,7 +46,7 @@ class Signals:
     def __init__(self) -> None:
         self._requested = 0
         self._deferred = False
-        self._parent = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None
+        self._parent = os.getppid() if by_accelerate() else None
         self._handled: list[signal.Signals] = []
 
     def catch(self) -> None:

@@ -2,10 +2,16 @@
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from training.processes.launch_variables import BY_ACCELERATE
 from training.processes.signals import Interrupted, Signals
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -56,15 +62,35 @@ def test_a_hang_up_that_is_ignored_stays_ignored():
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("launched", [True, False])
-def test_a_launched_process_stops_when_its_launcher_is_gone(monkeypatch, launched):
-    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
-    if launched:
-        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    signals = Signals()
-    try:
-        assert signals.requested == 0
-        monkeypatch.setattr(os, "getppid", lambda: -1)  # no process has it, whoever started this one
-        assert signals.requested == (signal.SIGTERM if launched else 0)
-    finally:
-        signals.release()
+# Says what it is, and what it was asked after the end of the process that started it.
+WATCHED = """
+import os, sys, time
+from training.processes.signals import Signals
+signals, parent = Signals(), os.getppid()
+print(os.getpid(), flush=True)
+while os.getppid() == parent:
+    time.sleep(0.02)
+print(signals.requested, flush=True)
+"""
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("launcher", ["accelerate", "a shell with defaults of accelerate"])
+def test_a_process_stops_when_its_launcher_is_gone_but_not_with_a_shell(tmp_path, launcher):
+    """As after `nohup python train.py &` and a logout."""
+    (tmp_path / "watched.py").write_text(WATCHED)
+    if launcher == "accelerate":
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    else:
+        command = ["sh", "-c", '"$0" "$1"; true', sys.executable]
+    environment = {name: value for name, value in os.environ.items() if name not in BY_ACCELERATE}
+    environment |= {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_DYNAMO_BACKEND": "no", "PYTHONPATH": str(ROOT)}
+    parent = subprocess.Popen(
+        [*command, str(tmp_path / "watched.py")], stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
+    )
+    assert parent.stdout is not None
+    with parent.stdout as said:
+        assert int(said.readline()) != parent.pid
+        parent.kill()
+        parent.wait()
+        assert int(said.readline()) == (signal.SIGTERM if launcher == "accelerate" else 0)
