@@ -12,7 +12,7 @@ from training.run.checkpoint import Checkpoint
 from training.run.folder import RunFolder
 from training.run_errors import RunFolderError
 
-NUMBERS = {"final_loss", "tokens_per_second"}  # of summary.json, without which a run is not finished
+NUMBERS = {"steps", "final_loss", "tokens_per_second"}  # of summary.json, without which a run is not finished
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +39,21 @@ class Start:
 def find_start(folder: RunFolder, config: Config) -> Start:
     """Look into `folder`, which this process must have locked, for where the run of `config` starts.
 
-    Raises SettingsError when the run in the folder had other settings, and those are not allowed to change.
+    Raises SettingsError when the run in the folder had other settings, and those are not allowed to change, or there is
+    no checkpoint to go on from with the new ones.
     """
     found = checkpoint.newest(folder.checkpoints)
     summary = folder.read_summary()
-    before = found.config if found is not None else folder.read_config() if summary is not None else None
+    trained = _trained_steps(summary)
+    before = found.config if found is not None else None
+    if trained and (found is None or found.step < trained):  # the checkpoint of its end is gone
+        before = folder.read_config() or before
     changed = differences(before, to_dict(config)) if before is not None else []
+    if changed and found is None:
+        raise SettingsError(
+            f"run.dir: the finished run in {folder.path} has other settings ({', '.join(changed)}) and no checkpoint "
+            "to go on from; choose another run.dir or run.name"
+        )
     if changed and not config.run.allow_config_change:
         raise SettingsError(
             f"run.dir: the run in {folder.path} has other settings ({', '.join(changed)}); choose another run.dir "
@@ -54,9 +63,18 @@ def find_start(folder: RunFolder, config: Config) -> Start:
     if seed != config.run.seed:
         log.warning("the run in %s began with run.seed=%d and keeps it; another seed needs another run.dir or run.name",
                     folder.path, seed)  # fmt: skip
-    whole = summary is not None and summary.keys() >= NUMBERS  # another file may be there by that name
-    finished = whole and (found is None or found.step >= config.train.steps)
+    nothing_left = not changed or (found is not None and found.step >= config.train.steps)
+    finished = trained >= config.train.steps and nothing_left
+    if finished and changed:
+        log.warning("the run in %s has other settings (%s), and no step is left to train with the new ones",
+                    folder.path, ", ".join(changed))  # fmt: skip
     return Start(found, summary if finished else None, seed)
+
+
+def _trained_steps(summary: dict[str, Any] | None) -> int:
+    """The steps of a finished run by its summary; 0 if it is none. Another file may be there by that name."""
+    whole = summary is not None and summary.keys() >= NUMBERS
+    return summary["steps"] if summary is not None and whole and isinstance(summary["steps"], int) else 0
 
 
 def _seed(settings: dict[str, Any], folder: RunFolder) -> int:

@@ -1,0 +1,82 @@
+"""Where a run starts, whatever is left of the one before."""
+
+import logging
+
+import pytest
+import torch
+
+from configs.identity import to_dict
+from configs.schema import Config, SettingsError, load
+from training.run import checkpoint
+from training.run.folder import RunFolder
+from training.run.resume import Start, find_start
+
+
+@pytest.fixture
+def folder(tmp_path):
+    with RunFolder(tmp_path) as folder:
+        yield folder
+
+
+def config(*changes: str) -> Config:
+    return load(["train.steps=6", *changes]).config
+
+
+def save(folder: RunFolder, step: int, settings: Config) -> None:
+    weights = {"weight": torch.zeros(1)}
+    nothing = {"optimizer_state": {}, "streams": {}, "random_states": {}, "counters": {}}
+    checkpoint.save(folder.checkpoints, step, model_state=weights, config=to_dict(settings), **nothing)
+
+
+def finish(folder: RunFolder, settings: Config, *saved: int) -> None:
+    """A finished run with checkpoints of the steps `saved`."""
+    for step in saved:
+        save(folder, step, settings)
+    folder.write_config(to_dict(settings))
+    folder.write_summary({"steps": settings.train.steps, "final_loss": 2.0, "tokens_per_second": 5.0})
+
+
+def start(folder: RunFolder, *changes: str) -> Start:
+    return find_start(folder, config(*changes))
+
+
+@pytest.mark.parametrize("saved", [(3, 6), (3,), ()])
+def test_a_finished_run_is_finished_whatever_checkpoints_are_left(folder, saved):
+    finish(folder, config(), *saved)
+    assert start(folder).summary is not None
+    assert start(folder, "run.allow_config_change=true", "train.eval_every=1").summary is not None
+
+
+@pytest.mark.parametrize("change", ["train.steps=9", "optimizer.lr=0.5"])
+@pytest.mark.parametrize("allow", ["true", "false"])
+def test_a_finished_run_without_a_checkpoint_does_not_go_on(folder, change, allow):
+    finish(folder, config())
+    with pytest.raises(SettingsError, match=rf"finished run .* \({change.partition('=')[0]}\) and no checkpoint to go"):
+        start(folder, change, f"run.allow_config_change={allow}")
+
+
+@pytest.mark.parametrize("saved", [(3, 6), (3,)])
+def test_more_steps_go_on_from_the_newest_checkpoint(folder, saved):
+    finish(folder, config(), *saved)
+    further = start(folder, "train.steps=9", "run.allow_config_change=true")
+    assert further.summary is None and further.checkpoint.step == saved[-1]
+
+
+def test_a_run_that_was_prolonged_is_finished_without_its_last_checkpoint(folder):
+    """An older checkpoint has the settings of before."""
+    finish(folder, config(), 6)
+    finish(folder, config("train.steps=9"), 6)
+    assert start(folder, "train.steps=9").summary is not None
+
+
+def test_other_settings_without_a_step_to_train_are_said(folder, caplog):
+    finish(folder, config(), 6)
+    with caplog.at_level(logging.WARNING):
+        assert start(folder, "optimizer.lr=0.5", "run.allow_config_change=true").summary is not None
+    assert "other settings (optimizer.lr), and no step is left to train" in caplog.text
+
+
+@pytest.mark.parametrize("summary", [{}, {"steps": 6}, {"steps": "6", "final_loss": 2.0, "tokens_per_second": 5.0}])
+def test_another_file_by_the_name_of_the_summary_finishes_nothing(folder, summary):
+    folder.write_summary(summary)
+    assert start(folder) == Start(None, None, 0)
