@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 
 import train
+from optimizers import registry
 from tests import tiny
 from tests.optimizers.harness import gradient, largest_difference, options_of, parameters, reference
-from tests.optimizers.test_contract import LR, NAMES, make, tolerance
+from tests.optimizers.test_contract import LR, make, tolerance
 
 DEVICE = torch.device("cuda")
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-every_optimizer = pytest.mark.parametrize("name", NAMES)
+every_optimizer = pytest.mark.parametrize("name", registry.names())
 
 
 @pytest.fixture
@@ -145,7 +146,7 @@ def test_a_run_resumes_to_the_same_bits(optimizer, text, tmp_path, monkeypatch):
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     assert train.main(tiny.command(text, whole, *settings)) == 0
     with monkeypatch.context() as patch:
-        patch.setattr("training.loop.Trainer._gradients", tiny.unplugged_after(2))
+        patch.setattr("training.loop.Trainer._update", tiny.unplugged_after(2))
         assert train.main(tiny.command(text, resumed, *settings)) == 1
     assert train.main(tiny.command(text, resumed, *settings)) == 0
     assert tiny.weights(resumed) == tiny.weights(whole)
