@@ -85,13 +85,22 @@ def reference_step(
 
 
 def reference(cls, weights: list[Tensor], options: dict, steps: range, lr: float, scale: float = 1.0) -> list[Tensor]:
-    """The plain float64 form on the same gradients."""
+    """The plain float64 form on the same gradients, which have the digits of the weights' dtype."""
+    dtype = weights[0].dtype
     weights, states = [weight.detach().double() for weight in weights], [{} for _ in weights]
     for step in steps:
         for index, weight in enumerate(weights):
-            g = gradient(tuple(weight.shape), step, index, scale)
+            g = gradient(tuple(weight.shape), step, index, scale).to(dtype).double()
             weights[index] = reference_step(cls, weight, g, states[index], t=step, index=index, lr=lr, **options)
     return weights
+
+
+def assert_follows_in_bfloat16(name: str, moved: list[Tensor], expected: list[Tensor], start: list[Tensor]) -> None:
+    """That each weight ends within an eighth of the way from `start` to `expected`."""
+    # Adafactor steps by 1 % of a weight's own size: near half the distance to the next bfloat16 number.
+    allowed = 0.3 if name == "adafactor" else 0.12
+    for after, plain, before in zip(moved, expected, start, strict=True):
+        assert (after.double() - plain).norm() < allowed * (plain - before.double()).norm()
 
 
 def largest_difference(a: list[Tensor], b: list[Tensor]) -> float:

@@ -8,8 +8,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from optimizers import kernels, registry
+from optimizers.engine.direction import Direction
+from optimizers.engine.weights import subtract_direction
 
-from .harness import options_of, parameters, train
+from .harness import gradient, options_of, parameters, train
 
 # Two kernels of libraries compute and write in one call.
 WRITERS = {"weights.py", "adamw.py", "adamw_8bit.py"}
@@ -57,3 +59,17 @@ def test_only_one_module_writes_weights(name, rounded, set_threads):
         train(optimizer, range(1, 4))
     # Rounding and the scaled subtraction are functions that weights.py calls.
     assert writes.files and writes.files <= WRITERS | {"scaling.py"}
+
+
+@pytest.mark.parametrize("count", [1, 3], ids=["alone", "stacked"])
+@pytest.mark.parametrize("parts", [("rows", "columns"), ("left", "right"), ("dense",), Direction._fields[:-1]])
+def test_a_bfloat16_weight_is_the_float32_result_rounded_once(count, parts):
+    """A change that is rounded before it is subtracted would end at a neighbour here and there."""
+    gradients = torch.stack([gradient((16, 24), 1, index).float() for index in range(count)])
+    shapes = {"rows": (16, 1), "columns": (1, 24), "left": (16, 4), "right": (4, 24), "dense": (16, 24)}
+    source = torch.Generator().manual_seed(3)
+    direction = Direction(**{part: torch.randn(count, *shapes[part], generator=source) for part in parts})
+    weights = [weight.detach() for weight in parameters([(16, 24)] * count, torch.bfloat16)]
+    exact = [w.float().sub(d, alpha=0.01) for w, d in zip(weights, direction.formed(gradients), strict=True)]
+    subtract_direction(weights, direction, gradients, step=0.01, decay=0.0, decays_first=True)
+    assert all(torch.equal(weight, each.bfloat16()) for weight, each in zip(weights, exact, strict=True))
