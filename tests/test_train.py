@@ -8,15 +8,18 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import transformers
 import yaml
 
 import train
+from configs.schema import load
 from scripts import evaluate as evaluate_script
 from tests import tiny
 from training import loop
+from training.plan import plan_run
 from training.run import folder
 from training.run.summary import final_line
 
@@ -52,6 +55,14 @@ def test_the_summary_says_what_the_rows_say(whole_run):
     assert summary["tokens"] == last_update["tokens"]
     assert summary["tokens_per_second"] == pytest.approx(last_update["tokens"] / last_update["train_seconds"])
     assert (summary["processes"], summary["optimizer"], summary["steps"]) == (1, "alice", 12)
+
+
+def test_the_summary_says_what_was_planned(whole_run, text):
+    summary = json.loads((whole_run / "summary.json").read_text())
+    plan = plan_run(load(tiny.command(text, whole_run)).config)
+    for key in ("parameters", "optimizer_state_bytes"):
+        assert summary[key] == plan[key] > 0
+    assert plan["weight_bytes"] < summary["peak_memory_bytes"] < psutil.virtual_memory().total
 
 
 def test_transformers_opens_the_final_model_and_finds_its_perplexity(whole_run, text):
@@ -179,9 +190,11 @@ def test_an_optimizer_whose_package_is_missing_is_one_sentence(text, tmp_path, m
 
 @pytest.mark.slow
 def test_effective_throughput_against_a_reference(whole_run, text, tmp_path):
-    """The same run is as good as the reference at its last evaluation and not before."""
-    assert train.main(tiny.command(text, tmp_path / "run", f"run.reference={whole_run}")) == 0
+    """The same run is as good as the reference, which took more tokens, at its last evaluation and not before."""
     reference = json.loads((whole_run / "summary.json").read_text())
+    reference["tokens"] *= 3
+    (tmp_path / "reference.json").write_text(json.dumps(reference))
+    assert train.main(tiny.command(text, tmp_path / "run", f"run.reference={tmp_path}/reference.json")) == 0
     evaluations = rows_of(tmp_path / "run", "eval")
     effective = [row["effective_tokens_per_second"] for row in evaluations]
     assert effective[:2] == [0, 0]

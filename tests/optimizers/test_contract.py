@@ -25,6 +25,11 @@ from .harness import (
 
 NAMES = [*registry.names(), "template"]
 LR = 0.01
+# Of these the papers or the official codes decay the weights before the update, and of the others after it.
+DECAY_FIRST = {
+    *("adafactor", "adam", "adam_8bit", "adam_mini", "dion", "ldadam", "lion"),
+    *("muon", "normuon", "octave", "scale", "sinkgd"),
+}
 every_optimizer = pytest.mark.parametrize("name", NAMES)
 
 
@@ -70,6 +75,24 @@ def test_weight_decay_equals_its_plain_form(name):
     decayed = train(make(name, weights, **changes), range(1, 5))
     assert largest_difference(decayed, expected) <= tolerance(name)
     assert largest_difference(decayed, train(make(name, parameters()), range(1, 5))) > 1e-3
+
+
+@every_optimizer
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_decay_before_or_after_the_update(name, dtype):
+    """Two steps without decay, then one with a decay of a half: only the update differs between the two orders."""
+    free, decayed, before = parameters(dtype=dtype), parameters(dtype=dtype), None
+    for weights, decay in ((free, 0.0), (decayed, 1.0)):
+        optimizer = make(name, weights, lr=0.5)
+        before = train(optimizer, range(1, 3))
+        factor = 0.5 * getattr(optimizer, "decay_factor", lambda group: 1.0)(optimizer.param_groups[0])
+        optimizer.param_groups[0]["weight_decay"] = decay * 0.5 / factor
+        train(optimizer, range(3, 4))
+    for weight, plain, start in zip(decayed, free, before, strict=True):
+        update = start - plain
+        first, after = 0.5 * start - update, 0.5 * (start - update)
+        expected, other = (first, after) if name in DECAY_FIRST else (after, first)
+        assert (weight - expected).norm() < 0.01 * (weight - other).norm()
 
 
 @every_optimizer

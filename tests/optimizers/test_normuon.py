@@ -4,7 +4,8 @@ import pytest
 import pytorch_optimizer
 import torch
 
-from optimizers import Muon, NorMuon
+from optimizers import Muon, NorMuon, Octave
+from optimizers.functional.newton_schulz import newton_schulz
 
 from .harness import SHAPES, gradient, largest_difference, options_of, parameters, reference, train
 
@@ -13,22 +14,26 @@ STEPS = range(1, 9)
 SCALES = {"original": "preserve_norm", "match_rms": "match_rms"}
 
 
-def ports(adjust_lr, nesterov, weight_decay):
+def ports(adjust_lr, nesterov, weight_decay, beta2):
     weights = parameters(dtype=torch.float32)
     groups = [{"params": weights, "use_muon": True, "lr": 0.02, "weight_decay": weight_decay, "nesterov": nesterov}]
+    groups[0]["beta2"] = beta2
     optimizer = pytorch_optimizer.NorMuon(groups, update_scale=SCALES[adjust_lr])
     return train(optimizer, STEPS)
 
 
 @pytest.mark.parametrize("adjust_lr", SCALES)
-@pytest.mark.parametrize("nesterov", [True, False])
-@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
-def test_follows_the_port_of_the_official_code(adjust_lr, nesterov, weight_decay):
+@pytest.mark.parametrize(
+    ("nesterov", "weight_decay", "beta2"),
+    [(True, 0.0, 0.95), (True, 0.5, 0.95), (False, 0.0, 0.95), (False, 0.5, 0.95), (True, 0.0, 0.5)],
+)
+def test_follows_the_port_of_the_official_code(adjust_lr, nesterov, weight_decay, beta2):
     """The port iterates in bfloat16, as the official code does, and so do we here."""
     weights, starts = parameters(dtype=torch.float32), parameters(dtype=torch.float32)
-    options = {"adjust_lr": adjust_lr, "nesterov": nesterov, "weight_decay": weight_decay, "ns_dtype": "bfloat16"}
+    options = {"adjust_lr": adjust_lr, "nesterov": nesterov, "weight_decay": weight_decay, "beta2": beta2}
+    options["ns_dtype"] = "bfloat16"
     ours = train(NorMuon(weights, lr=0.02, **options), STEPS)
-    for one, other, start in zip(ours, ports(adjust_lr, nesterov, weight_decay), starts, strict=True):
+    for one, other, start in zip(ours, ports(adjust_lr, nesterov, weight_decay, beta2), starts, strict=True):
         assert (one - other).norm() < 2e-2 * (other - start).norm()
 
 
@@ -45,6 +50,24 @@ def test_updates_have_rms_0_2_and_rows_of_one_size_at_first():
         weight.grad = gradient(shape, 1, 0)
         NorMuon([weight], lr=1.0).step()
         assert torch.allclose(weight.square().mean(1).sqrt(), torch.tensor(0.2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("cls", [NorMuon, Octave])
+@pytest.mark.parametrize(("beta2", "factors"), [(0.95, (0.045125, 0.0475, 0.05)), (0.5, (0.125, 0.25, 0.5))])
+def test_rows_are_averaged_over_steps_by_beta2(cls, beta2, factors, monkeypatch):
+    """The mean over three steps, of the matrices that the iteration gave."""
+    iterated = []
+
+    def watched(*arguments, original=newton_schulz):
+        iterated.append(original(*arguments))
+        return iterated[-1]
+
+    monkeypatch.setattr("optimizers.normuon.newton_schulz", watched)
+    (weight,) = weights = parameters([(16, 24)])
+    optimizer = cls(weights, beta2=beta2)
+    train(optimizer, range(1, 4))
+    expected = sum(factor * each[0].square().mean(1) for factor, each in zip(factors, iterated, strict=True))
+    torch.testing.assert_close(optimizer.state[weight]["exp_avg_sq"], expected)
 
 
 def test_the_update_of_a_tall_matrix_is_not_that_of_its_transpose():

@@ -12,6 +12,12 @@ def test_warms_up_linearly_from_a_first_value_above_zero():
     assert factors == pytest.approx([step / 100 for step in range(1, 101)])
 
 
+@pytest.mark.parametrize(("steps", "warmup"), [(14, 1), (15, 2), (16, 2), (24, 2), (26, 3)])
+def test_a_warmup_is_the_nearest_whole_number_of_steps(steps, warmup):
+    factors = [lr_factor(step, steps=steps, **PAPER) for step in range(1, warmup + 2)]
+    assert factors[:warmup] == [step / warmup for step in range(1, warmup + 1)] and factors[warmup] < 1
+
+
 def test_falls_along_a_half_cosine_to_the_final_fraction():
     assert lr_factor(100, steps=1000, **PAPER) == 1.0
     assert lr_factor(550, steps=1000, **PAPER) == pytest.approx(0.55)  # half way down: the mean of 1 and 0.1

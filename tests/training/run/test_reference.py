@@ -11,6 +11,7 @@ def test_effective_throughput():
     reference = Reference(name="adam", final_loss=3.0, tokens=6000)
     rows = [eval_row(0, 2.0), eval_row(4, None), eval_row(8, 3.5), eval_row(12, 3.0), eval_row(16, 2.5)]
     assert effective_tokens_per_second(reference, rows[:3]) == 0.0
+    assert rows[3]["tokens"] != reference.tokens
     assert effective_tokens_per_second(reference, rows) == 6000 / 3.0
 
 
