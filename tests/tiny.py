@@ -4,6 +4,8 @@ import json
 import random
 from pathlib import Path
 
+import pytest
+
 from training.loop import Trainer
 from training.run_errors import MachineError
 
@@ -39,6 +41,13 @@ def metrics(run: Path) -> list[dict]:
     """The rows of metrics.jsonl without what a clock measured."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if key not in CLOCKED} for row in rows]
+
+
+def assert_nearly_same_end(run: Path, whole: Path) -> None:
+    """Rows of the same steps, with numbers that differ by rounding."""
+    for row, expected in zip(metrics(run), metrics(whole), strict=True):
+        assert row.pop("kind") == expected.pop("kind")
+        assert row == pytest.approx(expected, rel=1e-4)
 
 
 def weights(run: Path) -> bytes:

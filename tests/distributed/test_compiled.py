@@ -1,24 +1,12 @@
 """Compiled layers on two processes (gloo): the losses of eager ones, whatever the layout, the rows and what is kept."""
 
-import json
-
 import pytest
 import torch
 
-from tests.faults.test_many_processes import TWO, launch
 from training.compiler import missing_compiler
 
-COMPILER = missing_compiler(torch.device("cpu")) is None
-
-
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """The losses of tests/distributed/compiled_worker.py."""
-    out = tmp_path_factory.mktemp("compiled") / "found.json"
-    process = launch(TWO, "tests/distributed/compiled_worker.py", str(out), *(["inductor"] if COMPILER else []))
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
-    return json.loads(out.read_text())
+WORKER = "compiled_worker.py"
+ARGUMENTS = ["inductor"] if missing_compiler(torch.device("cpu")) is None else []
 
 
 @pytest.mark.slow

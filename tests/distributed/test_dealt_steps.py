@@ -1,6 +1,5 @@
 """Steps dealt to two replicas (gloo), against steps that each of them makes."""
 
-import json
 from types import SimpleNamespace
 
 import pytest
@@ -9,20 +8,10 @@ import torch
 from optimizers import Muon, registry
 from optimizers.parallel.dealt_steps import deal
 from tests.distributed.test_parallel import AMPLIFY
-from tests.faults.test_many_processes import TWO, launch
 
+WORKER = "dealt_worker.py"
 NAMES = [name for name in registry.names() if registry.get(name)[0].traits.sharding == "owner"]
 NO_STATE = {"sinkgd", "swan"}
-
-
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """The measurements of tests/distributed/dealt_worker.py."""
-    out = tmp_path_factory.mktemp("dealt") / "found.json"
-    process = launch(TWO, "tests/distributed/dealt_worker.py", str(out))
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
-    return json.loads(out.read_text())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,6 +1,5 @@
 """A run resumes exactly on another number of processes and with another layout."""
 
-import subprocess
 import sys
 
 import pytest
@@ -9,7 +8,7 @@ import train
 from configs.checks import check_layout
 from configs.schema import SettingsError, load
 from tests import tiny
-from tests.faults.test_many_processes import ROOT, assert_nearly_same_end, launch_faulty
+from tests.processes import launch_faulty, started
 from training.processes.start import start_world
 
 
@@ -22,14 +21,15 @@ def test_one_process_then_replicas_then_shards_then_one(model, text, tmp_path):
     assert train.main(tiny.command(text, whole, "data.packing=false", *model)) == 0
     argv = tiny.command(text, run, "data.packing=false", *model)
     step = "term:training.loop.Trainer._update"
-    subprocess.run([sys.executable, "tests/faults/faulty.py", f"{step}:4", *argv], cwd=ROOT, check=False, timeout=90)
+    with started([sys.executable, "tests/faults/faulty.py", f"{step}:4", *argv]) as process:
+        process.wait(90)
     assert tiny.saved_steps(run)[-1] == 4
     launch_faulty(f"{step}:4:1", argv)
     assert tiny.saved_steps(run)[-1] == 8
     launch_faulty(f"{step}:2:0", [*argv, "train.parallel=fsdp2"])
     assert tiny.saved_steps(run)[-1] == 10
     assert train.main(argv) == 0
-    assert_nearly_same_end(run, whole)
+    tiny.assert_nearly_same_end(run, whole)
 
 
 def test_accelerates_own_sharding_is_refused(monkeypatch):

@@ -1,23 +1,11 @@
 """Sharded parameters with states in 8 bits: owners, and one state for every layout."""
 
-import json
-
 import pytest
 
 from tests.distributed.narrow_worker import NAMES
-from tests.faults.test_many_processes import TWO, launch
 
+WORKER = "narrow_worker.py"
 EXACT = {"lion", "adam"}  # no sum over a matrix
-
-
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """The measurements of tests/distributed/narrow_worker.py."""
-    out = tmp_path_factory.mktemp("narrow") / "found.json"
-    process = launch(TWO, "tests/distributed/narrow_worker.py", str(out))
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
-    return json.loads(out.read_text())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,9 +12,8 @@ import torch
 import optimizers
 from tests.distributed import own_loops
 from tests.optimizers.test_partition import llama
+from tests.processes import started
 from tests.snippets import batches
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +22,10 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("own_loops")
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "tests.distributed.own_loops"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *command, folder], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with started([sys.executable, *command, str(folder)], env=environment, **pipes) as process:
+        output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
     return folder
 
 

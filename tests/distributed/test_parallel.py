@@ -1,27 +1,15 @@
 """DDP and FSDP2 on two processes (gloo), for every optimizer."""
 
-import json
-
 import pytest
 
 from optimizers import registry
 from optimizers.engine.matrix import MatrixOptimizer
-from tests.faults.test_many_processes import TWO, launch
 from tests.optimizers.harness import options_of, parameters, train
 
+WORKER = "worker.py"
 NAMES = registry.names()
 # These turn differences of rounding in the first gradients into other eigenvectors of nearly equal eigenvalues.
 AMPLIFY = {"eigen_adam": 1e-2, "soap": 1e-2, "shampoo": 1e-3}
-
-
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """The measurements of tests/distributed/worker.py."""
-    out = tmp_path_factory.mktemp("worker") / "found.json"
-    process = launch(TWO, "tests/distributed/worker.py", str(out))
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return json.loads(out.read_text())
 
 
 @pytest.mark.distributed

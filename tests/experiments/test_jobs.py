@@ -4,19 +4,20 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from analysis.paths import ROOT
 from experiments.jobs import Job, run_all, training
+from tests.processes import started, wait_until
 
-# Writes `started`, and `saved` half a second after SIGTERM.
+# Writes `started`, at SIGTERM `told`, and half a second later `saved`.
 SCRIPT = """
 import pathlib, signal, sys, time
 folder = pathlib.Path(sys.argv[1])
 def save(*_):
+    (folder / "told").touch()
     time.sleep(0.5)
     (folder / "saved").touch()
     sys.exit(143)
@@ -44,13 +45,6 @@ def shell(folder: Path, name: str, text: str) -> Job:
     return Job(name, ("sh", "-c", text, "sh", str(folder / name)), folder / name, folder / f"{name}.log")
 
 
-def wait_for(path: Path) -> None:
-    end = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < end, f"{path} does not come"
-        time.sleep(0.05)
-
-
 def test_a_failed_job_stops_no_other_and_finished_ones_are_skipped(tmp_path, capfd):
     jobs = [
         shell(tmp_path, "bad", "echo the disk is full; exit 3"),
@@ -70,14 +64,18 @@ def test_a_failed_job_stops_no_other_and_finished_ones_are_skipped(tmp_path, cap
 
 
 def test_jobs_run_in_order_and_as_many_at_a_time_as_asked(tmp_path):
-    text = 'echo "$(basename "$1") $CUDA_VISIBLE_DEVICES $(date +%s%N)" >> "$(dirname "$1")/times"; sleep 0.5; '
-    text += 'echo "end 0 $(date +%s%N)" >> "$(dirname "$1")/times"'
-    assert run_all([shell(tmp_path, name, text) for name in "abc"], at_once=2, devices=["4", "7"]) == 0
-    rows = [line.split() for line in (tmp_path / "times").read_text().splitlines()]
-    events = [row[0] for row in sorted(rows, key=lambda row: int(row[2]))]
-    assert sorted(events[:2]) == ["a", "b"] and events[2] == "end" and events.index("c") > 2
-    devices = {row[0]: row[1] for row in rows}
-    assert (devices["a"], devices["b"]) == ("4", "7") and devices["c"] in ("4", "7")
+    """The first two wait for each other, so they run together; a third would be seen by the one that ends last."""
+    arrive = 'echo "$CUDA_VISIBLE_DEVICES" > "$1.begun"; cd "$(dirname "$1")"; '
+    until = "i=0; until {}; do sleep 0.05; i=$((i + 1)); [ $i -lt 600 ] || exit 1; done; "
+    meet = until.format("[ -e a.begun ] && [ -e b.begun ]")
+    jobs = [
+        shell(tmp_path, "a", arrive + meet + 'touch "$1"'),
+        shell(tmp_path, "b", arrive + meet + until.format("[ -e a.seen ]") + 'touch "$1"'),
+        shell(tmp_path, "c", arrive + '[ -e a ] && touch a.seen "$1"'),
+    ]
+    assert run_all(jobs, at_once=2, devices=["4", "7"]) == 0
+    devices = [(tmp_path / f"{name}.begun").read_text().strip() for name in "abc"]
+    assert devices == ["4", "7", "4"]
 
 
 def test_dry_prints_commands_that_can_be_pasted(tmp_path, capfd):
@@ -100,19 +98,14 @@ def test_a_signal_reaches_running_jobs_and_is_waited_for(tmp_path, signum, launc
     for name in "ab":
         (tmp_path / name).mkdir()
     command = ["bash", str(launcher), str(script)] if launched else [sys.executable, str(script)]
-    driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(tmp_path), *command],
-        cwd=ROOT,
-        env=os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signum, signal.SIG_DFL),  # the tests themselves may run under nohup
-    )
-    wait_for(tmp_path / "a" / "started")
-    driver.send_signal(signum)
-    time.sleep(0.3)
-    driver.send_signal(signum)  # an impatient second one
-    said, _ = driver.communicate(timeout=60)
+    driver = [sys.executable, "-c", DRIVER, str(tmp_path), *command]
+    environment = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
+    with started(driver, env=environment, stdout=subprocess.PIPE) as driver:
+        wait_until((tmp_path / "a" / "started").exists)
+        driver.send_signal(signum)
+        wait_until((tmp_path / "a" / "told").exists)
+        driver.send_signal(signum)  # an impatient second one
+        said, _ = driver.communicate(timeout=60)
     assert driver.returncode == 128 + signum
     assert (tmp_path / "a" / "saved").exists()
     assert not (tmp_path / "b" / "started").exists()
@@ -125,13 +118,9 @@ def test_nohup_stays_in_force(tmp_path):
     script.write_text("import sys, pathlib, time; pathlib.Path(sys.argv[1], 'started').touch(); time.sleep(1)")
     for name in "ab":
         (tmp_path / name).mkdir()
-    driver = subprocess.Popen(
-        ["nohup", sys.executable, "-c", DRIVER, str(tmp_path), sys.executable, str(script)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-    )
-    wait_for(tmp_path / "a" / "started")
-    driver.send_signal(signal.SIGHUP)
-    assert driver.wait(60) == 0
+    command = ["nohup", sys.executable, "-c", DRIVER, str(tmp_path), sys.executable, str(script)]
+    with started(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL) as driver:
+        wait_until((tmp_path / "a" / "started").exists)
+        driver.send_signal(signal.SIGHUP)
+        assert driver.wait(60) == 0
     assert (tmp_path / "b" / "started").exists()

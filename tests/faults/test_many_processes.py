@@ -1,46 +1,17 @@
 """Two processes (gloo) under accelerate's launcher: they agree, and one's failure is everyone's."""
 
-import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
 import train
 from tests import tiny
+from tests.processes import ONE, TWO, launch, launch_faulty, started, wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.distributed]
-ROOT = Path(__file__).parents[2]
-TWO = ("--config_file", "configs/accelerate/cpu_2.yaml", "--main_process_port", "0")
-ONE = ("--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
-
-
-def launch(layout: tuple[str, ...], *arguments: str) -> subprocess.Popen:
-    """accelerate launch with `arguments`, its output as one text."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", *layout, *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def launch_faulty(fault: str, argv: list[str]) -> str:
-    """Two processes with a fault; their output, once all have ended."""
-    process = launch(TWO, "tests/faults/faulty.py", fault, *argv)
-    output, _ = process.communicate(timeout=90)
-    assert process.returncode != 0
-    return output
-
-
-def assert_nearly_same_end(run, whole_run):
-    for row, expected in zip(tiny.metrics(run), tiny.metrics(whole_run), strict=True):
-        assert row.pop("kind") == expected.pop("kind")
-        assert row == pytest.approx(expected, rel=1e-4)
 
 
 def test_two_processes_train_on_the_same_rows_and_one_goes_on(text, whole_run, tmp_path):
@@ -50,7 +21,7 @@ def test_two_processes_train_on_the_same_rows_and_one_goes_on(text, whole_run, t
     assert "step 7 is saved" in output
     assert tiny.saved_steps(tmp_path / "run") == [6, 7]
     assert train.main(argv) == 0
-    assert_nearly_same_end(tmp_path / "run", whole_run)
+    tiny.assert_nearly_same_end(tmp_path / "run", whole_run)
 
 
 def test_a_process_that_dies_is_named(text, tmp_path):
@@ -66,16 +37,20 @@ def test_a_process_whose_others_never_come_ends_at_a_signal(text, tmp_path, sign
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     alone = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    process = subprocess.Popen(
-        [sys.executable, "train.py", *tiny.command(text, tmp_path / "run")], cwd=ROOT, env=os.environ | alone
-    )
-    while True:  # until it listens for the others
+    command = [sys.executable, "train.py", *tiny.command(text, tmp_path / "run")]
+    with started(command, env=os.environ | alone) as process:
+        wait_until(lambda: process.poll() is not None or listens(port))
         assert process.poll() is None
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            break
-        time.sleep(0.1)
-    process.send_signal(signum)
-    assert process.wait(60) == -signum
+        process.send_signal(signum)
+        assert process.wait(60) == -signum
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_a_non_finite_loss_on_one_process_stops_the_step_on_all(text, whole_run, tmp_path):
@@ -91,16 +66,16 @@ def test_bad_data_of_one_process_end_both_after_a_checkpoint(text, tmp_path):
     broken = tmp_path / "broken.jsonl"
     broken.write_text("\n".join(lines))
     argv = tiny.command(text, tmp_path / "run", f"data.path={broken}", "train.checkpoint_every=0")
-    process = launch(TWO, "train.py", *argv)
-    output, _ = process.communicate(timeout=90)
+    with launch(TWO, "train.py", *argv) as process:
+        output, _ = process.communicate(timeout=90)
     assert "process 1" in output and "broken.jsonl, line 114" in output
     assert len(tiny.saved_steps(tmp_path / "run")) == 1
 
 
 def test_a_mistake_that_the_main_process_finds_is_said_once(text, tmp_path):
     """The evaluation text is read by the main process alone; the other one raises the same error."""
-    process = launch(TWO, "train.py", *tiny.command(text, tmp_path / "run", "data.eval_tokens=1_000_000"))
-    output, _ = process.communicate(timeout=90)
+    with launch(TWO, "train.py", *tiny.command(text, tmp_path / "run", "data.eval_tokens=1_000_000")) as process:
+        output, _ = process.communicate(timeout=90)
     assert process.returncode != 0
     said = [line for line in output.splitlines() if "data.eval_tokens=1000000" in line]
     assert len(said) == 1 and said[0].startswith("data.eval_tokens=1000000, but the 60 documents of")
@@ -110,19 +85,12 @@ def test_a_mistake_that_the_main_process_finds_is_said_once(text, tmp_path):
 @pytest.mark.parametrize("layout", [ONE, TWO], ids=["one", "two"])
 def test_a_signal_to_the_launcher_ends_everybody(text, tmp_path, layout):
     run = tmp_path / "run"
-    process = launch(layout, "train.py", *tiny.command(text, run, "train.steps=100000", "train.checkpoint_every=0"))
-    wait_until((run / "metrics.jsonl").exists)
-    wait_until(lambda: len(tiny.metrics(run)) > 3)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=90)  # ends when the last holder of the pipe does
+    argv = tiny.command(text, run, "train.steps=100000", "train.checkpoint_every=0")
+    with launch(layout, "train.py", *argv) as process:
+        wait_until((run / "metrics.jsonl").exists)
+        wait_until(lambda: len(tiny.metrics(run)) > 3)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=90)  # ends when the last holder of the pipe does
     assert "is saved" in output
     (step,) = tiny.saved_steps(run)
     assert step == max(row["step"] for row in tiny.metrics(run))
-
-
-def wait_until(holds) -> None:
-    for _ in range(9000):
-        if holds():
-            return
-        time.sleep(0.01)
-    pytest.fail("never happened")

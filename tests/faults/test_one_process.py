@@ -10,6 +10,7 @@ import pytest
 import train
 from tests import tiny
 from tests.faults import faulty
+from tests.processes import hear_signals
 from training.run import checkpoint
 from training.run.folder import RunFolder
 
@@ -24,8 +25,11 @@ def run(faults: list[str], argv: list[str], log) -> int:
     """The exit code of train.py with `faults`; its output is added to `log`."""
     child = processes.Process(target=in_child, args=(faults, argv, str(log)))
     child.start()
-    child.join(120)
-    assert child.exitcode is not None
+    try:
+        child.join(120)
+        assert child.exitcode is not None
+    finally:
+        child.kill()
     return child.exitcode
 
 
@@ -33,6 +37,7 @@ def in_child(faults: list[str], argv: list[str], log: str) -> None:
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    hear_signals()
     raise SystemExit(faulty.main(faults, argv))
 
 

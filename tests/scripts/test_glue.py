@@ -8,7 +8,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import datasets
@@ -21,6 +20,7 @@ from experiments.glue.fine_tuning import build_optimizer, epochs_of, newest_chec
 from experiments.glue.glue_settings import load
 from scripts.glue import main
 from tests.experiments.glue.made_tasks import write_all
+from tests.processes import started, wait_until
 from training.run.folder import RunFolder
 
 GLUE = "configs/experiment/glue"
@@ -157,13 +157,12 @@ def test_a_killed_process_goes_on_to_the_same_record(glue, made, tmp_path):
     only = ("--only", name)
     assert glue(*arguments(made, tmp_path / "whole", "galore_rank_4", "sst2", *only, epochs=12))[0] == 0
     killed = arguments(made, tmp_path / "killed", "galore_rank_4", "sst2", *only, epochs=12)
-    process = subprocess.Popen([sys.executable, "scripts/glue.py", *killed], stdout=subprocess.DEVNULL, env=os.environ)
     saved = tmp_path / "killed" / name / "checkpoints" / "checkpoint-6" / "trainer_state.json"
-    while not saved.exists():
+    with started([sys.executable, "scripts/glue.py", *killed], stdout=subprocess.DEVNULL) as process:
+        wait_until(lambda: saved.exists() or process.poll() is not None)
         assert process.poll() is None, "it ended before its first checkpoint"
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL and not (tmp_path / "killed" / name / "record.jsonl").exists()
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL and not (tmp_path / "killed" / name / "record.jsonl").exists()
     assert glue(*killed)[0] == 0
     assert kept(tmp_path / "killed", name) == kept(tmp_path / "whole", name)
 

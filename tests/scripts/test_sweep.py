@@ -5,7 +5,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
@@ -16,7 +15,7 @@ from configs.schema import load
 from experiments.grid import combinations
 from scripts.sweep import main
 from tests import tiny
-from tests.experiments.test_jobs import wait_for
+from tests.processes import started, wait_until
 
 QUICKSTART = "configs/quickstart.yaml"
 
@@ -128,24 +127,16 @@ def tiny_sweep(text, tmp_path):
     return [str(tmp_path / "out"), "tests/tiny.yaml", *data, *length, "run.seed=0,1"]
 
 
-def wait_for_a_step(metrics):
-    """Until the run has recorded one: before that there is nothing to save."""
-    wait_for(metrics)
-    end = time.monotonic() + 60
-    while not metrics.read_text():
-        assert time.monotonic() < end, "no step is recorded"
-        time.sleep(0.05)
-
-
 @pytest.mark.faults
 def test_an_interrupted_sweep_resumes_and_a_finished_one_is_skipped(sweep, tiny_sweep, tmp_path):
     first, second = tmp_path / "out" / "tiny_seed=0", tmp_path / "out" / "tiny_seed=1"
     environment = os.environ | {"PYTHON": sys.executable}
     command = ["scripts/sweep.sh", *tiny_sweep]
-    driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
-    wait_for_a_step(first / "metrics.jsonl")
-    driver.send_signal(signal.SIGINT)
-    said, _ = driver.communicate(timeout=60)
+    with started(command, env=environment, stdout=subprocess.PIPE) as driver:
+        wait_until((first / "metrics.jsonl").exists)
+        wait_until((first / "metrics.jsonl").read_text)  # before that there is nothing to save
+        driver.send_signal(signal.SIGINT)
+        said, _ = driver.communicate(timeout=60)
     assert driver.returncode == 130
     (saved,) = tiny.saved_steps(first)
     assert f"tiny_seed=0: interrupted; step {saved} is saved" in said
@@ -276,32 +267,76 @@ def test_a_wrong_size_is_refused(shell, words):
     assert ended.stderr == f"table2.sh: error: the size must be one of 60m, 130m, 350m, 1_3b, got '{got}'\n"
 
 
+# ---- batch jobs
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """Starts a script of scripts/slurm in `tmp_path`, with programs that are shell scripts: cluster(programs, ...)."""
+
+    def cluster(programs: dict[str, str], script: str, *arguments: str, **variables: str):
+        for name, text in programs.items():
+            (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+            (tmp_path / name).chmod(0o755)
+        environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "40", **variables}
+        return started(["bash", str(ROOT / "scripts/slurm" / script), *arguments], cwd=tmp_path, env=environment)
+
+    return cluster
+
+
 @pytest.mark.faults
-def test_an_array_task_requeues_itself_before_the_limit(tmp_path):
-    scripts = {
+def test_an_array_task_requeues_itself_before_the_limit(cluster, tmp_path):
+    programs = {
         "scontrol": 'echo "$@" > requeued',
         "table": 'trap "sleep 0.3; touch saved; exit 143" TERM; echo "$@" > arguments; while :; do sleep 0.1; done',
         "finished": "exit 0",
         "failing": "exit 2",
     }
-    for name, text in scripts.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
-        (tmp_path / name).chmod(0o755)
-    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    environment |= {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "40", "SLURM_JOB_ID": "40"}
 
-    def start(*command: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            ["bash", str(ROOT / "scripts/slurm/array.sbatch"), *command], cwd=tmp_path, env=environment
-        )
+    def start(*command: str):
+        return cluster(programs, "array.sbatch", *command, SLURM_ARRAY_TASK_ID="1", SLURM_ARRAY_JOB_ID="40")
 
-    assert start("finished").wait(60) == 0
-    assert start("failing").wait(60) == 2
+    for command, code in (("finished", 0), ("failing", 2)):
+        with start(command) as task:
+            assert task.wait(60) == code
     assert not (tmp_path / "requeued").exists()
-    task = start("table", "60m", "run.seed=0,1")
-    wait_for(tmp_path / "arguments")
-    task.send_signal(signal.SIGTERM)
-    assert task.wait(60) == 0
+    with start("table", "60m", "run.seed=0,1") as task:
+        wait_until((tmp_path / "arguments").exists)
+        task.send_signal(signal.SIGTERM)
+        assert task.wait(60) == 0
     assert (tmp_path / "arguments").read_text() == "60m run.seed=0,1 --job-index 1\n"
     assert (tmp_path / "requeued").read_text() == "requeue 40_1\n"
     assert (tmp_path / "saved").exists()
+
+
+@pytest.mark.faults
+def test_a_job_of_machines_lets_its_processes_save_and_requeues_itself(cluster, tmp_path):
+    """The processes hear the signal, and their launcher does not."""
+    programs = {
+        "scontrol": '[ "$1" = show ] && printf "node%s\\n" 1 2 || echo "$@" > requeued',
+        "srun": 'SLURM_NODEID=0 exec "$@"',
+        "accelerate": """case "$*" in *finished*) exit 0 ;; *failing*) exit 3 ;; esac
+            trap "touch killed; exit 1" TERM
+            echo "$@" > arguments
+            sh -c 'trap "sleep 0.3; touch saved; exit 143" TERM; touch running; while :; do sleep 0.1; done' &
+            wait $!""",
+    }
+
+    def start(*arguments: str):
+        machines = {"SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "8", "SLURM_JOB_NODELIST": "node[1-2]"}
+        return cluster(programs, "train.sbatch", *arguments, **machines)
+
+    for name, code in (("finished", 0), ("failing", 3)):
+        with start(f"{name}.yaml") as job:
+            assert job.wait(60) == code
+    assert not (tmp_path / "requeued").exists()
+    with start("alice.yaml", "run.name=a b") as job:
+        wait_until((tmp_path / "running").exists)
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(60) == 0
+    words = "--num_machines 2 --num_processes 16 --machine_rank 0 --main_process_ip node1 --main_process_port 20040"
+    config = "configs/accelerate/multi_node.yaml"
+    expected = f"launch --config_file {config} {words} train.py alice.yaml run.name=a b\n"
+    assert (tmp_path / "arguments").read_text() == expected and (ROOT / config).is_file()
+    assert (tmp_path / "requeued").read_text() == "requeue 40\n"
+    assert (tmp_path / "saved").exists() and not (tmp_path / "killed").exists()
