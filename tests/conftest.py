@@ -3,14 +3,18 @@
 import training.processes.repeatable_sums  # noqa: F401 - before torch
 
 # isort: split
+import contextlib
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests import tiny
 
 # Folder of tests -> marker of every test in it. Tests in other folders carry their markers themselves.
 MARKERS = {"distributed": "distributed", "faults": "faults", "gpu": "gpu"}
+
+REDUCED = ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
 
 
 def pytest_collection_modifyitems(items):
@@ -26,11 +30,33 @@ def text(tmp_path_factory):
     return tiny.write_text(tmp_path_factory.mktemp("text"))
 
 
+@contextlib.contextmanager
+def kept_settings():
+    """What a run sets in torch for its process is as before at the end."""
+    products = torch.backends.cuda.matmul
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    reduced = {name: getattr(products, name) for name in REDUCED}
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+        for name, value in reduced.items():
+            setattr(products, name, value)
+
+
+@pytest.fixture(autouse=True)
+def settings_of_torch():
+    with kept_settings():
+        yield
+
+
 @pytest.fixture(scope="session")
 def whole_run(text, tmp_path_factory):
     """The folder of a tiny run that nothing disturbed."""
     import train
 
     run = tmp_path_factory.mktemp("whole") / "run"
-    assert train.main(tiny.command(text, run)) == 0
+    with kept_settings():
+        assert train.main(tiny.command(text, run)) == 0
     return run

@@ -315,11 +315,11 @@ def test_evaluate_a_finished_run(whole_run, text, tmp_path, capsys):
     other = f"data.eval_path={text}/train.jsonl"
     assert evaluate_script.main([str(whole_run), "data=files", other, "data.eval_tokens=500"]) == 0
     assert capsys.readouterr().out != ours
-    (whole_run / "evaluations.json").write_text("{")
-    assert evaluate_script.main([str(whole_run), "--save", "again"]) == 2
+    run = shutil.copytree(whole_run, tmp_path / "run")
+    (run / "evaluations.json").write_text("{")
+    assert evaluate_script.main([str(run), "--save", "again"]) == 2
     said = capsys.readouterr()
     assert said.out == ours and "evaluations.json is not readable" in said.err and "Traceback" not in said.err
-    (whole_run / "evaluations.json").unlink()
     assert evaluate_script.main([str(tmp_path)]) == 2
     assert "finished run" in capsys.readouterr().err
 

@@ -29,11 +29,9 @@ def test_bounds_are_of_registered_optimizers_and_count_right():
 def test_optimizers_are_measured_with_their_peers(tmp_path, monkeypatch, capsys):
     pytest.importorskip("galore_torch")
     options = ["--optimizers=adam,galore,alice,soap", "--rank=4", "--leading=2", "--rounds=1", "--refreshes=1"]
-    threads = torch.get_num_threads()
     monkeypatch.setattr(sys, "argv", ["benchmark", *SMALL, *options, "--results", str(tmp_path)])
     monkeypatch.delitem(BOUNDS, "soap")
     benchmark_optimizers.main()
-    torch.set_num_threads(threads)
     path = tmp_path / "optimizers_llama_nano_cpu_float32.csv"
     assert path.with_suffix(".png").stat().st_size > 0 and "7 matrices, rank 4" in capsys.readouterr().out
     rows = {row["optimizer"]: row for row in csv.DictReader(path.read_text().splitlines()[1:])}
@@ -74,10 +72,8 @@ def test_the_whole_model_is_stepped_by_packages_with_an_adam(tmp_path, monkeypat
     assert bounds["lars"] == pytest.approx(1e-6 * 4 * 7 * (matrices + rest)), "the rest is its own"
 
     options = ["--whole", "--optimizers=adam,racs", "--rounds=1", "--results", str(tmp_path)]
-    threads = torch.get_num_threads()
     monkeypatch.setattr(sys, "argv", ["benchmark", *SMALL, "model.vocab_size=40", *options])
     benchmark_optimizers.main()
-    torch.set_num_threads(threads)
     text = (tmp_path / "optimizers_llama_nano_whole_cpu_float32.csv").read_text()
     rows = {row["optimizer"]: row for row in csv.DictReader(text.splitlines()[1:])}
     assert "7 matrices and 5 others" in text and rows.keys() == {"torch AdamW, fused", "adam", "racs", "other Adam"}

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 
 from benchmarks.plain_loop import LoopRun, train_plainly
 from benchmarks.training import Loop, evaluate, write_documents
@@ -41,10 +40,8 @@ def test_the_plain_loop_counts_tokens_without_padding(tmp_path):
     write_documents(documents)
     assert len(json.loads(documents.read_text().splitlines()[0])["text"]) > 100
     documents.write_text(32 * '{"text": "one two three"}\n')
-    threads = torch.get_num_threads()
     found = train_plainly(
         load([*SETTINGS, "data=files", "data.path=unused", "data.eval_path=unused"]).config, documents
     )
-    torch.set_num_threads(threads)
     assert len(found.seconds) == len(found.data_seconds) == 4
     assert 0 < found.tokens < 4 * 8 * 16 and found.tokens % 32 == 0, "32 rows of one document"

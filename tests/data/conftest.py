@@ -3,13 +3,18 @@
 import gzip
 import json
 import random
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from data import remote
 from data.data_settings import Data
 from data.loader import TrainingData
 from data.tokenizer import BUILTIN, load_tokenizer
+from tests.servers import Hub, Mirror, use_hub
 
 VOCABULARY = 4096
 
@@ -93,3 +98,61 @@ def documents_of(rows: list[list[int]], tokenizer) -> list[str]:
 @pytest.fixture(scope="session")
 def tokenizer():
     return load_tokenizer(make_section(tokenizer=str(BUILTIN)))
+
+
+# ---- servers and their files
+
+
+def zstd(content: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(content)
+    return sink.getvalue().to_pybytes()
+
+
+def write(path: Path, documents: list[str], field="text") -> Path:
+    """Documents in a file of the format that its suffix says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table({"id": list(range(len(documents))), field: documents}), path, row_group_size=30)
+        return path
+    content = "".join(json.dumps({"id": n, field: text}) + "\n" for n, text in enumerate(documents)).encode()
+    path.write_bytes({".gz": gzip.compress, ".zst": zstd}.get(path.suffix, bytes)(content))
+    return path
+
+
+def read(source) -> list[str]:
+    """All documents of a source but the empty ones."""
+    return [text for file in range(len(source.files)) for _, text in source.read(file, 0) if text]
+
+
+@pytest.fixture(params=[True, False], ids=["ranges", "no_ranges"])
+def mirror(request, tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(remote, "RETRIES", 3)
+    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "READ_SECONDS", 3.0)
+    write_shards(tmp_path, texts(400), 4)
+    with Mirror(tmp_path, request.param) as server:
+        yield server
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setattr(remote, "RETRIES", 3)
+    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "READ_SECONDS", 3.0)
+    with Hub(tmp_path) as server:
+        use_hub(server, monkeypatch)
+        yield server
+
+
+def shard(n: int) -> str:
+    return f"c4-train.{n:05d}-of-00004.json.gz"
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """A stall is soon one, for tests that serve stalls: `impatient` comes after the server."""
+    monkeypatch.setattr(remote, "READ_SECONDS", 0.3)

@@ -14,7 +14,7 @@ from data.held_out import EvaluationData
 from data.loader import TrainingData
 from data.preparation import prepare
 from data.sources import evaluation_source, files_source, training_source
-from tests.data.conftest import VOCABULARY, make_section, steps, texts, write_shards
+from tests.data.conftest import VOCABULARY, make_section, steps, texts, write_shards, zstd
 
 DOCUMENTS = texts(12)
 
@@ -25,13 +25,6 @@ def lines(documents: list[str]) -> bytes:
 
 def write_parquet(path, **columns):
     pq.write_table(pa.table(columns), path, row_group_size=5)
-
-
-def zstd(content: bytes) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(sink, "zstd") as stream:
-        stream.write(content)
-    return sink.getvalue().to_pybytes()
 
 
 WRITERS = {

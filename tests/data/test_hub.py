@@ -1,24 +1,19 @@
 """Datasets on the hub: which files they have, in every layout, and rows that are those of the same files on disk."""
 
-import gzip
 import json
-from pathlib import Path
 from urllib.parse import quote
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from configs.schema import load
 from data import hub as hub_module
-from data import remote
 from data.data_errors import DataError, SourceUnavailable
 from data.hub import open_dataset
 from data.loader import TrainingData
 from data.preparation import prepare
 from data.sources import evaluation_source, files_source, training_source
-from tests.data.conftest import VOCABULARY, make_section, steps, texts
-from tests.servers import Hub, use_hub
+from tests.data.conftest import VOCABULARY, make_section, read, steps, texts, write
+from tests.servers import Hub
 
 pytestmark = pytest.mark.slow  # `datasets` alone takes seconds to import
 
@@ -37,35 +32,6 @@ configs:
 ---
 # A dataset
 """
-
-
-def zstd(content: bytes) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(sink, "zstd") as stream:
-        stream.write(content)
-    return sink.getvalue().to_pybytes()
-
-
-def write(path: Path, documents: list[str], field="text") -> Path:
-    """Documents in a file of the format that its suffix says."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
-        pq.write_table(pa.table({"id": list(range(len(documents))), field: documents}), path, row_group_size=30)
-        return path
-    content = "".join(json.dumps({"id": n, field: text}) + "\n" for n, text in enumerate(documents)).encode()
-    path.write_bytes({".gz": gzip.compress, ".zst": zstd}.get(path.suffix, bytes)(content))
-    return path
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.setattr(remote, "RETRIES", 3)
-    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(remote, "READ_SECONDS", 0.3)
-    with Hub(tmp_path) as server:
-        use_hub(server, monkeypatch)
-        yield server
 
 
 def fineweb(hub: Hub, documents=DOCUMENTS) -> str:
@@ -97,11 +63,6 @@ def dolma(hub: Hub) -> str:
     (folder / "dolma.py").write_text("raise SystemExit('this is never run')")
     (folder / "urls" / "v1_7.txt").write_text("\n".join(urls) + "\n")
     return hub.commit("allenai/dolma", folder)
-
-
-def read(source) -> list[str]:
-    """All documents of a source but the empty ones."""
-    return [text for file in range(len(source.files)) for _, text in source.read(file, 0) if text]
 
 
 @pytest.mark.parametrize("layout", [fineweb, slimpajama, dolma])

@@ -11,23 +11,7 @@ from data import remote
 from data.data_errors import DataError, SourceUnavailable
 from data.loader import TrainingData
 from data.sources import evaluation_source, files_source, training_source
-from tests.data.conftest import VOCABULARY, make_section, steps, texts, write_shards
-from tests.servers import Mirror
-
-
-@pytest.fixture(params=[True, False], ids=["ranges", "no_ranges"])
-def mirror(request, tmp_path, monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(remote, "RETRIES", 3)
-    monkeypatch.setattr(remote, "FIRST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(remote, "READ_SECONDS", 0.3)
-    write_shards(tmp_path, texts(400), 4)
-    with Mirror(tmp_path, request.param) as server:
-        yield server
-
-
-def shard(n: int) -> str:
-    return f"c4-train.{n:05d}-of-00004.json.gz"
+from tests.data.conftest import VOCABULARY, make_section, shard, steps, texts
 
 
 def read_all(mirror) -> list[list[str]]:
@@ -36,7 +20,7 @@ def read_all(mirror) -> list[list[str]]:
 
 
 @pytest.mark.faults
-def test_retries_lose_and_repeat_nothing(mirror, caplog):
+def test_retries_lose_and_repeat_nothing(mirror, impatient, caplog):
     mirror.faults = {
         shard(0): [500, 503, ("reset", 700), ("stall", 900)],
         shard(1): [("cut", 100), ("cut", 1000), ("cut silently", 900), 502],
@@ -89,7 +73,7 @@ def test_a_file_of_unknown_length_is_read_to_the_end(mirror):
 
 
 @pytest.mark.faults
-def test_training_rows_are_those_of_the_local_folder(mirror, tokenizer):
+def test_training_rows_are_those_of_the_local_folder(mirror, impatient, tokenizer):
     local = steps(make_section(path=str(mirror.folder)), tokenizer, 12)
     section = make_section(source="c4", path=f"{mirror.url}/en/c4-train.{{00000..00003}}-of-00004.json.gz")
     mirror.faults = {shard(n): [503, ("reset", 500 + n), ("cut", 900)] for n in range(4)}

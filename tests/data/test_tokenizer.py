@@ -180,7 +180,7 @@ def test_held_out_addresses_are_not_trained_on():
     assert 0.05 < held_out_size / (size + held_out_size) < 0.07
 
 
-def test_training_a_tokenizer_is_deterministic_and_keeps_new_lines(tmp_path):
+def test_training_a_tokenizer_is_deterministic_and_keeps_new_lines():
     from data.tokenizer_training import as_transformers, train_tokenizer
 
     address = next(text for _, text in training_source(make_section(source="builtin")).read(0, 0))

@@ -14,8 +14,7 @@ import train
 from data import remote
 from data.sources import evaluation_source, training_source
 from tests import tiny
-from tests.data.conftest import make_section, texts
-from tests.data.test_hub import hub, read, write  # noqa: F401 - a fixture
+from tests.data.conftest import make_section, read, texts, write
 
 pytestmark = pytest.mark.faults
 ROOT = Path(train.__file__).parent
@@ -23,7 +22,7 @@ DOCUMENTS = texts(1200)
 STORM = [503, (429, 0), ("reset", 700), ("stall", 900), ("cut", 300), ("cut silently", 500), 500, ("reset", 0)]
 
 
-def commit(hub, suffix: str) -> str:  # noqa: F811
+def commit(hub, suffix: str) -> str:
     """A dataset of three files of a format; its name."""
     folder = hub.folder / "data"
     for n in range(3):
@@ -33,7 +32,7 @@ def commit(hub, suffix: str) -> str:  # noqa: F811
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json.gz", ".jsonl.zst", ".parquet"])
-def test_every_document_is_read_once_from_a_hub_that_fails(hub, suffix, monkeypatch):  # noqa: F811
+def test_every_document_is_read_once_from_a_hub_that_fails(hub, impatient, suffix, monkeypatch):
     """Statuses, resets, stalls and short bodies of both hosts, and of the listing."""
     monkeypatch.setattr(remote, "RETRIES", 8)
     section = make_section(source="hub", path=commit(hub, suffix), held_out=0.1)
@@ -47,7 +46,7 @@ def test_every_document_is_read_once_from_a_hub_that_fails(hub, suffix, monkeypa
 @pytest.mark.parametrize(
     "suffix, reading", [(".jsonl.zst", "RemoteFile.readinto:9"), (".parquet", "RemoteParts._fetch_range:5")]
 )
-def test_a_run_that_is_killed_ends_as_one_that_is_not(hub, suffix, reading, tmp_path):  # noqa: F811
+def test_a_run_that_is_killed_ends_as_one_that_is_not(hub, suffix, reading, tmp_path):
     """Killed while it reads a file, and between steps, in the middle of a row group (of 30 documents)."""
     text = ("data.source=hub", f"data.path={commit(hub, suffix)}", "data.held_out=0.1", "data.shuffle_buffer=3")
     data = [*text, "train.checkpoint_every=2"]

@@ -7,14 +7,13 @@ import pytest
 
 import train
 from tests import tiny
-from tests.data.conftest import texts
-from tests.data.test_remote import mirror, shard  # noqa: F401 - a fixture
+from tests.data.conftest import shard, texts
 
 pytestmark = pytest.mark.faults
 
 
 @pytest.fixture
-def settings(mirror, tmp_path):  # noqa: F811
+def settings(mirror, impatient, tmp_path):
     """A tiny run on the mirror's four shards, evaluated on a local file."""
     held_out = tmp_path / "held_out.jsonl"
     held_out.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts(80)))
@@ -24,7 +23,7 @@ def settings(mirror, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("mirror", [True], indirect=True, ids=["ranges"])
-def test_failures_that_a_retry_cures_change_no_row(mirror, settings, tmp_path):  # noqa: F811
+def test_failures_that_a_retry_cures_change_no_row(mirror, settings, tmp_path):
     calm, stormy = tmp_path / "calm", tmp_path / "stormy"
     assert train.main([*settings, f"run.dir={calm}"]) == 0
     mirror.faults = {shard(n): [503, ("reset", 300 + n), ("stall", 900), ("cut", 200)] for n in range(4)}
@@ -34,7 +33,7 @@ def test_failures_that_a_retry_cures_change_no_row(mirror, settings, tmp_path): 
 
 
 @pytest.mark.parametrize("mirror", [True], indirect=True, ids=["ranges"])
-def test_a_shard_that_is_gone_is_named_after_a_checkpoint(mirror, settings, tmp_path, capfd):  # noqa: F811
+def test_a_shard_that_is_gone_is_named_after_a_checkpoint(mirror, settings, tmp_path, capfd):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     settings += ("data.streams=2", "train.steps=40", "train.eval_every=20")
     assert train.main([*settings, f"run.dir={whole}"]) == 0

@@ -101,8 +101,12 @@ def test_an_empty_parameter_is_rounded_too():
     empty = torch.nn.Parameter(torch.zeros(0, dtype=torch.bfloat16))
     optimizer = Adam([empty])
     optimizer.round_stochastically(0)
-    empty.grad = torch.zeros_like(empty)
+    full = torch.nn.Parameter(torch.ones(8, dtype=torch.bfloat16))
+    optimizer.add_param_group({"params": [full]})
+    for parameter in (empty, full):
+        parameter.grad = torch.ones_like(parameter)
     optimizer.step()
+    assert "writes" not in optimizer.state[empty] and optimizer.state[full]["writes"] == 1
 
 
 @pytest.mark.parametrize("cls", [LARS, LAMB])

@@ -69,7 +69,6 @@ def test_precision_of_products(tf32, precision):
     assert torch.get_float32_matmul_precision() == precision
     assert not torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
     assert not torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
-    torch.set_float32_matmul_precision("highest")
 
 
 @pytest.mark.parametrize(

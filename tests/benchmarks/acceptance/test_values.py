@@ -40,7 +40,7 @@ def test_a_resume_with_other_bits_breaks_it(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_bases_are_orthonormal_and_their_residual_right(dtype, monkeypatch):
+def test_bases_are_orthonormal_and_their_residual_right(dtype):
     torch.manual_seed(0)
     lines = bases.of_matrix((48, 96), 12, dtype, CPU.device)
     assert [line.passed for line in lines] == [True, True]

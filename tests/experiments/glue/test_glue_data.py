@@ -37,9 +37,15 @@ def test_rows_that_are_not_the_tasks_are_refused(name, columns, said):
     assert said in str(raised.value)
 
 
-def test_a_validation_split_may_lack_a_label():
-    check_rows(datasets.Dataset.from_dict({**PAIRS, "label": [1, 1]}), "mrpc", "F", whole=False)
-    check_rows(datasets.Dataset.from_dict({**PAIRS, "label": [2, 5]}), "stsb", "F", whole=True)
+def test_a_validation_split_may_lack_a_label_and_scores_have_none():
+    ones = datasets.Dataset.from_dict({**PAIRS, "label": [1, 1]})
+    check_rows(ones, "mrpc", "F", whole=False)
+    with pytest.raises(SettingsError, match="no row of the label 0"):
+        check_rows(ones, "mrpc", "F", whole=True)
+    scores = datasets.Dataset.from_dict({**PAIRS, "label": [2, 5]})
+    check_rows(scores, "stsb", "F", whole=True)
+    with pytest.raises(SettingsError):
+        check_rows(scores, "mrpc", "F", whole=False)
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def test_chunks_change_nothing_but_rounding():
         torch.testing.assert_close(other, found[0], rtol=1e-12, atol=1e-12)
 
 
-def test_products_take_the_dtype_of_autocast_and_the_gradients_that_of_the_weights(monkeypatch):
+def test_products_take_the_dtype_of_autocast_and_the_gradients_that_of_the_weights():
     hidden, weight, targets = inputs()
     seen = set()
 

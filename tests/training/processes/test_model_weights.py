@@ -35,4 +35,7 @@ def once(model):
 
 
 def test_a_tied_weight_is_saved_once():
-    check_weights(on_meta(TIED), once(on_meta(TIED)))
+    saved = once(on_meta(TIED))
+    check_weights(on_meta(TIED), saved)
+    with pytest.raises(ValueError, match=r"^the saved model has lm_head\.weight, this model has not"):
+        check_weights(on_meta(TIED), {**saved, "lm_head.weight": saved["model.embed_tokens.weight"]})

@@ -46,7 +46,7 @@ def without_torch(monkeypatch):
 
 
 @pytest.mark.parametrize(("vendor", "asked"), [("GenuineIntel", "AUTO,STRICT"), ("AuthenticAMD", None), (None, None)])
-def test_only_intels_processors_are_asked(without_torch, monkeypatch, tmp_path, vendor, asked):
+def test_only_intels_processors_are_asked(without_torch, tmp_path, vendor, asked):
     processor = tmp_path / "cpuinfo"
     if vendor:
         processor.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 
 def train_row(step: int) -> dict:
-    return {"kind": "train", "step": step, "tokens": 10 * step, "loss": 1 / 3 / step}
+    row = {"kind": "train", "step": step, "tokens": 10 * step, "loss": 1 / 3 / step, "train_seconds": step / 4}
+    return row | {"adam_lr": None}
 
 
 def eval_row(step: int, loss: float = 2.0) -> dict:

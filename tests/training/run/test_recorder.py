@@ -21,13 +21,15 @@ def test_both_recorders_have_the_same_methods():
     assert all(ours[name] == theirs[name] for name in public)
 
 
-def test_the_recorder_of_other_processes_does_nothing():
+def test_the_recorder_of_other_processes_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with Recorder() as recorder:
         recorder.begin()
         recorder.write({"kind": "train", "step": 1})
         with recorder.recording_bases(1):
             recorder.sync()
         recorder.finish({})
+    assert list(tmp_path.iterdir()) == []
 
 
 def fail(error: Exception):

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.training.run.rows import train_row
 from training.run import tracking
 from training.run.tracking import Tracker
 
@@ -20,11 +21,6 @@ SECRET = "correct-horse-battery-staple"
 
 def settings(mode: str) -> SimpleNamespace:
     return SimpleNamespace(mode=mode, project="llama", entity=None, group="table2", tags=["cpu", "nano"])
-
-
-def train_row(step: int) -> dict:
-    row = {"kind": "train", "step": step, "tokens": 10 * step, "loss": 5 / step, "train_seconds": step / 4}
-    return row | {"adam_lr": None}
 
 
 @pytest.fixture
@@ -101,7 +97,7 @@ def test_an_offline_run_and_its_resume(tmp_path, quiet_wandb, caplog):
     assert (run.display_name, run.project, run.run_group) == ("nano_alice_s0", "llama", "table2")
     assert list(run.tags) == ["cpu", "nano"]
     assert {item.key: item.value_json for item in run.config.update}["optimizer"].count("0.02") == 1
-    expected = [{"step": n, "tokens": 10 * n, "train_seconds": n / 4, "train/loss": 5 / n} for n in (1, 2, 3)]
+    expected = [{"step": n, "tokens": 10 * n, "train_seconds": n / 4, "train/loss": 1 / 3 / n} for n in (1, 2, 3)]
     evaluation = {"step": 3, "tokens": 30, "train_seconds": 0.75, "eval/perplexity": 9.5, "eval/loss": 2.25}
     assert history(records) == [*expected, evaluation]
     metrics = [r.metric for r in records if r.WhichOneof("record_type") == "metric"]

@@ -1,0 +1,1 @@
+from tests.data.conftest import hub, impatient, mirror  # noqa: F401 - fixtures
