@@ -85,38 +85,33 @@ def test_full_rank_moments_are_soaps():
     torch.testing.assert_close(update, U @ (first / second.sqrt()) @ V.T)
 
 
-def test_blocks_are_the_closest_of_their_family(gradients, source):
-    """Over one number for each v_j x Uc, for each Vc x u_i and for Vc x Uc, the means of D are closest to the discarded
-    part of SOAP's Fisher, and to the sampled Fisher itself."""
-    left, right = bases(gradients)
-    D = (left.T @ gradients @ right).square().mean(0)
-    best = block_means(D, RANK, RANK)
-    discarded = D.clone()
-    discarded[:RANK, :RANK] = 0
-    factors = [[positive(each.numel(), source=source, spread=size).view(each.shape) for each in best] for size in SIZES]
-    others = [
-        dense(outside(*(f * each for f, each in zip(row, best, strict=True)), M, N), left, right) for row in factors
-    ]
-    member = dense(outside(*best, M, N), left, right)
-    assert_projection(dense(discarded, left, right), member, others)
-    assert_projection(dense_fisher(gradients), member, others)
-
-
-def test_the_blocks_of_the_optimizer_are_these_means(gradients):
-    """With b1 = 0 its numbers are the means of D of the last gradient, and its C is Mat(A_c^(-1/2) g)."""
+def test_the_optimizers_blocks_are_the_closest_of_their_family(gradients, source):
+    """Over one number for each v_j x Uc, for each Vc x u_i and for Vc x Uc, its own are closest to the discarded
+    part of SOAP's Fisher, of one gradient as b1 = 0, and its C is Mat(A_c^(-1/2) g) of them."""
     last = gradients[1]
     changes = {"rank": RANK, "betas": (0.0, 0.0, 0.0), "alpha_c": 1.0, "compensation": "blocks"}
     optimizer, weight, update = trained(gradients[:2], **changes)
     state = optimizer.state[weight]
     U, V = state["basis"], state["right_basis"]
     left, right = (torch.linalg.qr(basis, mode="complete").Q for basis in (U, V))
-    a, b, c = block_means((left.T @ last @ right).square(), RANK, RANK)
-    for key, mean in (("outside_left", a), ("outside_right", b), ("outside_both", c)):
-        torch.testing.assert_close(state[key], mean)
-    roots = outside(a**-0.5, b**-0.5, c**-0.5, M, N)
+    D = (left.T @ last @ right).square()
+    held = [state[key] for key in ("outside_left", "outside_right", "outside_both")]
+    for own, mean in zip(held, block_means(D, RANK, RANK), strict=True):
+        torch.testing.assert_close(own, mean)
+    roots = outside(*(each**-0.5 for each in held), M, N)
     C = left @ (roots * (left.T @ last @ right)) @ right.T
     omega = (U.T @ last @ V).sign()  # m / sqrt(v) of one gradient
     torch.testing.assert_close(update, U @ omega @ V.T + C)
+
+    discarded = D.clone()
+    discarded[:RANK, :RANK] = 0
+    factors = [[positive(each.numel(), source=source, spread=size).view(each.shape) for each in held] for size in SIZES]
+    others = [
+        dense(outside(*(f * each for f, each in zip(row, held, strict=True)), M, N), left, right) for row in factors
+    ]
+    member = dense(outside(*held, M, N), left, right)
+    assert_projection(dense(discarded, left, right), member, others)
+    assert_projection(dense_fisher(last[None]), member, others)
 
 
 def test_the_compensation_has_one_unit_for_each_discarded_direction(gradients):
