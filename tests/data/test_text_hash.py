@@ -2,8 +2,7 @@
 
 from data.sources import evaluation_source, training_source
 from data.text_hash import is_held_out
-from tests.data.conftest import make_section, texts
-from tests.data.test_hub import read, write
+from tests.data.conftest import make_section, read, texts, write
 
 DOCUMENTS = texts(400)
 
