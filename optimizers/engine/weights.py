@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..functional import rounding
-from ..functional.numerics import working_dtype
+from ..functional.numerics import widened, working_dtype
 from ..functional.scaling import subtract_scaled
 from ..kernels import replaceable
 from .direction import Direction, formed
@@ -29,11 +29,10 @@ def subtract_direction(
     Args:
         weights: B matrices [m, n].
         direction: D, for the stack `gradient` [B, m, n] in the working precision.
-        noise: a random source for each weight, which is then computed in the working precision and rounded
-            stochastically; None: rounded to nearest.
+        noise: a random source for each weight, which is then rounded stochastically; None: rounded to nearest. Either
+            way it is rounded once.
     """
-    dtype = working_dtype(weights[0].dtype)
-    exact = weights if noise is None else [weight.to(dtype) for weight in weights]
+    exact = _widened(weights) if decay or noise is not None else weights
     if decay and decays_first:
         torch._foreach_mul_(exact, 1 - decay)
     if len(exact) > 1:
@@ -45,6 +44,8 @@ def subtract_direction(
     if noise is not None:
         for weight, unrounded, source in zip(weights, exact, noise, strict=True):
             weight.copy_(rounding.stochastic(unrounded, source))
+    elif exact is not weights:
+        torch._foreach_copy_(weights, exact)
 
 
 def subtract_traced(
@@ -68,12 +69,20 @@ def subtract_traced(
 def subtract_changes(
     weights: list[Tensor], changes: list[Tensor], *, step: float, decay: float, decays_first: bool
 ) -> None:
-    """W <- W - step change, before or after W <- W - decay W, for tensors of any shape."""
+    """W <- W - step change, before or after W <- W - decay W, for tensors of any shape, each rounded once."""
+    exact = _widened(weights) if decay else weights
     if decay and decays_first:
-        torch._foreach_mul_(weights, 1 - decay)
-    torch._foreach_add_(weights, changes, alpha=-step)
+        torch._foreach_mul_(exact, 1 - decay)
+    torch._foreach_add_(exact, changes, alpha=-step)
     if decay and not decays_first:
-        torch._foreach_mul_(weights, 1 - decay)
+        torch._foreach_mul_(exact, 1 - decay)
+    if exact is not weights:
+        torch._foreach_copy_(weights, exact)
+
+
+def _widened(weights: list[Tensor]) -> list[Tensor]:
+    """Copies in the working precision, or `weights` themselves where they have it."""
+    return weights if weights[0].dtype == working_dtype(weights[0].dtype) else widened(weights)
 
 
 @replaceable

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from optimizers import kernels, registry
 from optimizers.engine.direction import Direction
-from optimizers.engine.weights import subtract_direction
+from optimizers.engine.weights import subtract_changes, subtract_direction
 
 from .harness import gradient, options_of, parameters, train
 
@@ -61,15 +61,22 @@ def test_only_one_module_writes_weights(name, rounded, set_threads):
     assert writes.files and writes.files <= WRITERS | {"scaling.py"}
 
 
+@pytest.mark.parametrize(("decay", "decays_first"), [(0.0, True), (0.003, True), (0.003, False)])
 @pytest.mark.parametrize("count", [1, 3], ids=["alone", "stacked"])
 @pytest.mark.parametrize("parts", [("rows", "columns"), ("left", "right"), ("dense",), Direction._fields[:-1]])
-def test_a_bfloat16_weight_is_the_float32_result_rounded_once(count, parts):
-    """A change that is rounded before it is subtracted would end at a neighbour here and there."""
+def test_a_bfloat16_weight_is_the_float32_result_rounded_once(count, parts, decay, decays_first):
+    """A change that is rounded before it is subtracted would end at a neighbour here and there, and a decay that is
+    rounded by itself would be nothing: 0.3 % of a weight is less than half a step."""
     gradients = torch.stack([gradient((16, 24), 1, index).float() for index in range(count)])
     shapes = {"rows": (16, 1), "columns": (1, 24), "left": (16, 4), "right": (4, 24), "dense": (16, 24)}
     source = torch.Generator().manual_seed(3)
     direction = Direction(**{part: torch.randn(count, *shapes[part], generator=source) for part in parts})
     weights = [weight.detach() for weight in parameters([(16, 24)] * count, torch.bfloat16)]
-    exact = [w.float().sub(d, alpha=0.01) for w, d in zip(weights, direction.formed(gradients), strict=True)]
-    subtract_direction(weights, direction, gradients, step=0.01, decay=0.0, decays_first=True)
+    before, after = (1 - decay, 1.0) if decays_first else (1.0, 1 - decay)
+    changes = direction.formed(gradients)
+    exact = [w.float().mul(before).sub(d, alpha=0.01).mul(after) for w, d in zip(weights, changes, strict=True)]
+    others = [weight.clone() for weight in weights]
+    subtract_direction(weights, direction, gradients, step=0.01, decay=decay, decays_first=decays_first)
+    subtract_changes(others, list(changes), step=0.01, decay=decay, decays_first=decays_first)
+    assert all(map(torch.equal, weights, others))
     assert all(torch.equal(weight, each.bfloat16()) for weight, each in zip(weights, exact, strict=True))
