@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from training.run.provenance import environment
+from training.run.provenance import commit, environment
 
 
 def test_environment_names_commit_device_and_versions():
@@ -18,3 +18,23 @@ def test_environment_names_commit_device_and_versions():
         assert found["git_commit"].removesuffix("-dirty") == head.stdout.strip()
     else:
         assert found["git_commit"] is None
+
+
+def test_a_ledger_that_grows_makes_no_commit_dirty(tmp_path):
+    def git(*words: str) -> None:
+        name = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        subprocess.run(["git", *name, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    (tmp_path / "results" / "arena").mkdir(parents=True)
+    files = [tmp_path / "results" / "arena" / "nano.jsonl", tmp_path / "train.py"]
+    for file in files:
+        file.write_text("1\n")
+    git("init")
+    git("add", ".")
+    git("commit", "--message", "first")
+    clean = commit(tmp_path / "results")
+    assert clean is not None and len(clean) == 40
+    files[0].write_text("1\n2\n")
+    assert commit(tmp_path / "results") == clean
+    files[1].write_text("1\n2\n")
+    assert commit(tmp_path / "results") == f"{clean}-dirty"
