@@ -12,20 +12,22 @@ ADAM_LR = 0.01  # where tuning of the Adam-stepped part starts if nobody says
 
 @dataclass(frozen=True)
 class Entry:
-    """A run: a row in a cell over `tokens` positions, at a point, with a seed."""
+    """A run: a row in a cell over `tokens` positions, at a point, with a seed. published: as the row's file stands."""
 
     row: str
     cell: Cell
     tokens: int
     point: Point
     seed: int
+    published: bool = False
 
     @property
     def name(self) -> str:
         """A name that says all that tells the runs of an arena apart."""
         values = "_".join(f"{setting}={_shown(value)}" for setting, value in self.point.items())
         place = f"{self.cell.size}_{self.cell.batch_size}x{self.tokens}"
-        return f"{self.row}_{place}_{values}_s{self.seed}".replace("/", "-").replace(" ", "")
+        kind = "_published" if self.published else ""
+        return f"{self.row}_{place}_{values}_s{self.seed}{kind}".replace("/", "-").replace(" ", "")
 
 
 def _shown(value: object) -> str:
@@ -38,10 +40,12 @@ def steps_of(spec: Spec, entry: Entry) -> int:
 
 
 def arguments(spec: Spec, entry: Entry) -> list[str]:
-    """Arguments of train.py for a run, but for its folder. A basis lasts for an equal share of every run."""
+    """Arguments of train.py for a run, but for its folder. A basis lasts for an equal share of every run but of a
+    published recipe, which keeps its file's."""
     steps = steps_of(spec, entry)
     settings = [*shared_settings(spec, entry.cell), f"train.steps={steps}"]
-    if {"rank", "update_interval"} <= vars(config_of(spec, entry.row, entry.cell).optimizer).keys():
+    renewed = {"rank", "update_interval"} <= vars(config_of(spec, entry.row, entry.cell).optimizer).keys()
+    if renewed and not entry.published:
         settings.append(f"optimizer.update_interval={max(1, steps // spec.refreshes)}")
     settings += [f"optimizer.{setting}={value}" for setting, value in entry.point.items()]
     return [str(file_of(spec, entry.row)), *settings, f"run.seed={entry.seed}"]
@@ -103,7 +107,7 @@ def published(spec: Spec, row: str, cell: Cell) -> Entry:
     """The run of a row's published recipe."""
     section = config_of(spec, row, cell).optimizer
     point: Point = {"lr": section.lr} | ({} if section.adam_lr is None else {"adam_lr": section.adam_lr})
-    return Entry(row, cell, spec.tokens, point, 0)
+    return Entry(row, cell, spec.tokens, point, 0, published=True)
 
 
 def _tuned(spec: Spec, ledger: Ledger, rows: list[str]) -> Iterator[tuple[Cell, str, Point]]:
@@ -136,7 +140,6 @@ def finished(ledger: Ledger, entry: Entry) -> Line | None:
 
 def remaining(spec: Spec, ledger: Ledger, rows: list[str]) -> dict[str, tuple[int, int]]:
     """Stage -> (runs, positions) that have no record yet. For walks that go on their whole number is counted."""
-    counts = {}
     walks = dict.fromkeys(spec.rows[row].rates_of or row for row in rows)
     left = sum(
         spec.tuning.runs - len(found.points)
@@ -144,22 +147,23 @@ def remaining(spec: Spec, ledger: Ledger, rows: list[str]) -> dict[str, tuple[in
         for row in walks
         if (found := tuning(spec, row, cell, ledger)).pending is not None
     )
-    counts["tuning"] = (left, left * spec.tuning.tokens)
-    for stage, wanted in _wanted(spec, rows).items():
-        made = [entry for entry in STAGES[stage](spec, ledger, rows) if entry.name in ledger.lines]
-        runs, tokens = wanted
-        counts[stage] = (runs - len(made), tokens - sum(entry.tokens for entry in made))
+    counts = {"tuning": (left, left * spec.tuning.tokens)}
+    for stage, runs in _wanted(spec, rows).items():
+        wanted = [tokens for _, tokens, _ in runs] * len(cells(spec))
+        made = [
+            entry.tokens
+            for entry in STAGES[stage](spec, ledger, rows)
+            if entry.name in ledger.lines and (entry.row, entry.tokens, entry.seed) in runs
+        ]
+        counts[stage] = len(wanted) - len(made), sum(wanted) - sum(made)
     return counts
 
 
-def _wanted(spec: Spec, rows: list[str]) -> dict[str, tuple[int, int]]:
-    """Stage -> (runs, positions) of the stages after tuning."""
-    count = len(cells(spec))
-    seeds = count * sum(spec.rows[row].seeds for row in rows)
-    ladders = count * sum(spec.rows[row].ladder for row in rows)
-    recipes = count * sum(spec.rows[row].rates_of is None for row in rows) if spec.published else 0
-    return {
-        "final": (seeds, seeds * spec.tokens),
-        "ladder": (ladders * len(spec.ladder), ladders * sum(spec.ladder)),
-        "published": (recipes, recipes * spec.tokens),
-    }
+def _wanted(spec: Spec, rows: list[str]) -> dict[str, set[tuple[str, int, int]]]:
+    """Stage after tuning -> the runs of a cell, as (row, positions, seed), that no stage before it makes."""
+    walks = [row for row in rows if spec.rows[row].rates_of is None]
+    tuned = {(row, spec.tuning.tokens, 0) for row in walks}
+    finals = {(row, spec.tokens, seed) for row in rows for seed in range(spec.rows[row].seeds)}
+    ladders = {(row, tokens, 0) for row in rows if spec.rows[row].ladder for tokens in spec.ladder}
+    recipes = {(row, spec.tokens, 0) for row in walks if spec.published}
+    return {"final": finals - tuned, "ladder": ladders - finals - tuned, "published": recipes}

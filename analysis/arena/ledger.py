@@ -14,7 +14,8 @@ Point = dict[str, Any]  # setting of the optimizer -> value
 
 
 class Line(TypedDict):
-    """A run that ended at the end of its schedule, or whose loss was not finite (`loss` is None, `summary` is empty).
+    """A run that ended at the end of its schedule, or whose loss was not finite: then `loss` is None, `evaluations` are
+    empty, and `summary` says where it was made (of the first lines of that kind it is empty).
 
     name: of the run, made of what follows; steps, tokens: of the whole schedule, tokens as positions; point: the tuned
     settings; held_out: evaluations on other texts.
@@ -45,22 +46,32 @@ class Ledger:
         self.path = path
         self.lines: dict[str, Line] = {}
         if path.is_file():
-            whole, _, _ = path.read_text().rpartition("\n")  # an interrupted write leaves a part of a line
-            for number, text in enumerate(whole.splitlines(), start=1):
+            whole, _, rest = path.read_text().rpartition("\n")
+            texts = whole.splitlines()
+            # An interrupted write leaves a part of a line, an editor a whole one without its end.
+            texts += [rest] if _line(rest) else []
+            for number, text in enumerate(texts, start=1):
                 line = _line(text)
                 if line is None:
                     raise SettingsError(f"{path}: line {number} is no record of a run; delete it to run that again")
                 self.lines.setdefault(line["name"], line)
 
     def append(self, line: Line) -> None:
-        """Write a line at the end of the file, unless there is one of its name. A part of a line is cut off."""
+        """Write a line at the end of the file, unless there is one of its name.
+
+        Behind the last end of a line a part of a record is cut off, and a whole one gets its end.
+        """
         if line["name"] in self.lines:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
+            whole, newline, rest = file.read().rpartition(b"\n")
+            if _line(rest.decode(errors="replace")):
+                file.write(b"\n")
+            else:
+                file.truncate(len(whole + newline))
             file.write(json.dumps(line, sort_keys=True).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())

@@ -5,6 +5,7 @@ and moves to a neighbour whose loss is lower by more than the noise; while that 
 When all settings were tried it begins again with the first. Every row gets equally many runs.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,18 +18,21 @@ Loss = Callable[[Point], float | None]  # the final loss of the run at a point; 
 
 @dataclass(frozen=True)
 class Axis:
-    """A tuned setting. `values`: those to choose from, in order; empty for a rate, which is multiplied or divided by
-    `factor`."""
+    """A tuned setting. `values`: those to choose from, in order; empty for a rate, which is `start` times a whole power
+    of `factor`."""
 
     setting: str
     factor: float = 2.0
+    start: float = 1.0
     values: tuple[Any, ...] = ()
 
     def neighbour(self, point: Point, direction: int) -> Point | None:
         """The point one step up (1) or down (-1); None at the end of the values."""
         value = point[self.setting]
         if not self.values:
-            return point | {self.setting: float(f"{value * self.factor**direction:.6g}")}
+            # From the start: a value that is rounded at every step would differ on the way back.
+            power = round(math.log(value / self.start, self.factor)) + direction
+            return point | {self.setting: float(f"{self.start * self.factor**power:.6g}") if power else self.start}
         place = self.values.index(value) + direction
         return point | {self.setting: self.values[place]} if 0 <= place < len(self.values) else None
 
@@ -36,7 +40,7 @@ class Axis:
 @dataclass(frozen=True)
 class Walk:
     """points: run so far, in order; best: of them; pending: the next to run, None when the walk is over; bracketed: the
-    settings whose neighbours of the best point, those there are, were both tried."""
+    settings whose neighbours of the best point, those there are, were both tried so far."""
 
     points: list[Point]
     best: Point
@@ -52,20 +56,21 @@ def start_and_axes(entrant: Entrant, lr: float, adam_lr: float, tuning: Tuning) 
         point[setting] = values[0]
         axes.append(Axis(setting, values=tuple(sorted(values))))
     # A rate may take many runs; first, it would leave none for an option of few values.
-    return point, [*axes, Axis("lr", tuning.factor), Axis("adam_lr", tuning.factor)]
+    return point, [*axes, *(Axis(rate, tuning.factor, point[rate]) for rate in ("lr", "adam_lr"))]
 
 
 def walk(start: Point, axes: list[Axis], tuning: Tuning, loss: Loss) -> Walk:
     """The walk as far as runs have been made. It depends on their losses alone, so it can be interrupted anywhere."""
-    steps = _Steps(start, tuning, loss)
+    steps, pending = _Steps(start, tuning, loss), None
     for point in steps.proposals(axes):
         if len(steps.points) == tuning.runs:
             break
         if (found := loss(point)) is None:
-            return Walk(steps.points, steps.best, point, [])
+            pending = point
+            break
         steps.take(point, found)
     bracketed = [axis.setting for axis in axes if _tried(axis, steps.best, steps.points)]
-    return Walk(steps.points, steps.best, None, bracketed)
+    return Walk(steps.points, steps.best, pending, bracketed)
 
 
 def _tried(axis: Axis, best: Point, points: list[Point]) -> bool:
