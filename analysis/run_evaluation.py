@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from configs.reading import argument
+from configs.reading import argument, with_training_text
 from configs.schema import Config, SettingsError, load
 from data.held_out import EvaluationData
 from data.tokenizer import load_tokenizer
@@ -21,10 +21,8 @@ def evaluation_settings(run: str, changes: list[str]) -> Config:
     model = Path(run, "model")
     if not model.is_dir():
         raise SettingsError(f"{run} is not the folder of a finished run: it has no model folder")
-    # The training text is not read, and its default may not fit the new evaluation text.
-    paths = [change.replace("eval_path", "path", 1) for change in changes if change.startswith("data.eval_path=")]
     own = (argument("data.tokenizer", str(model)), argument("model.init_from", str(model)))
-    return load([f"{run}/config.yaml", *changes, *paths[:1], *own]).config
+    return load([f"{run}/config.yaml", *with_training_text(changes), *own]).config
 
 
 def evaluate_run(config: Config, world: World) -> Evaluation:

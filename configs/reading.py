@@ -131,6 +131,13 @@ def argument(key: str, value: str) -> str:
     return f"{key}={quoted(value)}"
 
 
+def with_training_text(changes: list[str]) -> list[str]:
+    """Changes for an evaluation on other text, which takes the training text's place too: that is not read, and its
+    default may not fit the new evaluation text."""
+    paths = [change.replace("eval_path", "path", 1) for change in changes if change.startswith("data.eval_path=")]
+    return [*changes, *paths[:1]]
+
+
 def value_of(value: Any, hint: Any, key: str) -> Any:
     """What was typed for the setting `key` of the type `hint`: for a text the text, otherwise what it means as YAML.
 

@@ -17,7 +17,10 @@ import psutil
 
 from analysis.paths import ROOT
 from configs.reading import argument
+from training.processes.logs import say
 from training.processes.signals import STOPS
+
+STARTED = "$ "  # begins the line of a log that says a command starts
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,10 @@ def run_all(jobs: Sequence[Job], *, at_once: int = 1, devices: Sequence[str] = (
     if dry:
         for number, job in enumerate(waiting):
             device = f"CUDA_VISIBLE_DEVICES={devices[number % len(devices)]} " if devices else ""
-            print(device + shlex.join(job.command))
+            say(device + shlex.join(job.command))
         return 0
     if len(waiting) < len(jobs):
-        print(f"{len(jobs) - len(waiting)} of {len(jobs)} are finished", flush=True)
+        say(f"{len(jobs) - len(waiting)} of {len(jobs)} are finished")
     return _Queue(waiting, at_once, devices).run()
 
 
@@ -90,7 +93,7 @@ class _Queue:
                 time.sleep(0.2)
                 if len(caught) > passed_on:
                     passed_on = len(caught)
-                    print(f"interrupted; waiting for {len(self.running)} to save and end", flush=True)
+                    say(f"interrupted; waiting for {len(self.running)} to save and end")
                     for process in self.running:
                         _interrupt(process.pid)
                 self._collect_ended(interrupted=bool(caught))
@@ -102,10 +105,10 @@ class _Queue:
         device = min(self.devices, key=used.count) if self.devices else None
         try:
             self.running[_start(job, device)] = job, device
-            print(f"{job.name}: started, log in {job.log}", flush=True)
+            say(f"{job.name}: started, log in {job.log}")
         except OSError as error:
             self.failed = True
-            print(f"{job.name}: FAILED to start: {error}", flush=True)
+            say(f"{job.name}: FAILED to start: {error}")
 
     def _collect_ended(self, *, interrupted: bool) -> None:
         """Print the result of each job that has ended. After an interrupt an exit code other than 0 is no failure."""
@@ -115,7 +118,7 @@ class _Queue:
             if process.returncode != 0 and not interrupted:
                 self.failed = True
                 verdict = f"FAILED with exit code {process.returncode}, see {job.log}: "
-            print(f"{job.name}: {verdict}{_last_line(ROOT / job.log)}", flush=True)
+            say(f"{job.name}: {verdict}{_last_line(ROOT / job.log)}")
 
 
 @contextlib.contextmanager
@@ -138,6 +141,8 @@ def _start(job: Job, device: str | None) -> subprocess.Popen[bytes]:
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = os.environ | ({"CUDA_VISIBLE_DEVICES": device} if device is not None else {})
     with log.open("ab") as output:
+        output.write(f"{STARTED}{shlex.join(job.command)}\n".encode())
+        output.flush()
         # In a session of its own, a job does not get a terminal's ctrl-C itself, but once from here.
         return subprocess.Popen(
             job.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, cwd=ROOT,
@@ -167,6 +172,12 @@ def _scripts(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
+def since_start(log: Path) -> list[str]:
+    """The lines that a job's log has had since its last start."""
+    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    starts = [number for number, line in enumerate(lines, start=1) if line.startswith(STARTED)]
+    return lines[starts[-1] if starts else 0 :]
+
+
 def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines()
-    return lines[-1] if lines else ""
+    return next(reversed(since_start(log)), "")

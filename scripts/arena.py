@@ -22,11 +22,12 @@ from pathlib import Path
 
 from analysis.arena.entries import STAGES, due
 from analysis.arena.ledger import ledger_of
-from analysis.arena.spec import Spec, read_spec
+from analysis.arena.spec import Spec, check_place, read_spec
 from configs.schema import SettingsError
 from experiments.arena.conduct import Machine, budget, job, run_stage
 from experiments.grid import check_machine, words
 from experiments.jobs import positive, run_all
+from training.processes.logs import say
 
 
 def main() -> int:
@@ -51,6 +52,7 @@ def main() -> int:
     devices = [device for device in given.devices.split(",") if device]
     try:
         spec = read_spec(given.spec)
+        check_place(given.spec)
         rows = given.only.split(",") if given.only else list(spec.rows)
         if unknown := [row for row in rows if row not in spec.rows]:
             raise SettingsError(f"--only: there is no row {unknown[0]}; there are {', '.join(spec.rows)}")
@@ -62,7 +64,7 @@ def main() -> int:
     except SettingsError as error:
         parser.error(str(error))
     ledger = ledger_of(spec.name)
-    print(budget(spec, ledger, rows, machine.at_once), flush=True)
+    say(budget(spec, ledger, rows, machine.at_once))
     stages = list(STAGES)[: list(STAGES).index(given.until) + 1]
     if given.dry:
         ready = {entry.name: entry for stage in stages for entry in due(spec, ledger, rows, stage)}

@@ -1,5 +1,6 @@
 """What an arena compares, and how: the file configs/arena/NAME.yaml."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -9,7 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from analysis.paths import ARENAS, ROOT
-from configs.schema import Config, SettingsError, load
+from configs.checks import check_bounds, check_options
+from configs.reading import Settings, with_training_text
+from configs.schema import Config, Optimizer, SettingsError, load, read_into
 
 
 @dataclass
@@ -107,7 +110,20 @@ def read_spec(path: Path) -> Spec:
 
 def all_specs() -> list[Spec]:
     """The arenas of configs/arena and of its folders, by name."""
-    return [read_spec(path) for path in sorted(ARENAS.rglob("*.yaml"))]
+    paths = sorted(ARENAS.rglob("*.yaml"))
+    for path in paths:
+        check_place(path)
+    return [read_spec(path) for path in paths]
+
+
+def check_place(path: Path) -> None:
+    """Raises SettingsError for a file that scripts/results.sh does not find, or whose records another file has too."""
+    found = list(ARENAS.rglob("*.yaml"))
+    if path.resolve() not in found:
+        raise SettingsError(f"{path}: tables are made of the .yaml files below configs/arena alone, move it there")
+    namesakes = [str(other) for other in found if other.stem == path.stem]
+    if len(namesakes) > 1:
+        raise SettingsError(f"{' and '.join(sorted(namesakes))} have one name, and would share their records")
 
 
 def cells(spec: Spec) -> list[Cell]:
@@ -147,17 +163,8 @@ def _check(spec: Spec) -> None:
         raise SettingsError("rows is empty")
     if spec.tuning.runs < 1 or spec.tuning.factor <= 1 or spec.tuning.noise < 0:
         raise SettingsError("tuning needs at least one run, a factor above 1 and a noise of at least 0")
-    for row, entrant in spec.rows.items():
-        if not (ROOT / file_of(spec, row)).is_file():
-            raise SettingsError(f"rows.{row}: there is no file {file_of(spec, row)}")
-        if entrant.seeds < 1:
-            raise SettingsError(f"rows.{row}.seeds must be at least 1, got {entrant.seeds}")
-        if len(entrant.own) > 1:
-            raise SettingsError(f"rows.{row}.own: one option of its own is tuned, got {', '.join(entrant.own)}")
-        if entrant.rates_of is not None and (
-            entrant.rates_of not in spec.rows or spec.rows[entrant.rates_of].rates_of is not None
-        ):
-            raise SettingsError(f"rows.{row}.rates_of: {entrant.rates_of} is no row that is tuned")
+    for row in spec.rows:
+        _check_row(spec, row)
     for row in spec.against:
         if row not in spec.rows:
             raise SettingsError(f"against: there is no row {row}")
@@ -166,3 +173,53 @@ def _check(spec: Spec) -> None:
         for tokens in (spec.tokens, spec.tuning.tokens, *spec.ladder):
             if tokens % step or tokens <= 0:
                 raise SettingsError(f"{tokens} positions are no whole number of steps of {step}")
+    _check_settings(spec)
+
+
+def _check_row(spec: Spec, row: str) -> None:
+    entrant = spec.rows[row]
+    if not (ROOT / file_of(spec, row)).is_file():
+        raise SettingsError(f"rows.{row}: there is no file {file_of(spec, row)}")
+    if entrant.seeds < 1:
+        raise SettingsError(f"rows.{row}.seeds must be at least 1, got {entrant.seeds}")
+    if len(entrant.own) > 1:
+        raise SettingsError(f"rows.{row}.own: one option of its own is tuned, got {', '.join(entrant.own)}")
+    for option, values in entrant.own.items():
+        if not values:
+            raise SettingsError(f"rows.{row}.own.{option} has no value to try")
+    if entrant.rates_of is not None and (
+        entrant.rates_of not in spec.rows or spec.rows[entrant.rates_of].rates_of is not None
+    ):
+        raise SettingsError(f"rows.{row}.rates_of: {entrant.rates_of} is no row that is tuned")
+
+
+@dataclass
+class _Optimizer:
+    """The section of a run's settings that tuning changes."""
+
+    optimizer: Optimizer = field(default_factory=Optimizer)
+
+
+def _check_settings(spec: Spec) -> None:
+    """Read what the runs will read: a mistake is found before hours of other runs."""
+    cell = cells(spec)[0]
+    for row, entrant in spec.rows.items():
+        source = spec.rows[entrant.rates_of or row]
+        rates = {name: rate for name in ("lr", "adam_lr") if (rate := getattr(source, name)) is not None}
+        tried = [{option: value} for option, values in source.own.items() for value in values]
+        try:
+            section = dataclasses.asdict(config_of(spec, row, cell).optimizer)
+            for own in tried or [{}]:
+                settings = Settings()  # the files are read already, which takes ten times as long
+                settings.values["optimizer"] = section | rates | own
+                read = read_into(_Optimizer, settings)
+                check_bounds(read, settings)
+                check_options(read.optimizer, settings)
+        except SettingsError as error:
+            raise SettingsError(f"rows.{row}: {error}") from error
+    file = str(ROOT / file_of(spec, next(iter(spec.rows))))
+    for name, changes in spec.held_out.items():
+        try:
+            load([file, *shared_settings(spec, cell), *with_training_text(changes)])
+        except SettingsError as error:
+            raise SettingsError(f"held_out.{name}: {error}") from error

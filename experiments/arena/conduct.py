@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from analysis import records
 from analysis.arena.entries import Entry, arguments, due, remaining, steps_of
 from analysis.arena.ledger import Ledger, Line
 from analysis.arena.spec import Spec
 from analysis.paths import ROOT
-from experiments.jobs import Job, run_all, training
+from configs.identity import config_hash
+from configs.schema import load
+from experiments.jobs import Job, run_all, since_start, training
+from training.run.provenance import environment
 
 RUNS = Path("runs/arena")
 # The sentence with which train.py ends when a loss, a gradient norm or an evaluation is not finite.
@@ -32,12 +37,18 @@ def job(spec: Spec, entry: Entry, launcher: Sequence[str] = ()) -> Job:
     return training(entry.name, arguments(spec, entry), RUNS / spec.name, launcher or None)
 
 
-def keep(spec: Spec, ledger: Ledger, entries: Sequence[Entry]) -> int:
-    """Append the records of those entries that have ended; returns how many."""
-    lines = [line for entry in entries if (line := line_of(spec, entry)) is not None]
-    for line in lines:
-        ledger.append(line)
-    return len(lines)
+def keep(spec: Spec, ledger: Ledger, entries: Sequence[Entry], stage: str) -> None:
+    """Append the records of those entries that have ended. A line is never changed, so a finished run of the comparison
+    waits until it is evaluated on every other text."""
+    for entry in entries:
+        line = line_of(spec, entry)
+        if line is not None and (line["loss"] is None or texts(spec, stage).keys() <= line.get("held_out", {}).keys()):
+            ledger.append(line)
+
+
+def texts(spec: Spec, stage: str) -> dict[str, list[str]]:
+    """The other texts that the runs of a stage are evaluated on."""
+    return spec.held_out if stage == "final" else {}
 
 
 def line_of(spec: Spec, entry: Entry) -> Line | None:
@@ -55,7 +66,7 @@ def line_of(spec: Spec, entry: Entry) -> Line | None:
         "summary": {},
         "evaluations": [],
     }
-    folder, log = ROOT / RUNS / spec.name / entry.name, ROOT / RUNS / spec.name / f"{entry.name}.log"
+    folder = ROOT / RUNS / spec.name / entry.name
     if (folder / "summary.json").is_file():
         kept = records.record(folder)
         line["loss"] = kept["summary"]["final_loss"]
@@ -65,18 +76,23 @@ def line_of(spec: Spec, entry: Entry) -> Line | None:
         if "held_out" in kept:
             line["held_out"] = kept["held_out"]
         return line
-    ended = log.read_text(errors="replace").splitlines() if log.is_file() else []
-    return line if ended and DIVERGED.search(ended[-1]) else None
+    # Behind the sentence a launcher may say much of its own.
+    if not any(map(DIVERGED.search, since_start(folder.with_name(f"{entry.name}.log")))):
+        return None
+    config = load(arguments(spec, entry)).config
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    line["summary"] = {"seed": entry.seed, "config_hash": config_hash(config), **environment(device)}
+    return line
 
 
-def held_out_jobs(spec: Spec, entries: Sequence[Entry]) -> list[Job]:
-    """Evaluations of the finished runs of these entries on other texts."""
+def held_out_jobs(spec: Spec, entries: Sequence[Entry], stage: str) -> list[Job]:
+    """The evaluations on other texts that finished runs of these entries lack."""
     jobs = []
     for entry in entries:
         folder = RUNS / spec.name / entry.name
-        if (ROOT / folder / "summary.json").is_file():
+        if texts(spec, stage) and (ROOT / folder / "summary.json").is_file():
             evaluated = records.record(ROOT / folder).get("held_out", {})
-            for name, settings in spec.held_out.items():
+            for name, settings in texts(spec, stage).items():
                 command = (sys.executable, "scripts/evaluate.py", str(folder), "--save", name, *settings)
                 log = RUNS / spec.name / f"{entry.name}_{name}.log"
                 done = Job(f"{entry.name}_{name}", command, proof=folder / "evaluations.json", log=log, again=True)
@@ -89,15 +105,19 @@ def run_stage(spec: Spec, ledger: Ledger, rows: list[str], stage: str, machine: 
 
     A run that diverged is a result. One that failed for another reason ends the stage.
     """
+
+    def run(jobs: list[Job]) -> int:
+        return run_all(jobs, at_once=machine.at_once, devices=machine.devices)
+
     while entries := due(spec, ledger, rows, stage):
-        keep(spec, ledger, entries)
-        entries = [entry for entry in entries if entry.name not in ledger.lines]
-        jobs = [job(spec, entry, machine.launcher) for entry in entries]
-        code = run_all(jobs, at_once=machine.at_once, devices=machine.devices)
-        if stage == "final" and code <= 1:
-            code = max(code, run_all(held_out_jobs(spec, entries), at_once=machine.at_once, devices=machine.devices))
-        ended = keep(spec, ledger, entries)
-        if code > 1 or ended < len(entries):
+        code = run(held_out_jobs(spec, entries, stage))  # of runs that an earlier call has finished
+        keep(spec, ledger, entries, stage)
+        left = [entry for entry in entries if entry.name not in ledger.lines]
+        if code <= 1 and left:
+            code = run([job(spec, entry, machine.launcher) for entry in left])
+            code = max(code, run(held_out_jobs(spec, left, stage))) if code <= 1 else code
+            keep(spec, ledger, left, stage)
+        if code > 1 or any(entry.name not in ledger.lines for entry in left):
             return code or 1
     return 0
 
@@ -119,6 +139,6 @@ def budget(spec: Spec, ledger: Ledger, rows: list[str], at_once: int) -> str:
 
 def positions_per_second(ledger: Ledger) -> float | None:
     """Of one run, over all recorded runs; None without any."""
-    kept = [line for line in ledger.lines.values() if line["summary"]]
+    kept = [line for line in ledger.lines.values() if line["loss"] is not None]
     seconds = sum(line["summary"]["train_seconds"] for line in kept)
     return sum(line["tokens"] for line in kept) / seconds if seconds else None

@@ -1,15 +1,16 @@
 """The arena: the walk of tuning, the ledger, the fitted curve, the test, and tables that follow from records alone."""
 
+import itertools
 import json
 import math
 
 import pytest
 
-from analysis.arena.entries import Entry, arguments, due, remaining, tuning
+from analysis.arena.entries import Entry, arguments, due, published, remaining, tuning
 from analysis.arena.ledger import Ledger
 from analysis.arena.loss_curve import fit
 from analysis.arena.significance import p_value, pooled_deviation
-from analysis.arena.spec import Cell, Entrant, Tuning, all_specs, read_spec
+from analysis.arena.spec import Cell, Entrant, Tuning, all_specs, cells, read_spec
 from analysis.arena.tables import ratios, standings, tried
 from analysis.arena.walk import Axis, start_and_axes, walk
 from analysis.figures.frontier import front
@@ -70,6 +71,21 @@ def test_a_walk_waits_for_the_run_it_needs_and_goes_on_from_there():
     assert walk(START, AXES, Tuning(runs=6), lambda p: made.get(json.dumps(p))).best == {"lr": 2, "adam_lr": 0.5}
 
 
+@pytest.mark.parametrize("target", [0.2, 3e-4, 1e-5])
+def test_a_rate_that_is_reached_on_two_ways_is_the_same_point(target):
+    axes = [Axis("lr", 3.16, 0.00075), Axis("adam_lr", 3.16, 0.03)]
+    found = walk({"lr": 0.00075, "adam_lr": 0.03}, axes, Tuning(runs=40), optimum({"lr": target, "adam_lr": 0.1}))
+    for rate in ("lr", "adam_lr"):
+        tried = sorted({point[rate] for point in found.points})
+        assert all(more / less > 3 for less, more in itertools.pairwise(tried))
+
+
+def test_a_walk_that_waits_says_what_is_bracketed_so_far():
+    losses = {1.0: 4.0, 2.0: 5.0, 0.5: 5.0}
+    found = walk(START, AXES, Tuning(runs=9), lambda p: losses.get(p["lr"]) if p["adam_lr"] == 1 else None)
+    assert found.pending == {"lr": 1.0, "adam_lr": 2.0} and found.bracketed == ["lr"]
+
+
 def test_a_diverged_start_is_left():
     losses = {1.0: math.inf, 2.0: math.inf, 0.5: 4.0}
     found = walk({"lr": 1.0}, [Axis("lr")], Tuning(runs=3), lambda point: losses.get(point["lr"], 5.0))
@@ -121,6 +137,16 @@ def test_a_torn_line_is_cut_off_and_the_others_stay(tmp_path):
     assert Ledger(ledger.path).lines[second.name]["loss"] == 3.0
 
 
+def test_a_whole_last_line_without_its_end_is_a_record_and_stays(tmp_path):
+    first, second = (Entry("adam", CELL, 20480, {"lr": lr}, 0) for lr in (0.1, 0.2))
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(line(first, 4.0)))
+    ledger = Ledger(path)
+    assert list(ledger.lines) == [first.name]
+    ledger.append(line(second, 3.0))
+    assert list(Ledger(path).lines) == [first.name, second.name]
+
+
 def test_a_damaged_line_is_named(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"name": 1}\n')
     with pytest.raises(SettingsError, match=r"a\.jsonl: line 1 is no record"):
@@ -156,6 +182,7 @@ def test_every_tuned_row_gets_equally_many_runs_and_a_row_like_another_gets_none
     # A ladder's run at the tuned point is the tuning's own, and at the comparison's tokens the final one.
     assert counts == {"tuning": 8, "final": 5, "ladder": 2, "published": 2}
     assert left["tuning"] == (8, 8 * 20480) and left["final"] == (5, 5 * 40960)
+    assert {stage: runs for stage, (runs, _) in left.items()} == counts
     assert all(runs == 0 for runs, _ in remaining(spec, ledger, list(spec.rows)).values())
     assert [cells[2] for cells in tried(spec, ledger).rows] == ["4", "4"]
     elsewhere = dict.fromkeys(tuning(spec, "adam", CELL, ledger).best, 1.0)
@@ -166,6 +193,18 @@ def test_every_tuned_row_gets_equally_many_runs_and_a_row_like_another_gets_none
         ("4", ""),
     ]
     assert tuning(spec, "plain_racs", CELL, ledger).best == tuning(spec, "racs", CELL, ledger).best
+
+
+def test_a_published_recipe_keeps_its_files_refreshes(tmp_path):
+    rows = "rows:\n  galore: {lr: 0.01, adam_lr: 0.001}\nagainst: [galore]\ntokens: 409600\ntuning: {tokens: 409600}\n"
+    (tmp_path / "small.yaml").write_text(rows)
+    small = read_spec(tmp_path / "small.yaml")
+    cell = cells(small)[0]
+    as_published = published(small, "galore", cell)
+    same_point = Entry("galore", cell, 409600, as_published.point, 0)
+    assert as_published.name != same_point.name
+    assert "optimizer.update_interval=1" in arguments(small, same_point)
+    assert not any("update_interval" in argument for argument in arguments(small, as_published))
 
 
 def test_standings_have_the_speed_up_that_the_losses_were_made_with(spec, tmp_path):
@@ -230,6 +269,11 @@ def test_the_front_are_the_rows_that_no_other_beats_in_both():
         (("tokens: 40960", "tokens: 40961"), "40961 positions are no whole number of steps of 2048"),
         (("runs: 4", "runs: 0"), "tuning needs at least one run"),
         (("title: small", "titel: small"), "titel"),
+        (("own: {beta: [0.9, 0.95]}", "own: {bta: [0.9]}"), r"rows\.racs: unknown key optimizer\.bta"),
+        (("own: {beta: [0.9, 0.95]}", "own: {beta: [0.9, 1.5]}"), r"rows\.racs: optimizer\.beta"),
+        (("own: {beta: [0.9, 0.95]}", "own: {beta: []}"), r"rows\.racs\.own\.beta has no value to try"),
+        (("lr: 0.004", "lr: -0.004"), r"rows\.adam: optimizer\.lr must be greater than 0"),
+        (("rows:", "held_out: {books: [data.eval_pth=a]}\nrows:"), r"held_out\.books: unknown key data\.eval_pth"),
         (("  adam: {", "  sgd: {lr: 1}\n  adam: {"), r"rows\.sgd: there is no file configs/experiment/nano/sgd.yaml"),
     ],
 )

@@ -1,10 +1,14 @@
 """scripts/arena.sh: a small arena from its spec to its tables, with real runs, one of which diverges."""
 
+import json
+import os
+import subprocess
 import sys
 
 import pytest
 
 from analysis.arena import ledger, spec, tables
+from analysis.paths import ROOT
 from experiments.arena import conduct
 from scripts import arena
 
@@ -77,3 +81,79 @@ def test_a_wrong_row_or_job_is_one_sentence(small, capfd):
         with pytest.raises(SystemExit) as ended:
             small(*arguments)
         assert ended.value.code == 2 and capfd.readouterr().err.endswith(f"error: {sentence}\n")
+
+
+def finish(folder):
+    """What a run of train.py leaves."""
+    folder.mkdir(parents=True, exist_ok=True)
+    evaluation = {"kind": "eval", "step": 1, "tokens": 1, "train_seconds": 1.0, "loss": 5.0, "perplexity": 148.4}
+    (folder / "metrics.jsonl").write_text(json.dumps(evaluation) + "\n")
+    (folder / "config.yaml").write_text("run: {dir: x}\noptimizer: {lr: 1}\n")
+    (folder / "summary.json").write_text(json.dumps({"final_loss": 5.0, "train_seconds": 1.0, "seed": 0}))
+
+
+def test_a_final_is_recorded_with_its_evaluations_or_waits_for_them(small, tmp_path, monkeypatch):
+    """An evaluation that fails, and a call that ended before the evaluations, leave no line without them."""
+    evaluates = False
+
+    def run_all(jobs, **_):
+        for job in jobs:
+            if "scripts/evaluate.py" not in job.command:
+                finish(job.proof.parent)
+            elif evaluates:
+                job.proof.write_text('{"same": {"perplexity": 9.0}}')
+        return int(not evaluates and any("scripts/evaluate.py" in job.command for job in jobs))
+
+    monkeypatch.setattr(conduct, "run_all", run_all)
+    assert small() == 1
+    assert {line["tokens"] for line in ledger.ledger_of("small").lines.values()} == {256}
+    evaluates = True
+    assert small() == 0
+    finals = [line for line in ledger.ledger_of("small").lines.values() if line["tokens"] == 512]
+    assert len(finals) == 2 and all(line["held_out"] == {"same": {"perplexity": 9.0}} for line in finals)
+
+
+def test_a_divergence_behind_a_launchers_own_words_is_one(small, tmp_path, monkeypatch):
+    """Not one of an earlier start. Its line says where it was made, as that of a finished run does."""
+
+    def run_all(jobs, **_):
+        for job in jobs:
+            job.log.parent.mkdir(parents=True, exist_ok=True)
+            with job.log.open("a") as log:
+                log.write("$ accelerate launch train.py\n")
+                log.write("step 3 was not applied: its loss is nan, its gradient norm 2.0 (nothing was saved)\n")
+                log.write("" if job.name.startswith("adam") else "$ accelerate launch train.py\n")
+                log.write("subprocess.CalledProcessError: returned non-zero exit status 1.\n")
+        return 1
+
+    monkeypatch.setattr(conduct, "run_all", run_all)
+    assert small("--until", "tuning") == 1
+    (line,) = ledger.ledger_of("small").lines.values()
+    assert line["row"] == "adam" and line["loss"] is None
+    assert len(line["summary"]["config_hash"]) == 12
+    assert {"git_commit", "device", "versions"} <= line["summary"].keys()
+
+
+def test_a_spec_whose_tables_would_not_be_made_is_one_sentence(small, tmp_path, monkeypatch, capfd):
+    text = (tmp_path / "arenas" / "small.yaml").read_text()
+    (tmp_path / "arenas" / "more").mkdir()
+    (tmp_path / "arenas" / "more" / "small.yaml").write_text(text)
+    (tmp_path / "elsewhere.yaml").write_text(text)
+    for file, sentence in (
+        ("arenas/small.yaml", "have one name, and would share their records"),
+        ("elsewhere.yaml", "tables are made of the .yaml files below configs/arena alone, move it there"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["arena.py", str(tmp_path / file)])
+        with pytest.raises(SystemExit) as ended:
+            arena.main()
+        assert ended.value.code == 2 and capfd.readouterr().err.endswith(f"{sentence}\n")
+
+
+@pytest.mark.slow
+def test_a_reader_that_has_gone_is_no_fault():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "scripts/arena.py", "configs/arena/beyond/bytes.yaml", "-n"]
+    done = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")

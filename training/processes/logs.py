@@ -5,12 +5,12 @@ import os
 import sys
 from pathlib import Path
 
-from transformers.utils.logging import disable_progress_bar
-
 
 def set_up_logging(process: int) -> None:
     """Show messages as plain lines on stderr: all messages of process 0; of others their warnings, and those about
     their own data."""
+    from transformers.utils.logging import disable_progress_bar  # slow, and `say` needs none of it
+
     _open_standard_streams()
     disable_progress_bar()  # transformers' own, for every file of weights
     logging.basicConfig(format="%(message)s" if process == 0 else f"process {process}: %(message)s")
