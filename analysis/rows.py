@@ -69,6 +69,7 @@ ABLATIONS = {
     "compensation_fira_plus": Style("Fira's compensation, plus", "#7a6fd0", DASHED),
     "racs_no_ema": Style("RACS without averaging", "#d55e00", DASHED),
 }
+ABLATION = "ablation_"  # begins the names of their rows in an arena
 
 EIGHT_BITS = {
     "muon_8bit": Style("8-bit Muon", "#a594dd", DASHED),
@@ -93,8 +94,9 @@ ALICE = {
 
 
 def style(row: str) -> Style:
-    """A row's style; grey and dashed for a row that has none above, such as a new optimizer's."""
-    known = METHODS | ABLATIONS | EIGHT_BITS
+    """A row's style; grey and dashed for a row that has none above, such as a new optimizer's. An arena's rows
+    `ablation_x` are drawn as x."""
+    known = METHODS | EIGHT_BITS | ABLATIONS | {f"{ABLATION}{row}": look for row, look in ABLATIONS.items()}
     return known.get(row) or Style(row.replace("_", " "), "#a0a4ab", DASHED)
 
 

@@ -27,6 +27,8 @@ def main() -> None:
     write_svgs(full_size_figures(full), RESULTS / "figures")
     write_svgs(nano_figures(nano, step_seconds()), NANO / "figures")
     fronts = write_svgs(arena_figures(), ARENA_RESULTS / "figures")
+    for gone in set((ARENA_RESULTS / "figures").glob("*.svg")) - set(fronts):
+        gone.unlink()
     pictures = {front.stem: front.read_text() for front in fronts}
     (RESULTS / "report.html").write_text(page(full, nano, all_tables(), arena_curves(), pictures))
 

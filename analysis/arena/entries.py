@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from analysis.arena.ledger import Ledger, Line, Point
+from analysis.arena.ledger import Ledger, Point
 from analysis.arena.spec import Cell, Spec, cells, config_of, file_of, positions_per_step, shared_settings
 from analysis.arena.walk import Walk, start_and_axes, walk
 
@@ -130,12 +130,6 @@ def due(spec: Spec, ledger: Ledger, rows: list[str], stage: str) -> list[Entry]:
     """The runs of a stage that can start now and have no record."""
     entries = {entry.name: entry for entry in STAGES[stage](spec, ledger, rows)}
     return [entry for name, entry in entries.items() if name not in ledger.lines]
-
-
-def finished(ledger: Ledger, entry: Entry) -> Line | None:
-    """The record of a run that reached the end of its schedule."""
-    line = ledger.lines.get(entry.name)
-    return line if line is not None and line["loss"] is not None else None
 
 
 def remaining(spec: Spec, ledger: Ledger, rows: list[str]) -> dict[str, tuple[int, int]]:

@@ -2,19 +2,34 @@
 
 import math
 import statistics
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from analysis.arena.ledger import Ledger
-from analysis.arena.spec import Cell, Spec, positions_per_step
-from analysis.arena.tables import finals
+from analysis.arena.ledger import Ledger, Line
+from analysis.arena.outcomes import finished, perplexities, recorded, title_of
+from analysis.arena.spec import Cell, Spec
+from analysis.comparison import deviation
 from analysis.figures.canvas import dress, panels_of, results_style
-from analysis.rows import style
+from analysis.figures.labels import place_labels
+from analysis.rows import ABLATION, style
 from training.run.drawing import INK, MUTED
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MIB = 2**20
+NAMED = ("adam", "muon", "alice", "racs")  # labelled wherever they are; of the others those on the front
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A row's place: MiB of state, mean perplexity, its deviation over seeds (0 for one), and label."""
+
+    held: float
+    perplexity: float
+    deviation: float
+    label: str
 
 
 def front(points: dict[str, tuple[float, float]]) -> list[str]:
@@ -29,33 +44,75 @@ def front(points: dict[str, tuple[float, float]]) -> list[str]:
 
 def frontier_figure(spec: Spec, ledger: Ledger, cells: list[Cell]) -> "Figure | None":
     """A panel for each cell that has runs; None if none has."""
-    drawn = {cell: finals(spec, ledger, cell) for cell in cells}
-    drawn = {cell: found for cell, found in drawn.items() if found}
+    drawn = {cell: _compared(spec, ledger, cell) for cell in cells}
+    drawn = {cell: found for cell, found in drawn.items() if any(map(finished, found.values()))}
     if not drawn:
         return None
     with results_style():
         figure, panels = panels_of(8.2 * len(drawn), 5.4, 1, len(drawn))
-        for axes, (cell, found) in zip(panels, drawn.items(), strict=True):
-            points = {
-                row: (
-                    lines[0]["summary"]["optimizer_state_bytes"] / MIB,
-                    statistics.fmean(math.exp(line["loss"] or math.nan) for line in lines),
-                )
-                for row, lines in found.items()
-            }
-            best = front(points)
-            dress(axes, f"{cell.size.removeprefix('llama_')}, {positions_per_step(spec, cell):,} positions a step")
-            axes.step(
-                *zip(*(points[row] for row in best), strict=True), where="post", color=MUTED, linewidth=1, zorder=1
-            )
-            for row, (held, perplexity) in points.items():
-                look = style(row)
-                axes.plot(held, perplexity, "o", color=look.colour, markersize=7 if row in best else 5, zorder=3)
-                axes.annotate(
-                    look.label, (held, perplexity), (6, 3), textcoords="offset points", fontsize=7,
-                    color=INK, fontweight="bold" if row in best else "normal",
-                )  # fmt: skip
-            axes.set_xscale("log")
-            axes.set_xlabel("optimizer state, MiB")
-            axes.set_ylabel("perplexity")
+        spots = [
+            {row: _spot(row, lines) for row, lines in found.items() if finished(lines)} for found in drawn.values()
+        ]
+        for axes, (cell, found), shown in zip(panels, drawn.items(), spots, strict=True):
+            dress(axes, title_of(spec, cell))
+            _draw(axes, shown)
+            gone = [style(row).label for row in found if row not in shown]
+            note = f"\nall seeds diverged: {', '.join(gone)}" if gone else ""
+            axes.set_xlabel(f"optimizer state, MiB{note}")
+            axes.set_ylabel("perplexity, mean and standard deviation over seeds")
+        figure.draw_without_rendering()  # the places of labels follow from the layout
+        for axes, shown in zip(panels, spots, strict=True):
+            _label(axes, shown)
     return figure
+
+
+def _compared(spec: Spec, ledger: Ledger, cell: Cell) -> dict[str, list[Line]]:
+    """The rows of the picture: not the changes to a method that have its tuned values."""
+    return {
+        row: lines
+        for row, lines in recorded(spec, ledger, cell).items()
+        if not (row.startswith(ABLATION) and spec.rows[row].rates_of is not None)
+    }
+
+
+def _spot(row: str, lines: list[Line]) -> Spot:
+    ended = finished(lines)
+    values = perplexities(ended)
+    held = ended[0]["summary"]["optimizer_state_bytes"] / MIB
+    part = f" ({len(ended)} of {len(lines)})" if len(ended) < len(lines) else ""
+    return Spot(held, statistics.fmean(values), deviation(values) or 0.0, f"{style(row).label}{part}")
+
+
+def _front(spots: dict[str, Spot]) -> list[str]:
+    return front({row: (spot.held, spot.perplexity) for row, spot in spots.items()})
+
+
+def _draw(axes: "Axes", spots: dict[str, Spot]) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    best = _front(spots)
+    held = [spots[row].held for row in best for _ in range(2)]
+    lowest = [spots[row].perplexity for row in best for _ in range(2)]
+    axes.plot(
+        held[1:], lowest[:-1], color=MUTED, linewidth=1, zorder=1
+    )  # as a stair: every row's, then down to the next
+    for row, spot in spots.items():
+        axes.errorbar(
+            spot.held, spot.perplexity, spot.deviation or None, fmt="o", color=style(row).colour, capsize=2,
+            elinewidth=1, markersize=7 if row in best else 5, zorder=3,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _label(axes: "Axes", spots: dict[str, Spot]) -> None:
+    best = _front(spots)
+    named = [row for row in spots if row in best or row in NAMED]
+    place_labels(
+        axes,
+        [(spots[row].held, spots[row].perplexity, spots[row].label, row in best) for row in named],
+        [(spot.held, spot.perplexity) for spot in spots.values()],
+        INK,
+    )

@@ -26,8 +26,9 @@ SCALES = {
 }
 CONTENTS = {"arena": "The arena", "full": "Tables at the paper's sizes", "nano": "Tables of the nano study"}
 EMPTY: Mapping[str, Any] = MappingProxyType({})
-NUMBER = re.compile(r"([-−+]?\d.*)?")  # a cell that is set flush right
+NUMBER = re.compile(r"(\**[<>]? ?[-−+]?\d.*)?")  # a cell that is set flush right
 CODE, CODE_ELEMENT = re.compile(r"`([^`]+)`"), r"<code>\1</code>"
+BOLD, BOLD_ELEMENT = re.compile(r"\*\*(.+?)\*\*"), r"<strong>\1</strong>"
 LONG = 40  # characters of a cell that may break into lines
 COLOURS = {look.label: look.colour for look in (METHODS | EIGHT_BITS).values()}
 PAPER = (
@@ -167,5 +168,5 @@ def _cells(cells: Sequence[str], classes: Sequence[str]) -> str:
     for k, (cell, kind) in enumerate(zip(cells, classes, strict=True)):
         tag, scope = ("td", "") if k else ("th", ' scope="row"')
         dot = f'<i style="background:{COLOURS[cell]}"></i>' if cell in COLOURS else ""
-        parts.append(f"<{tag}{scope}{kind}>{dot}{html.escape(cell)}</{tag}>")
+        parts.append(f"<{tag}{scope}{kind}>{dot}{BOLD.sub(BOLD_ELEMENT, html.escape(cell))}</{tag}>")
     return "".join(parts)

@@ -18,11 +18,16 @@ MODEL = "llama_nano"
 
 def nano_tables() -> list[Table]:
     """Every table of results/nano, from its records and the seconds of a step there."""
-    finished = by_row(records.read(NANO / "runs").values())
-    runs = {row: comparison.best_settings(found) for row, found in finished.items()}
+    finished, runs = by_row(records.read(NANO / "runs").values()), final_runs()
     tuning = by_row(records.read(NANO / "tuning").values())
     pace = step_seconds()
     return [nano_table_2(runs, pace), table_5(runs, MODEL, "nano"), tuning_table(tuning, finished), claims(runs, pace)]
+
+
+def final_runs() -> Runs:
+    """The study's runs of each row at its best settings, by seed."""
+    finished = by_row(records.read(NANO / "runs").values())
+    return {row: comparison.best_settings(found) for row, found in finished.items()}
 
 
 def step_seconds() -> dict[str, float]:

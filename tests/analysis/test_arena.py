@@ -6,14 +6,19 @@ import math
 
 import pytest
 
+from analysis.arena import ranks as ranks_module
+from analysis.arena import shown
 from analysis.arena.entries import Entry, arguments, due, published, remaining, tuning
 from analysis.arena.ledger import Ledger
 from analysis.arena.loss_curve import fit
-from analysis.arena.significance import p_value, pooled_deviation
+from analysis.arena.ranks import ranks
+from analysis.arena.significance import Pooled, Verdict, is_lower, pooled, significant, survival
 from analysis.arena.spec import Cell, Entrant, Tuning, all_specs, cells, read_spec
-from analysis.arena.tables import ratios, standings, tried
+from analysis.arena.standings import others, standings
+from analysis.arena.tables import ratios, tried
 from analysis.arena.walk import Axis, start_and_axes, walk
-from analysis.figures.frontier import front
+from analysis.figures.frontier import front, frontier_figure
+from analysis.rows import style
 from configs.schema import SettingsError, load
 
 CELL = Cell("llama_nano", 8)
@@ -214,23 +219,126 @@ def test_standings_have_the_speed_up_that_the_losses_were_made_with(spec, tmp_pa
     rows = [dict(zip(table.columns, cells, strict=True)) for cells in table.rows]
     racs = next(row for row in rows if row["method"] == "RACS")
     assert float(racs["in tokens"]) == pytest.approx(2, abs=0.05)
-    assert float(racs["p against Adam"]) < 1e-6 and racs["n"] == "2"
+    assert float(racs["p against Adam"].strip("*")) < 1e-4 and racs["n"] == "2"
+    assert racs["p against Adam"].startswith("**") and racs["tuning runs"] == "4" and racs["not bracketed"] == "adam_lr"
+    assert "Welch's where both rows have two seeds or more (2.0 to 2.0 degrees of freedom)" in table.note
     assert rows[-1]["method"] == "Adam" and rows[-1]["in tokens"] == ""
     assert [cells[0] for cells in ratios(spec, ledger, CELL).rows] == ["RACS", "Adam"]
 
 
-def test_a_speed_up_is_not_extrapolated(spec, tmp_path):
-    ledger = Ledger(tmp_path / "small.jsonl")
-    made(spec, ledger, lambda entry: loss_of(entry) - (2 if entry.row == "racs" else 0))
+def standing(spec, ledger):
+    """The standings as label -> column -> cell."""
     table = standings(spec, ledger, CELL)
-    racs = next(cells for cells in table.rows if cells[0] == "RACS")
-    assert racs[table.columns.index("in tokens")] == ""
+    return {cells[0]: dict(zip(table.columns, cells, strict=True)) for cells in table.rows}
+
+
+def test_a_speed_up_is_not_extrapolated(spec, tmp_path):
+    """A loss below that of the reference's longest run, of twice the positions, says as much; one above all nothing."""
+    for name, change, cell in (("low", -2, "> 2.00"), ("high", 2, "")):
+        ledger = Ledger(tmp_path / f"{name}.jsonl")
+        made(spec, ledger, lambda entry: loss_of(entry) + (change if entry.row == "racs" else 0))  # noqa: B023
+        assert standing(spec, ledger)["RACS"]["in tokens"] == cell
+
+
+def test_seeds_that_never_meet_the_references_loss_are_counted(spec, tmp_path):
+    ledger = Ledger(tmp_path / "small.jsonl")
+    made(spec, ledger, lambda e: 4 + 0.05 * e.seed * (e.row == "racs") - 0.01 * (e.row == "racs") - 1e-8 * e.tokens)
+    rows = standing(spec, ledger)
+    # On seed 0 RACS meets Adam's loss at 0.99 of its steps, on seed 1 never.
+    assert rows["RACS"]["in steps"] == rows["RACS"]["in seconds"] == "1.01 (1 of 2)"
+    assert rows["Adam"]["in steps"] == ""
+    ledger = Ledger(tmp_path / "worse.jsonl")
+    made(spec, ledger, lambda entry: 4 + (entry.row != "adam"))
+    assert standing(spec, ledger)["RACS"]["in steps"] == "0.00"
 
 
 def test_a_diverged_run_is_a_result(spec, tmp_path):
     ledger = Ledger(tmp_path / "small.jsonl")
     counts = made(spec, ledger, lambda entry: None if entry.point["lr"] > 0.02 else loss_of(entry))
     assert counts["tuning"] == 8 and "diverged" in tried(spec, ledger).rows[1][-2]
+
+
+def test_a_row_with_diverged_seeds_stays_and_one_without_others_is_last(spec, tmp_path):
+    def loss(entry):
+        final = entry.tokens == spec.tokens
+        gone = final and (entry.row == "plain_racs" or (entry.row == "racs" and entry.seed == 1))
+        return None if gone else loss_of(entry)
+
+    ledger = Ledger(tmp_path / "small.jsonl")
+    made(spec, ledger, loss)
+    rows = standing(spec, ledger)
+    assert list(rows) == ["RACS", "Adam", "plain racs"]
+    assert rows["RACS"]["n"] == "1 of 2, 1 diverged" and rows["RACS"]["in steps"].endswith("(1 of 2)")
+    assert rows["plain racs"]["ppl"] == "diverged" and rows["plain racs"]["p against Adam"] == ""
+    axes = frontier_figure(spec, ledger, [CELL]).axes[0]
+    assert "all seeds diverged: plain racs" in axes.get_xlabel()
+    assert "RACS (1 of 2)" in [text.get_text() for text in axes.texts]
+
+
+def test_ratios_are_of_seed_0_and_a_diverged_run_is_last(spec, tmp_path):
+    def loss(entry):
+        return None if (entry.row, entry.tokens, entry.seed) == ("racs", 40960, 0) else loss_of(entry)
+
+    ledger = Ledger(tmp_path / "small.jsonl")
+    made(spec, ledger, loss)
+    rows = {cells[0]: cells[1:] for cells in ratios(spec, ledger, CELL).rows}
+    assert rows["RACS"][1] == "diverged (2)" and rows["Adam"][1].endswith(" (1)")
+    assert rows["RACS"][0].endswith(" (1)") and rows["RACS"][2].endswith(" (1)")
+
+
+def test_a_held_out_mean_over_fewer_seeds_says_so(spec, tmp_path):
+    spec.held_out = {"books": []}
+    ledger = Ledger(tmp_path / "small.jsonl")
+    made(spec, ledger, loss_of)
+    best = tuning(spec, "racs", CELL, ledger).best
+    ledger.lines[Entry("racs", CELL, 40960, best, 1).name]["held_out"] = {"books": {"perplexity": 70.0}}
+    rows = standing(spec, ledger)
+    assert rows["RACS"]["books"] == "70.00 (1 of 2)" and rows["Adam"]["books"] == ""
+
+
+def test_finals_at_points_that_tuning_has_left_are_a_table(spec, tmp_path):
+    ledger = Ledger(tmp_path / "small.jsonl")
+    made(spec, ledger, loss_of)
+    assert others(spec, ledger, CELL).rows == []
+    spec.tuning.runs = 6  # the walks go on
+    assert standings(spec, ledger, CELL).rows == []
+    table = others(spec, ledger, CELL)
+    racs = dict(zip(table.columns, table.rows[1], strict=True))
+    assert racs["method"] == "RACS" and racs["point"] == "lr=0.02 adam_lr=0.03 beta=0.9" and racs["n"] == "2"
+    made(spec, ledger, lambda entry: loss_of(entry) - 0.1 * (entry.point["adam_lr"] > 0.05))
+    assert [cells[0] for cells in others(spec, ledger, CELL).rows] == ["plain racs", "RACS"]  # Adam stays
+    assert len(standings(spec, ledger, CELL).rows) == 3
+
+
+def test_ranks_are_of_the_rows_that_two_columns_have(spec, tmp_path, monkeypatch):
+    ledger = Ledger(tmp_path / "small.jsonl")
+    made(spec, ledger, loss_of)
+    monkeypatch.setattr(ranks_module, "final_runs", dict)
+    assert ranks([(spec, ledger)]).rows == []
+    study = {"adam": 100.0, "muon": 90.0, "racs": 110.0}
+    runs = {row: [{"summary": {"final_perplexity": value}}] for row, value in study.items()}
+    monkeypatch.setattr(ranks_module, "final_runs", lambda: runs)
+    table = ranks([(spec, ledger)])
+    assert table.columns[1:] == ["small: nano, 2,048 positions a step, 0.041M, 2 rows",
+                                 "nano study: 2,048 positions a step, 2M, 2 rows"]  # fmt: skip
+    assert [row[0] for row in table.rows] == ["Adam", "RACS"]
+    assert table.rows[0][2] == "100.00 (1)" and table.rows[1][1].endswith(" (1)")
+
+
+def test_a_picture_has_each_label_apart_and_no_ablation(spec, tmp_path):
+    spec.rows["ablation_racs_no_ema"] = spec.rows.pop("plain_racs")
+    spec.rows["muon"] = Entrant(lr=0.02, adam_lr=0.03)
+    ledger = Ledger(tmp_path / "small.jsonl")
+    made(spec, ledger, loss_of, stages=("tuning", "final"))
+    figure = frontier_figure(spec, ledger, [CELL])
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]
+    assert sorted(text.get_text() for text in axes.texts) == ["Adam", "Muon", "RACS"]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert len(axes.containers) == 3  # with error bars
+    assert not any("$" in label.get_text() for label in axes.get_xticklabels(which="both"))
+    assert style("ablation_racs_no_ema") == style("racs_no_ema")
 
 
 # ---- numbers
@@ -245,12 +353,61 @@ def test_a_fit_finds_the_curve_that_the_losses_lie_on():
     assert fit(tokens[:2], [4, 3]) is None and fit(tokens, [3, 4, 5, 6]) is None
 
 
-def test_the_test_is_the_normal_one_of_one_side():
-    assert pooled_deviation([[1, 2, 3], [5, 5], [7]]) == pytest.approx(math.sqrt(2 / 3))
-    assert pooled_deviation([[1], [2]]) is None
-    # z = 0.02 / (0.01 sqrt(1/3 + 1/3)) = 2.449
-    assert p_value([4.0] * 3, [4.02] * 3, 0.01) == pytest.approx(0.00715, rel=1e-3)
-    assert p_value([4.02] * 3, [4.0] * 3, 0.01) > 0.99
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [5.3, 5.0, 5.1, 4.9],  # not falling
+        [5.3, 5.1, 4.9, 4.7],  # by as much for every doubling: no c
+        [5.5, 5.0, 4.98, 4.6],  # far from any such curve
+    ],
+)
+def test_losses_that_no_curve_goes_through_give_none(losses):
+    assert fit([1e6, 2e6, 4e6, 8e6], losses) is None
+
+
+def test_a_fit_has_every_seed():
+    tokens, losses = [1e6, 2e6, 2e6, 4e6], [5.3, 5.0, 5.02, 4.8]
+    assert fit(tokens, losses).loss(2e6) == pytest.approx(5.01, abs=1e-3)
+
+
+def test_survival_is_that_of_the_closed_forms():
+    for t in (-3.0, 0.0, 0.3, 0.999, 1.0, 4.0, 37.7, 1e6):
+        assert survival(t, 1) == pytest.approx(math.atan2(1, t) / math.pi, rel=1e-12)
+        root = math.sqrt(2 + t * t)
+        assert survival(t, 2) == pytest.approx(1 / (root * (root + t)), rel=1e-12)
+    # Tables of t: 2.5 % of the distribution with 7 degrees of freedom is above 2.364624, of 4.5 above 2.660
+    assert survival(2.3646242516, 7) == pytest.approx(0.025, rel=1e-9)
+    assert 0 < survival(1e3, 60) < 1e-100
+
+
+def test_the_test_is_welchs_or_students_of_one_side():
+    assert pooled([[1, 2, 3], [5, 5], [7]]) == Pooled(pytest.approx(math.sqrt(2 / 3)), 3)
+    assert pooled([[1], [2]]) is None
+    # Both variances are 2e-4: t = 0.03 / sqrt(2e-4) with 2 degrees of freedom.
+    low, high = [4.0, 4.02], [4.03, 4.05]
+    root = math.sqrt(2 + 4.5)
+    welch = is_lower(low, high, None)
+    assert welch == Verdict(pytest.approx(1 / (root * (root + math.sqrt(4.5)))), pytest.approx(2), True)
+    assert is_lower(high, low, None).p == pytest.approx(1 - welch.p)
+    # With one seed: t = 0.02 / (0.01 sqrt(1 + 1/3)) with the pooled deviation's degrees.
+    student = is_lower([4.0], [4.02] * 3, Pooled(0.01, 1))
+    assert student == Verdict(pytest.approx(math.atan2(1, math.sqrt(3)) / math.pi), 1, False)
+    assert is_lower([4.0], [4.1], None) is None
+    assert is_lower([4.0] * 2, [4.1] * 2, None).p == 0 and is_lower([4.1] * 2, [4.0] * 2, None).p == 1
+
+
+def test_significance_is_corrected_for_the_rows_tested():
+    """0.004 is below 0.01 / 2, where the first of three is below 0.01 / 3; 0.006 is not below 0.01 / 2."""
+    tests = {row: Verdict(p, 3.0, True) for row, p in (("a", 0.004), ("b", 0.003), ("c", 0.5))}
+    assert significant(tests, 0.01) == {"a", "b"}
+    assert significant(tests | {"a": Verdict(0.006, 3.0, True)}, 0.01) == {"b"}
+    assert significant(tests | {"b": Verdict(0.0035, 3.0, True)}, 0.01) == set()
+
+
+@pytest.mark.parametrize(("p", "text"), [(0.0234, "0.023"), (0.00056, "6e-04"), (3e-9, "3e-09"), (0.0, "<1e-15")])
+def test_a_small_p_is_shown_by_its_size(p, text):
+    assert shown.p_value(Verdict(p, 2.0, True), bold=False) == text
+    assert shown.p_value(Verdict(p, 2.0, True), bold=True) == f"**{text}**"
 
 
 def test_the_front_are_the_rows_that_no_other_beats_in_both():

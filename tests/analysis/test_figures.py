@@ -133,7 +133,8 @@ def test_a_study_that_has_begun_is_drawn():
 def test_the_report_holds_the_numbers_of_the_records(study):
     folder, _ = study
     runs = records.read(folder)
-    table = Table("t", "A <title>", "see `--plan`", ["method", "ppl", "none"], [["Alice", "28.7", ""]], "nano")
+    cells = ["Alice", "28.7", "", "**<1e-15**"]
+    table = Table("t", "A <title>", "see `--plan`", ["method", "ppl", "none", "p"], [cells], "nano")
     text = page([], list(runs.values()), [table])
     assert text == page([], list(runs.values()), [table])
     assert len(text.encode()) < 700_000
@@ -148,7 +149,8 @@ def test_the_report_holds_the_numbers_of_the_records(study):
         assert [curve[key][k] for key in ("perplexity", "low", "high")] == pytest.approx(expected, rel=1e-4)
         assert curve["seconds"][k] == pytest.approx(statistics.fmean(row["train_seconds"] for row in rows), rel=1e-4)
     assert "A &lt;title&gt;" in text and "<code>--plan</code>" in text
-    assert re.search(r'<th scope="row"><i [^>]*></i>Alice</th><td class="number">28.7</td></tr>', text)
+    assert re.search(r'<th scope="row"><i [^>]*></i>Alice</th><td class="number">28.7</td>', text)
+    assert '<td class="number"><strong>&lt;1e-15</strong></td></tr>' in text
 
 
 def test_the_report_shows_the_curves_and_the_picture_of_an_arena(study):

@@ -91,6 +91,19 @@ def test_tables_are_the_same_bytes_again_and_readable_as_csv(tmp_path):
     assert list(csv.DictReader((tmp_path / "one.csv").open())) == rows
 
 
+def test_a_table_of_an_arena_without_rows_goes_and_its_records_stay(tmp_path, monkeypatch):
+    """The walk of a row may go on after a comparison: then there is none."""
+    (tmp_path / "arena").mkdir()
+    for name in ("old.md", "old.csv", "nano.jsonl"):
+        (tmp_path / "arena" / name).write_text("")
+    monkeypatch.setattr(collect_results, "RESULTS", tmp_path)
+    monkeypatch.setattr(collect_results, "all_tables", lambda: [Table("new", "t", "", ["a"], [["**1**"]], "arena")])
+    collect_results.write_paper_tables()
+    assert sorted(path.name for path in (tmp_path / "arena").iterdir()) == ["nano.jsonl", "new.csv", "new.md"]
+    assert "| **1** |" in (tmp_path / "arena" / "new.md").read_text()
+    assert (tmp_path / "arena" / "new.csv").read_text() == "a\n1\n"
+
+
 def test_the_arena_has_each_optimizers_best_rate_and_those_tried(tmp_path, monkeypatch, capsys):
     """A study's own table: by perplexity, under a title that is kept, and a sentence where there are no records."""
     runs = [

@@ -66,7 +66,7 @@ def test_an_arena_runs_to_its_tables_and_a_second_call_runs_nothing(small, tmp_p
     standings, ratios, tried = tables.arena_tables()
     assert {row[0] for row in standings.rows} == {"Adam", "RACS"}
     assert all(row[standings.columns.index("same")] for row in standings.rows)
-    assert len(ratios.rows) == 2 and all("diverged" in row[-1] for row in tried.rows)
+    assert len(ratios.rows) == 2 and all("diverged" in row[tried.columns.index("tried")] for row in tried.rows)
     before = (tmp_path / "small.jsonl").read_bytes()
     capfd.readouterr()
     assert small() == 0 and "started" not in capfd.readouterr().out

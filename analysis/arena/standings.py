@@ -1,0 +1,159 @@
+"""The table of an arena's comparison: the rows of a cell by perplexity, tested against the reference rows."""
+
+import math
+from collections.abc import Mapping
+
+from analysis.arena import shown
+from analysis.arena.entries import published, tuning
+from analysis.arena.ledger import Ledger, Line
+from analysis.arena.loss_curve import LossCurve
+from analysis.arena.outcomes import (
+    finished,
+    loss_of,
+    mean_loss,
+    other_points,
+    recorded,
+    reference_curve,
+    reference_runs,
+    title_of,
+    tuning_runs,
+)
+from analysis.arena.significance import Pooled, Verdict, is_lower, pooled, significant
+from analysis.arena.spec import Cell, Spec
+from analysis.comparison import crossing
+from analysis.records import Clock
+from analysis.rows import style
+from analysis.tables.cells import mean_of_reached, text
+from analysis.tables.table import Table
+
+SCALE = "arena"
+CLOCKS: tuple[Clock, ...] = ("step", "train_seconds")
+
+
+def standings(spec: Spec, ledger: Ledger, cell: Cell) -> Table:
+    """The rows at the data ratio of the comparison, by perplexity; those whose seeds all diverged are last."""
+    found = recorded(spec, ledger, cell)
+    losses = {row: [loss_of(line) for line in finished(lines)] for row, lines in found.items()}
+    within = pooled(losses.values())
+    tests = {other: _tests(other, losses, within) for other in spec.against}
+    clear = {other: significant(column, spec.significance) for other, column in tests.items()}
+    longest, curve = reference_runs(spec, ledger, cell), reference_curve(spec, ledger, cell)
+    rows = []
+    for row in sorted(found, key=lambda row: mean_loss(found[row])):
+        lines = found[row]
+        summary = (finished(lines) or lines)[0]["summary"]
+        rows.append(
+            [style(row).label, *shown.perplexity(lines),
+             *(shown.held_out(lines, name) for name in spec.held_out),
+             *(shown.p_value(tests[other][row], bold=row in clear[other]) if row in tests[other] else ""
+               for other in spec.against),
+             *([""] * 3 if row == spec.against[0] else
+               [_in_tokens(lines, longest, curve),
+                *(_sooner(lines, found.get(spec.against[0], []), clock) for clock in CLOCKS)]),
+             str(summary.get("optimizer_state_bytes", "")), shown.point(tuning(spec, row, cell, ledger).best),
+             *_tuning(spec, ledger, row, cell), _recipe(spec, ledger, row, cell), summary.get("config_hash", "")]
+        )  # fmt: skip
+    against = [f"p against {style(row).label}" for row in spec.against]
+    return Table(
+        f"{spec.name}_{cell.size}_{cell.batch_size}",
+        f"{spec.title}: {title_of(spec, cell)}",
+        _note(spec, within, [test for column in tests.values() for test in column.values()]),
+        ["method", "ppl", "sd", "n", *spec.held_out, *against, "in tokens", "in steps", "in seconds", "state bytes",
+         "tuned", "tuning runs", "not bracketed", "as published", "config hash"],
+        rows,
+        SCALE,
+    )  # fmt: skip
+
+
+def others(spec: Spec, ledger: Ledger, cell: Cell) -> Table:
+    """Compared runs that the standings leave out, by perplexity: what could be said before tuning went on."""
+    kept = {row: other_points(spec, ledger, row, cell) for row in spec.rows}
+    found = [(row, lines) for row, points in kept.items() for lines in points]
+    rows = []
+    for row, lines in sorted(found, key=lambda pair: mean_loss(pair[1])):
+        point = {key: lines[0]["point"][key] for key in ("lr", "adam_lr") if key in lines[0]["point"]}
+        rows.append(
+            [style(row).label, shown.point(point | lines[0]["point"]), *shown.perplexity(lines),
+             *(shown.held_out(lines, name) for name in spec.held_out)]
+        )  # fmt: skip
+    return Table(
+        f"{spec.name}_{cell.size}_{cell.batch_size}_other_points",
+        f"At other points: {title_of(spec, cell)}",
+        f"Runs over {spec.tokens:,} positions at points that tuning has left since, or has not ended at yet. They are "
+        "no part of the comparison.",
+        ["method", "point", "ppl", "sd", "n", *spec.held_out],
+        rows,
+        SCALE,
+    )
+
+
+def _note(spec: Spec, within: Pooled | None, tests: list[Verdict]) -> str:
+    reference = style(spec.against[0]).label
+    welch = [test.freedom for test in tests if test.welch]
+    by_welch = f" ({min(welch):.1f} to {max(welch):.1f} degrees of freedom)" if welch else ""
+    by_pool = f"{within.deviation:.4f} nats, {within.freedom} degrees of freedom" if within else "none yet"
+    return (
+        f"Perplexity on the validation text after {spec.tokens:,} positions, at the end of the schedule, mean over the "
+        "n seeds that got there. Of a held-out text with fewer seeds their number follows. p: one-sided t-test that a "
+        f"row's mean loss is no lower; Welch's where both rows have two seeds or more{by_welch}, otherwise Student's "
+        f"with the deviation pooled over all rows ({by_pool}). Bold: significant at {spec.significance:g} after Holm's "
+        f"correction over the rows tested in that column. Speed-up in tokens: those that tuned {reference} needs for "
+        "the same loss, on its fitted curve, over the row's. Above the longest run of "
+        f"{reference} it is >; none where the curve would be extrapolated, or does not fit. Runs of all lengths have "
+        f"the values tuned at {spec.tuning.tokens:,} positions. In steps and seconds: where {reference}'s final loss "
+        "of the same seed is first met; 0: never; where some seeds never meet it the mean is over the others, whose "
+        "number follows. Seconds are by the runs' own clocks: they mean nothing where the machine did other work. "
+        "Tuning runs: all that are recorded. Not bracketed: a neighbour of the tuned value was not tried. As "
+        "published: perplexity of the row's file as it stands, one seed."
+    )
+
+
+def _tests(other: str, losses: Mapping[str, list[float]], within: Pooled | None) -> dict[str, Verdict]:
+    """The test of each row against another."""
+    found: dict[str, Verdict] = {}
+    for row, values in losses.items():
+        if row != other and values and losses.get(other):
+            test = is_lower(values, losses[other], within)
+            found |= {} if test is None else {row: test}
+    return found
+
+
+def _tuning(spec: Spec, ledger: Ledger, row: str, cell: Cell) -> list[str]:
+    """The number of tuning runs, and the settings whose best value is not bracketed."""
+    if (source := spec.rows[row].rates_of) is not None:
+        return [f"those of {style(source).label}", ""]
+    walked = tuning(spec, row, cell, ledger)
+    return [
+        str(len(tuning_runs(spec, ledger, row, cell))),
+        " ".join(setting for setting in walked.best if setting not in walked.bracketed),
+    ]
+
+
+def _recipe(spec: Spec, ledger: Ledger, row: str, cell: Cell) -> str:
+    """The perplexity of a row's published recipe."""
+    if spec.rows[row].rates_of is not None:
+        return ""
+    line = ledger.lines.get(published(spec, row, cell).name)
+    return "" if line is None else "diverged" if line["loss"] is None else text(math.exp(line["loss"]))
+
+
+def _in_tokens(lines: list[Line], references: list[Line], curve: LossCurve | None) -> str:
+    """How many times fewer tokens than the reference, whose runs of all lengths are given."""
+    loss, tokens = mean_loss(lines), lines[0]["tokens"]
+    most = max((line["tokens"] for line in references), default=0)
+    end = curve.loss(most) if curve else mean_loss([line for line in references if line["tokens"] == most])
+    if references and loss < end:
+        return f"> {text(most / tokens)}"
+    saved = curve.tokens(loss) if curve else None
+    return text(saved / tokens if saved else None)
+
+
+def _sooner(lines: list[Line], references: list[Line], clock: Clock) -> str:
+    """How many times sooner the runs meet the final loss of the reference's run of their seed."""
+    targets = {line["seed"]: line for line in finished(references)}
+    ratios = []
+    for line in lines:
+        if (target := targets.get(line["seed"])) is not None:
+            met = crossing(line["evaluations"], loss_of(target), clock)
+            ratios.append(target["evaluations"][-1][clock] / met if met else 0.0)
+    return mean_of_reached(ratios)
