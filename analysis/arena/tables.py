@@ -23,7 +23,7 @@ def arena_tables() -> list[Table]:
         tables += [others(spec, ledger, cell) for cell in cells(spec)]
         tables += [ratios(spec, ledger, cell) for cell in cells(spec) if spec.ladder]
         tables += [tried(spec, ledger)]
-    return [table for table in (ranks(list(begun.values())), *tables) if table.rows]
+    return [table for table in (*tables, ranks(list(begun.values()))) if table.rows]
 
 
 def ratios(spec: Spec, ledger: Ledger, cell: Cell) -> Table:
