@@ -24,8 +24,8 @@ assert optimizers.__file__.startswith(FOLDER), optimizers.__file__
 for absent in ("transformers", "accelerate", "omegaconf", "bitsandbytes", "numpy", "training", "configs", "models"):
     assert importlib.util.find_spec(absent) is None, absent
 for name in optimizers.registry.names():
-    if not name.endswith("8bit"):  # these two need bitsandbytes as well
-        cls, presets = optimizers.registry.get(name)
+    cls, presets = optimizers.registry.get(name)
+    if presets.get("state_bits", cls.traits.state_bits) != 8:  # those need bitsandbytes as well
         weight = torch.nn.Parameter(torch.eye(8, 12))
         optimizer = cls([weight], lr=0.01, **presets)
         for _ in range(2):
