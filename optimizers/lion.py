@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .engine import Direction, MatrixOptimizer, Option, Traits, register
 from .engine.options import LearningRate, Params, WeightDecay
-from .functional.numerics import average, sign, working_dtype
+from .functional.numerics import average, working_dtype
 
 LionBetas = Annotated[
     tuple[float, float],
@@ -57,9 +57,9 @@ class Lion(MatrixOptimizer):
 
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], t: int) -> Direction:
         beta1, beta2 = group["betas"]
-        direction = sign(torch.lerp(gradient, state["exp_avg"], beta1))
-        average(state["exp_avg"], gradient, beta2)
-        return Direction(dense=direction)
+        direction = torch.lerp(gradient, state["exp_avg"], beta1).sign_()
+        held = average(state["exp_avg"], gradient, beta2)
+        return Direction(dense=direction.add_(held, alpha=0))  # the sign of NaN is 0, and would hide it
 
     @staticmethod
     def reference_update(G: Tensor, state: dict[str, Any], t: int, *, betas: tuple[float, float], **_: Any) -> Tensor:
@@ -67,4 +67,4 @@ class Lion(MatrixOptimizer):
         b1, b2 = betas
         M = state.get("M", 0 * G)
         state["M"] = b2 * M + (1 - b2) * G
-        return sign(b1 * M + (1 - b1) * G)
+        return (b1 * M + (1 - b1) * G).sign()

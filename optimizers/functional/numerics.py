@@ -38,11 +38,6 @@ def reciprocal(x: Tensor) -> Tensor:
     return torch.where(x >= torch.finfo(x.dtype).tiny, x.reciprocal(), 0.0)
 
 
-def sign(x: Tensor) -> Tensor:
-    """-1, 0 or 1; NaN where x is not finite, which torch's own would hide."""
-    return torch.add(x.sign(), x, alpha=0)
-
-
 def above_rounding(part: Tensor, total: Tensor) -> Tensor:
     """`part`, a difference of sums of squares as large as `total`, or 0 where it is less than their rounding.
 

@@ -31,7 +31,7 @@ BUDGETS: dict[str, dict[str, Budget]] = {
     "lamb": {"llama_60m": Budget(210, 3.7, 0.4), "llama_1_3b": Budget(1580, 5.8, 1.05)},
     "lars": {"llama_60m": Budget(196, 2.5, 0.3), "llama_1_3b": Budget(1100, 4.1, 0.8)},
     "ldadam": {"llama_60m": Budget(191, 4.9, 0.17), "llama_1_3b": Budget(1020, 8.9, 1.09)},
-    "lion": {"llama_60m": Budget(99, 4.8, 0.26), "llama_1_3b": Budget(370, 4.8, 0.52)},
+    "lion": {"llama_60m": Budget(104, 6.0, 0.26), "llama_1_3b": Budget(390, 6.0, 0.52)},
     "muon": {"llama_60m": Budget(158, 3.85, 0.1), "llama_1_3b": Budget(770, 7.95, 0.65)},
     "natural_galore": {"llama_60m": Budget(187, 4.2, 0.41), "llama_1_3b": Budget(1210, 4.5, 0.95)},
     "normuon": {"llama_60m": Budget(220, 4.2, 0.11), "llama_1_3b": Budget(1140, 8.8, 0.65)},
