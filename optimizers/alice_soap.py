@@ -87,7 +87,10 @@ class AliceSOAP(MatrixOptimizer):
     """
 
     traits = Traits(
-        last_layer="method", awaits_gradient=True, refreshed=("basis", "right_basis", "exp_avg", "exp_avg_sq")
+        last_layer="method",
+        awaits_gradient=True,
+        decays_first=True,
+        refreshed=("basis", "right_basis", "exp_avg", "exp_avg_sq"),
     )
 
     def __init__(

@@ -25,9 +25,10 @@ from .harness import (
 
 NAMES = [*registry.names(), "template"]
 LR = 0.01
-# Of these the papers or the official codes decay the weights before the update, and of the others after it.
+# These decay the weights before the update, by their papers or official codes or, as alice_soap, by the rule of AdamW;
+# the others after it.
 DECAY_FIRST = {
-    *("adafactor", "adam", "adam_8bit", "adam_mini", "dion", "ldadam", "lion"),
+    *("adafactor", "adam", "adam_8bit", "adam_mini", "alice_soap", "dion", "ldadam", "lion"),
     *("muon", "normuon", "octave", "scale", "sinkgd"),
 }
 every_optimizer = pytest.mark.parametrize("name", NAMES)
