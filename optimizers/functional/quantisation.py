@@ -33,17 +33,35 @@ def byte_map(values: Tensor, *, signed: bool) -> ByteMap:
 
 
 @replaceable
-def quantised(numbers: Tensor, byte_map: ByteMap) -> tuple[Tensor, Tensor]:
+def quantised(numbers: Tensor, byte_map: ByteMap, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """float32 [B, k] -> bytes, uint8 [B, k], and the largest magnitude of each block, float32 [B, ceil(k / 256)].
 
     A block is within one of the B rows; the last of a row may be shorter. NaN makes the maximum of its block NaN.
+
+    noise: float32 [B, k], uniform in [0, 1): a number becomes the upper of the two values around it where the noise is
+    below its place between them. It is then right on average. So that no number is below the map's least value, a
+    block's maximum is larger where its negative numbers need it.
     """
     length = numbers.shape[-1]
     blocks = pad(numbers, (0, -length % BLOCK)).unflatten(-1, (-1, BLOCK))
     maxima = blocks.abs().amax(-1)
+    if noise is not None and byte_map.signed:
+        maxima = torch.maximum(maxima, blocks.amin(-1) / byte_map.values[0])
     scaled = blocks / torch.where(maxima == 0, 1.0, maxima).unsqueeze(-1)
-    codes = torch.bucketize(scaled, byte_map.boundaries, out_int32=True).to(torch.uint8)
-    return codes.flatten(-2)[..., :length], maxima
+    if noise is None:
+        codes = torch.bucketize(scaled, byte_map.boundaries, out_int32=True).to(torch.uint8)
+        return codes.flatten(-2)[..., :length], maxima
+    return _around(scaled.flatten(-2)[..., :length].contiguous(), byte_map, noise), maxima
+
+
+def _around(scaled: Tensor, byte_map: ByteMap, noise: Tensor) -> Tensor:
+    """The bytes, uint8 [B, k], of numbers [B, k] over their maxima, rounded up or down by the noise. Without signs a
+    positive number stays positive."""
+    values = byte_map.values
+    lower = torch.bucketize(scaled, values[1:-1], out_int32=True, right=True)
+    rises = noise * values.diff()[lower] < scaled - values[lower]
+    codes = lower.to(torch.uint8).add_(rises)
+    return codes if byte_map.signed else torch.maximum(codes, (scaled > 0).view(torch.uint8))
 
 
 @replaceable

@@ -6,9 +6,10 @@ from torch import Tensor
 from ..functional.quantisation import BLOCK, ByteMap
 
 
-def quantised(numbers: Tensor, byte_map: ByteMap) -> tuple[Tensor, Tensor]:
-    """bitsandbytes rounds a small second moment to 0; here a positive number stays positive."""
-    if _spans_rows(numbers):
+def quantised(numbers: Tensor, byte_map: ByteMap, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """bitsandbytes rounds a small second moment to 0; here a positive number stays positive. It has no rounding by
+    noise."""
+    if noise is not None or _spans_rows(numbers):
         return NotImplemented
     codes, maxima = torch.ops.bitsandbytes.quantize_blockwise(numbers, byte_map.values, BLOCK)
     if not byte_map.signed:

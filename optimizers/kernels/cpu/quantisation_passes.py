@@ -9,16 +9,18 @@ from . import compiled, threads
 SOURCE = "byte_moments.cpp"
 
 
-def quantised(numbers: Tensor, byte_map: ByteMap) -> tuple[Tensor, Tensor]:
+def quantised(numbers: Tensor, byte_map: ByteMap, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """In one pass."""
-    (count, length), boundaries = numbers.shape, byte_map.boundaries
+    (count, length), (values, boundaries, signed) = numbers.shape, byte_map
     maxima = numbers.new_empty(count, -(-length // BLOCK))
-    quantise = compiled.function(SOURCE, "quantise", "pppplll", numbers, boundaries, maxima)
+    floats = [tensor for tensor in (numbers, noise, values, boundaries, maxima) if tensor is not None]
+    quantise = compiled.function(SOURCE, "quantise", "ppppppllll", *floats)
     if quantise is None or numbers.dtype != torch.float32:
         return NotImplemented
     codes = torch.empty(count, length, dtype=torch.uint8, device=numbers.device)
     threads.in_ranges(
-        lambda start, end: quantise(numbers, boundaries, codes, maxima, length, start, end), maxima.numel()
+        lambda start, end: quantise(numbers, noise, values, boundaries, codes, maxima, signed, length, start, end),
+        maxima.numel(),
     )
     return codes, maxima
 
