@@ -40,6 +40,7 @@ class Lion(MatrixOptimizer):
         sharding="rows",
         counts_steps=False,
         decays_first=True,
+        first_decay=1,
     )
 
     def __init__(

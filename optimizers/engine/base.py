@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from ..parallel import shards, state_dicts
 from ..parallel.dealt_steps import Sent
-from . import adamw, eight_bit, narrow_steps
+from . import adamw, byte_draws, eight_bit, narrow_steps
 from .generators import rounding_source
 from .options import SHARED, Params, check_all, taking_shared
 from .precision import ieee_products
@@ -83,8 +83,10 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     def step_narrow(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         """`step_group` of parameters whose moments are held in 8 bits. A method that steps bytes overrides it."""
-        with narrow_steps.wide_states(self, parameters):
+        with narrow_steps.wide_states(self, group, parameters):
             self.step_group(group, parameters)
+        for parameter in parameters:
+            byte_draws.count(self, group, parameter)
 
     # ---- groups
 

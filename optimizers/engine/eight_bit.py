@@ -9,12 +9,15 @@ import contextlib
 import functools
 from collections.abc import Iterable, Iterator
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..functional.quantisation import BLOCK, ByteMap, byte_map, dequantised, quantised
+
+if TYPE_CHECKING:
+    from .byte_draws import Draws
 
 SMALLEST = 4096  # elements from which on moments are held in 8 bits, as by bitsandbytes' own optimizers
 
@@ -66,7 +69,9 @@ def narrowed(state: dict[str, Any], exact: tuple[str, ...], *, matrices_from: in
 
 
 @contextlib.contextmanager
-def wide(state: dict[str, Any], dtype: torch.dtype, *, if_written: bool = False) -> Iterator[dict[str, Any]]:
+def wide(
+    state: dict[str, Any], dtype: torch.dtype, draws: "Draws", *, if_written: bool = False
+) -> Iterator[dict[str, Any]]:
     """`state` with its bytes as moments of `dtype`, for changes in place; they are quantised when the block ends
     without an error.
 
@@ -83,7 +88,7 @@ def wide(state: dict[str, Any], dtype: torch.dtype, *, if_written: bool = False)
     yield {key: state[key] for key in state if key in others} | moments
     for key, moment in moments.items():
         if not if_written or moment._version != before[key]:
-            _quantise(moment, key, state)
+            _quantise(moment, key, state, draws)
 
 
 def _rows(codes: Tensor, maxima: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,10 +103,11 @@ def _widened(key: str, state: dict[str, Tensor]) -> Tensor:
     return dequantised(*_rows(codes, maxima), maps(codes.device)[SIGNED[key]].values).view(codes.shape)
 
 
-def _quantise(moment: Tensor, key: str, state: dict[str, Tensor]) -> None:
+def _quantise(moment: Tensor, key: str, state: dict[str, Tensor], draws: "Draws") -> None:
     codes, maxima = state[key], state[maxima_of(key)]
     rows = moment.float().reshape(maxima.shape[:-1].numel(), -1)
-    for held, new in zip((codes, maxima), quantised(rows, maps(codes.device)[SIGNED[key]]), strict=True):
+    new_state = quantised(rows, maps(codes.device)[SIGNED[key]], draws.noise(key, rows))
+    for held, new in zip((codes, maxima), new_state, strict=True):
         held.copy_(new.view(held.shape))
 
 

@@ -21,3 +21,11 @@ def generator(
 def rounding_source(seed: int, count: int, index: int, device: torch.device) -> torch.Generator:
     """The random source, on `device`, of the count-th (from 1) write of parameter `index`."""
     return generator(seed, count, index, device=device, purpose="rounding")
+
+
+def moment_source(
+    seed: int, count: int, index: int, key: str, *, device: torch.device, refresh: bool = False
+) -> torch.Generator:
+    """The random source, on `device`, of the count-th (from 1) rounding of the moment `key` of matrix `index`; that of
+    a refresh is another than that of the same step's update."""
+    return generator(seed, count, index, device=device, purpose=f"{'refreshed ' if refresh else ''}{key} ")

@@ -19,7 +19,7 @@ from ..parallel.dealt_steps import SentWeights, deal
 from ..parallel.exchange import Exchange, whole_norms
 from ..parallel.sharded_stack import ShardedStack
 from ..parallel.shared_refresh import evenly_spaced, refresh_in_shares
-from . import eight_bit
+from . import byte_draws, eight_bit
 from .base import BaseOptimizer
 from .direction import Direction
 from .generators import generator
@@ -127,7 +127,7 @@ class MatrixOptimizer(BaseOptimizer):
             refreshed = self._refresh_shared(stacks, group)
             kernels.for_each_stack(lambda stack: self._step_stack(stack, group, stack in refreshed), stacks)
         if self._sender is not None:
-            self._count_received(parameters)
+            self._count_received(parameters, group)
             self._sent += self._sender.send(parameters)
 
     def _begun(self, parameters: list[Tensor]) -> list[Tensor]:
@@ -161,8 +161,9 @@ class MatrixOptimizer(BaseOptimizer):
         if not kernels.step_compiled(self, stack, group, t, accumulated=refreshed):
             gradient = stack.gradient() if gradient is None else gradient
             self._step_eagerly(stack, gradient, group, t, accumulated=refreshed)
-        if self.traits.counts_steps:
-            for parameter in stack.parameters:
+        for parameter in stack.parameters:
+            byte_draws.count(self, group, parameter)
+            if self.traits.counts_steps:
                 self.state[parameter]["step"] = t
 
     def _step_eagerly(
@@ -172,18 +173,22 @@ class MatrixOptimizer(BaseOptimizer):
         direction = None
         if gradient is not None and not accumulated:
             self.accumulate(gradient, stack.state, group)
-        with self.inputs(stack) as state:
+        with self.inputs(stack, group) as state:
             if gradient is not None:
                 direction = self.update(gradient, state, group, t)
         noise = self.rounding_noise(stack.parameters)
         stack.subtract(direction, gradient, group, self.traits.decays_first, noise)
 
     @contextlib.contextmanager
-    def inputs(self, stack: Stack) -> Iterator[dict[str, Tensor]]:
+    def inputs(self, stack: Stack, group: dict[str, Any]) -> Iterator[dict[str, Tensor]]:
         """What `update` gets as state: the stack's, its moments wide, and what the traits ask for beside it."""
         norms = stack.norms() if self.traits.reads_norms else None
-        with eight_bit.wide(stack.state, stack.working_dtype) as state:
+        with eight_bit.wide(stack.state, stack.working_dtype, self._draws(stack, group)) as state:
             yield state if norms is None else {**state, "weight_norm": norms}
+
+    def _draws(self, stack: Stack, group: dict[str, Any]) -> byte_draws.Draws:
+        states = [self.state[p] for p in stack.owned for _ in range(len(p) if p.ndim == 3 else 1)]
+        return byte_draws.draws(self, group, states, stack.indices)
 
     # ---- steps dealt to replicas
 
@@ -208,11 +213,12 @@ class MatrixOptimizer(BaseOptimizer):
         """Whether this process takes part in the step of `parameter`."""
         return self._dealers is None or self.owns(parameter)
 
-    def _count_received(self, stepped: list[Tensor]) -> None:
+    def _count_received(self, stepped: list[Tensor], group: dict[str, Any]) -> None:
         """Count the steps of those of `stepped` that other processes step."""
         for parameter in stepped:
             if not self.owns(parameter):
                 self._count_write(parameter)
+                byte_draws.count(self, group, parameter)
                 if self.traits.counts_steps:
                     self.state[parameter]["step"] += 1
 
@@ -229,11 +235,12 @@ class MatrixOptimizer(BaseOptimizer):
         gradient = stack.gradient()
         assert gradient is not None, "a basis is due of a matrix that this process owns"
         self.accumulate(gradient, stack.state, group)
+        draws = self._draws(stack, group)
         for part in evenly_spaced(places):
             sources = [generator(group.get("seed", 0), t, index) for index in stack.indices[part]]
             held = {key: tensor[part] for key, tensor in stack.state.items()}
             # Quantised before it is sent or updated: a process that gets it must update the same numbers.
-            with eight_bit.wide(held, stack.working_dtype, if_written=True) as state:
+            with eight_bit.wide(held, stack.working_dtype, draws.of_refresh(part), if_written=True) as state:
                 self.refresh(gradient[part], state, group, t, sources)
         return gradient
 

@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 
 from ..functional.numerics import working_dtype
 from ..parallel.exchange import Exchange, exchanges
-from . import eight_bit
+from . import byte_draws, eight_bit
 from .bounded_lists import bounded_lists
 
 if TYPE_CHECKING:
@@ -27,13 +27,16 @@ def step(optimizer: "BaseOptimizer", group: dict[str, Any], parameters: list[Ten
 
 
 @contextlib.contextmanager
-def wide_states(optimizer: "BaseOptimizer", parameters: list[Tensor]) -> Iterator[None]:
-    """Inside, `optimizer.state` of these parameters has wide moments."""
+def wide_states(optimizer: "BaseOptimizer", group: dict[str, Any], parameters: list[Tensor]) -> Iterator[None]:
+    """Inside, `optimizer.state` of these parameters of `group` has wide moments."""
     held = {parameter: optimizer.state[parameter] for parameter in parameters}
+    # By state: the whole of a sharded parameter is none of the optimizer's own, but shares that one's state.
+    place = {id(optimizer.state.get(parameter)): i for i, parameter in enumerate(optimizer._parameters())}
     with contextlib.ExitStack() as quantising:
         try:
             for parameter, state in held.items():
-                widened = eight_bit.wide(state, working_dtype(parameter.dtype))
+                draws = byte_draws.draws(optimizer, group, [state], [place[id(state)]])
+                widened = eight_bit.wide(state, working_dtype(parameter.dtype), draws)
                 optimizer.state[parameter] = quantising.enter_context(widened)
             yield
         finally:
@@ -59,7 +62,9 @@ def _step_owned(optimizer: "BaseOptimizer", group: dict[str, Any], exchange: Exc
         for whole in wholes:
             del optimizer.state[whole]
     for parameter in members:
-        if not optimizer.owns(parameter) and "step" in optimizer.state[parameter]:
-            optimizer.state[parameter]["step"] += 1  # every process knows it, whoever saves
+        if not optimizer.owns(parameter):  # every process knows how many steps there were, whoever saves
+            byte_draws.count(optimizer, group, parameter)
+            if "step" in optimizer.state[parameter]:
+                optimizer.state[parameter]["step"] += 1
     for mine, new in zip(rows, exchange.scatter([whole.data for whole in wholes], rows[0].dtype), strict=True):
         mine.copy_(new)

@@ -45,6 +45,8 @@ class Traits:
     # what they carry from step to step.
     state_bits: Literal[32, 8] = 32
     exact: tuple[str, ...] = ()
+    # The place in the option betas of the decay of exp_avg; that of exp_avg_sq is at 1.
+    first_decay: int = 0
     # The state that `refresh` writes.
     refreshed: tuple[str, ...] = ("basis",)
     # The distance from the plain form in float64 that tests allow: rounding, and more where state is quantised.

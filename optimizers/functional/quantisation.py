@@ -47,21 +47,21 @@ def quantised(numbers: Tensor, byte_map: ByteMap, noise: Tensor | None = None) -
     maxima = blocks.abs().amax(-1)
     if noise is not None and byte_map.signed:
         maxima = torch.maximum(maxima, blocks.amin(-1) / byte_map.values[0])
-    scaled = blocks / torch.where(maxima == 0, 1.0, maxima).unsqueeze(-1)
+    blocks = blocks / torch.where(maxima == 0, 1.0, maxima).unsqueeze(-1)
     if noise is None:
-        codes = torch.bucketize(scaled, byte_map.boundaries, out_int32=True).to(torch.uint8)
+        codes = torch.bucketize(blocks, byte_map.boundaries, out_int32=True).to(torch.uint8)
         return codes.flatten(-2)[..., :length], maxima
-    return _around(scaled.flatten(-2)[..., :length].contiguous(), byte_map, noise), maxima
+    return _around(blocks.flatten(-2)[..., :length].contiguous(), byte_map, noise), maxima
 
 
 def _around(scaled: Tensor, byte_map: ByteMap, noise: Tensor) -> Tensor:
     """The bytes, uint8 [B, k], of numbers [B, k] over their maxima, rounded up or down by the noise. Without signs a
-    positive number stays positive."""
+    positive number stays positive. `scaled` is overwritten: on a GPU these are the largest copies of a step."""
     values = byte_map.values
     lower = torch.bucketize(scaled, values[1:-1], out_int32=True, right=True)
-    rises = noise * values.diff()[lower] < scaled - values[lower]
-    codes = lower.to(torch.uint8).add_(rises)
-    return codes if byte_map.signed else torch.maximum(codes, (scaled > 0).view(torch.uint8))
+    above = scaled.sub_(values[lower])  # the lower value
+    codes = lower.to(torch.uint8).add_(values.diff()[lower].mul_(noise) < above)
+    return codes if byte_map.signed else torch.maximum(codes, (above > 0).view(torch.uint8))
 
 
 @replaceable

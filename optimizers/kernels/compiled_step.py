@@ -48,7 +48,7 @@ def step(optimizer: MatrixOptimizer, stack: "Stack", group: dict[str, Any], t: i
     accumulates = type(optimizer).accumulate is not MatrixOptimizer.accumulate  # else a refresh changes nothing here
     rate, age = (torch.full((), each, dtype=torch.float64, device=first.device) for each in (group["lr"], t))
     try:
-        with optimizer.inputs(stack) as state:
+        with optimizer.inputs(stack, group) as state:
             compiled(
                 optimizer, stack.transposed, [parameter.grad for parameter in stack.parameters], matrices,
                 state, {**group, "lr": rate}, rate * stack.lr_factor, rate * stack.decay_factor, age,

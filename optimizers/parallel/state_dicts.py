@@ -146,7 +146,7 @@ def _checked_state(
             raise ValueError(f"state of parameter {index}: {key} holds NaN")
     if state and (missing := plain(template).keys() - state.keys()):
         raise ValueError(f"state of parameter {index} lacks {', '.join(sorted(missing))}")
-    for key in ("step", "writes"):
+    for key in ("step", "writes", "roundings"):
         count = state.get(key, 0)
         if not isinstance(count, Tensor) and not (type(count) is int and count >= 0):
             raise ValueError(f"state of parameter {index}: {key} is {count!r}, not a number of steps")

@@ -1,4 +1,4 @@
-"""Sharded parameters with states in 8 bits on two processes: accelerate launch ... narrow_worker.py OUT.json"""
+"""8-bit states of sharded parameters and dealt steps, two processes: accelerate launch ... narrow_worker.py OUT.json"""
 
 import training.processes.repeatable_sums  # noqa: F401 - before torch
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
@@ -79,10 +80,40 @@ def measured(name, world, mesh):
     }
 
 
+def dealt(world):
+    """Distances of dealt steps of Muon, whose momentum is rounded stochastically and whose steps are not counted, from
+    those of one process; of what goes on from their full state dict; and the counts of roundings in that."""
+
+    def muon(weights):
+        return registry.get("muon")[0](weights, lr=0.01, momentum=0.99, state_bits=8)
+
+    def copies(weights):
+        return [torch.nn.Parameter(weight.detach().clone()) for weight in weights]
+
+    start = parameters(SHAPES, torch.float32)
+    alone, shared = muon(copies(start)), muon(copies(start))
+    shared.deal_steps(dist.group.WORLD)
+    step(alone, range(1, 4)), step(shared, range(1, 4))
+    whole_state = copy.deepcopy(shared.full_state_dict())
+    saved = world.from_main(lambda: whole_state)
+    again, single = muon(copies(whole(shared))), muon(copies(whole(shared)))
+    again.deal_steps(dist.group.WORLD)
+    again.load_full_state_dict(copy.deepcopy(saved)), single.load_state_dict(copy.deepcopy(saved))
+    for optimizer in (alone, shared, again, single):
+        step(optimizer, range(4, 7))
+    return {
+        "from alone": largest(whole(shared), whole(alone)) / largest(whole(alone), start),
+        "resumed": largest(whole(again), whole(shared)),
+        "resumed alone": largest(whole(single), whole(shared)) / largest(whole(alone), start),
+        "roundings": [state.get("roundings") for state in saved["state"].values()],
+    }
+
+
 def main(out: Path) -> None:
     world = start_world(seed=0, threads=1, deterministic=False, dtype="float32")
     mesh = init_device_mesh("cpu", (world.count,))
     found = {name: measured(name, world, mesh) for name in NAMES}
+    found["dealt"] = dealt(world)
     if world.is_main:
         out.write_text(json.dumps(found))
     world.close()

@@ -13,6 +13,7 @@ import torch
 import optimizers
 from optimizers import Adam, GaLore, Muon, kernels, registry
 from optimizers.engine.eight_bit import SMALLEST
+from optimizers.engine.generators import moment_source
 from optimizers.engine.matrix import MatrixOptimizer
 from optimizers.functional.quantisation import BLOCK, byte_map, dequantised, quantised
 
@@ -51,18 +52,27 @@ def dynamic_map(signed):
     return bitsandbytes.functional.create_dynamic_map(signed=signed)
 
 
-def rounded(moment, signed):
+def rounded(moment, signed, noise=None):
     """The documented rule, in float64: of each block of 256 numbers the nearest value of the map to the number over the
-    block's maximum, times that maximum. A positive number does not become 0 where the map has no signs."""
+    block's maximum, times that maximum. With noise, of the moment's shape: one of the two values around it. A positive
+    number does not become 0 where the map has no signs."""
     values, flat = dynamic_map(signed).double(), moment.float().flatten()
     found = torch.empty_like(flat)
     for start in range(0, len(flat), BLOCK):
         block = flat[start : start + BLOCK]
         largest = block.abs().max()
-        nearest = ((block / largest if largest > 0 else block).double()[:, None] - values).abs().argmin(1)
+        if noise is not None and signed:
+            largest = torch.maximum(largest, block.min() / values[0].float())
+        scaled = (block / largest if largest > 0 else block).double()[:, None]
+        if noise is None:
+            index = (scaled - values).abs().argmin(1)
+        else:
+            index = ((scaled >= values).sum(1) - 1).clamp(0, 254)
+            place = (scaled[:, 0] - values[index]) / (values[index + 1] - values[index])
+            index += noise.flatten()[start : start + BLOCK] < place
         if not signed:
-            nearest = torch.where(block > 0, nearest.clamp(min=1), nearest)
-        found[start : start + BLOCK] = values.float()[nearest] * largest
+            index = torch.where(block > 0, index.clamp(min=1), index)
+        found[start : start + BLOCK] = values.float()[index] * largest
     return found.view(moment.shape).to(moment.dtype)
 
 
@@ -77,14 +87,27 @@ def signs(state, plain):
     return found
 
 
-def rounded_state(name, plain, state):
-    """The moments of a plain form as bytes would hold them."""
+def noise_of(name, signed, given, step, index, moment):
+    """Of an average of decay 0.99 and more, in the order of its elements; None for others."""
+    betas = given.get("betas", (given.get("momentum", 0), 0))
+    decay = betas[1] if name == "lion" or not signed else betas[0]
+    if decay < 0.99:
+        return None
+    key = "exp_avg" if signed else "exp_avg_sq"
+    source = moment_source(given.get("seed", 0), step, index, key, device=torch.device("cpu"))
+    return torch.rand(moment.numel(), generator=source).view(moment.shape)
+
+
+def rounded_state(name, plain, state, given, step, index):
+    """The moments of a plain form as bytes would hold them after this step of the matrix with this index."""
     for letter, signed in LETTERS.items():
         moment = plain.get(letter)
         large = isinstance(moment, torch.Tensor) and moment.ndim == 2 and moment.numel() >= SMALLEST
         if large and letter not in EXACT.get(name, ()):
             turned = signs(state, plain) if signed and name != "eigen_adam" else 1  # its m is not in the basis
-            plain[letter] = rounded(moment * turned, signed) * turned
+            plain[letter] = (
+                rounded(moment * turned, signed, noise_of(name, signed, given, step, index, moment)) * turned
+            )
 
 
 @pytest.mark.slow
@@ -100,7 +123,7 @@ def test_equals_a_plain_form_that_rounds_its_moments_between_steps(name):
         for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
             g = gradient(SHAPES[index], step, index)
             weights[index] = reference_step(cls, weights[index], g, states[index], t=step, index=index, lr=LR, **given)
-            rounded_state(name, states[index], optimizer.state[parameter])
+            rounded_state(name, states[index], optimizer.state[parameter], given, step, index)
     assert largest_difference(moved, weights) < (3e-4 if name in BY_SVD else 1e-6)
 
 

@@ -1,19 +1,45 @@
 """Moments in 8 bits that are rounded stochastically."""
 
+import io
 import math
 
 import bitsandbytes
 import pytest
 import torch
 
-from optimizers import kernels
+from optimizers import kernels, registry
+from optimizers.engine import byte_draws
+from optimizers.engine.generators import moment_source
 from optimizers.functional.quantisation import BLOCK, byte_map, dequantised, quantised
 
+from .harness import gradient, largest_difference, options_of, parameters, train
+
+# Slow moments of each kind: of stacks, whose steps are counted or not, of lists, and moments that a refresh writes.
+SLOW = {
+    "galore_8bit": {"rank": 60},
+    "lion": {},
+    "muon": {"momentum": 0.99},
+    "lamb": {},
+    "lars": {"momentum": 0.99},
+    "soap": {"betas": (0.99, 0.999), "stagger": True},
+}
+COUNTED = {"lion", "muon", "lars"}  # no steps are counted, so roundings are
+SHAPES = [(64, 70), (70, 64), (64, 70), (9, 7)]  # two make a stack; the last is too small for bytes
 MAPS = {
     signed: byte_map(bitsandbytes.functional.create_dynamic_map(signed=signed), signed=signed)
     for signed in (True, False)
 }
 either_map = pytest.mark.parametrize("signed", [True, False])
+each_slow = pytest.mark.parametrize("name", SLOW)
+
+
+def make(name, weights, **changes):
+    given = options_of(name, state_bits=8, **SLOW.get(name, {}))
+    return registry.get(name)[0](weights, lr=0.01, **{**given, **changes})
+
+
+def float32():
+    return parameters(SHAPES, torch.float32)
 
 
 def numbers(signed):
@@ -77,3 +103,143 @@ def test_compiled_passes_are_the_plain_form_to_the_bit(signed):
     assert torch.equal(found[0], plain[0])
     torch.testing.assert_close(found[1], plain[1], rtol=0, atol=0, equal_nan=True)
     assert found[1][1, 1].isnan() and found[1][1, 0].isfinite()
+
+
+# ---- the steps
+
+
+def follow(bits):
+    """The second moment, of 8 bits or of 32, in half of a matrix whose gradients have become a hundredth."""
+    weight = torch.nn.Parameter(torch.ones(64, 64))
+    optimizer = make("lamb", [weight], betas=(0.9, 0.99), state_bits=bits)
+    source, falls = torch.Generator().manual_seed(0), torch.arange(64) < 32
+    scales = torch.randn(64, generator=source).exp()
+    for step in range(400):
+        weight.grad = torch.randn(64, 64, generator=source) * scales
+        weight.grad[:, falls] *= 0.01 if step >= 50 else 1
+        optimizer.step()
+    state = optimizer.state[weight]
+    moment = state["exp_avg_sq"]
+    if bits == 8:
+        moment = dequantised(moment.reshape(1, -1), state["exp_avg_sq_absmax"][None], MAPS[False].values).view(64, 64)
+    return moment[:, falls]
+
+
+@pytest.mark.parametrize("rounds", [True, False])
+def test_a_second_moment_comes_down_with_its_gradients(rounds, monkeypatch):
+    """Rounded to nearest it does not."""
+    if not rounds:
+        monkeypatch.setattr(byte_draws, "SLOW", 1)
+    ratios = follow(8) / follow(32)
+    if rounds:
+        assert 0.5 < ratios.median() < 1.5 and 0.8 < ratios.mean() < 1.25
+    else:
+        assert ratios.median() > 10
+
+
+def recorded(monkeypatch):
+    """What every source of noise is asked of from now on."""
+    asked = []
+
+    def source(*key, device, refresh):
+        asked.append((*key, refresh))
+        return moment_source(*key, device=device, refresh=refresh)
+
+    monkeypatch.setattr(byte_draws, "moment_source", source)
+    return asked
+
+
+@pytest.mark.parametrize("name", ["muon", "alice", "scale", "soap", "lars", "adam"])
+def test_fast_averages_and_the_fused_step_draw_nothing(name, monkeypatch):
+    asked = recorded(monkeypatch)
+    optimizer = registry.get(name)[0](float32(), lr=0.01, **options_of(name, state_bits=8))
+    train(optimizer, range(1, 5))
+    assert not asked and not any("roundings" in state for state in optimizer.state.values())
+
+
+def test_the_decay_of_a_moment_is_the_one_it_is_averaged_with(monkeypatch):
+    """Lion averages with its second beta, and a three of betas has two of moments."""
+    asked = recorded(monkeypatch)
+    cases = {
+        "lion": {"betas": (0.999, 0.9)},
+        "eigen_adam": {"betas": (0.99, 0.9, 0.999)},
+        "ldadam": {"betas": (0.9, 0.99), "rank": 64},
+        "galore": {"betas": (0.99, 0.9), "rank": 64},
+        "dion": {"momentum": 0.999},
+    }
+    for name, changes in cases.items():
+        train(make(name, parameters(SHAPES[:1], torch.float32), **changes), range(1, 3))
+        found = {key for _, _, _, key, _ in asked}
+        assert found == {"eigen_adam": {"exp_avg"}, "ldadam": {"exp_avg_sq"}, "galore": {"exp_avg"}}.get(name, set())
+        asked.clear()
+
+
+@each_slow
+def test_no_draw_is_used_twice(name, monkeypatch):
+    asked = recorded(monkeypatch)
+    train(make(name, float32()), range(1, 8))
+    assert asked and len(set(asked)) == len(asked)
+    assert any(refresh for *_, refresh in asked) == (name == "soap")
+
+
+@each_slow
+def test_roundings_are_counted_where_steps_are_not(name):
+    optimizer = make(name, float32())
+    train(optimizer, range(1, 4))
+    *large, small = optimizer.state.values()
+    assert [state.get("roundings") for state in large] == [3 if name in COUNTED else None] * 3
+    assert "roundings" not in small
+
+
+@each_slow
+def test_a_resume_in_the_middle_is_exact(name):
+    weights = float32()
+    optimizer = make(name, weights)
+    train(optimizer, range(1, 4))
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    resumed = make(name, [torch.nn.Parameter(weight.detach().clone()) for weight in weights])
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    assert largest_difference(train(optimizer, range(4, 8)), train(resumed, range(4, 8))) == 0
+
+
+@each_slow
+def test_one_parameter_at_a_time_is_a_step(name):
+    together, one_by_one = make(name, float32()), make(name, float32())
+    weights = one_by_one.param_groups[0]["params"]
+    for step in range(1, 5):
+        expected = train(together, range(step, step + 1))
+        for index, weight in reversed(list(enumerate(weights))):
+            weight.grad = gradient(tuple(weight.shape), step, index).float()
+            one_by_one.step_parameter(weight)
+        assert largest_difference(expected, weights) == 0
+
+
+@each_slow
+def test_noise_does_not_depend_on_stacks(name, monkeypatch):
+    """Lion, LAMB and LARS have no product that does; in float64 others draw for numbers that differ by rounding."""
+    together = train(make(name, parameters(SHAPES)), range(1, 8))
+    monkeypatch.setattr(kernels, "STACK_UP_TO", {})
+    alone = train(make(name, parameters(SHAPES)), range(1, 8))
+    assert largest_difference(together, alone) <= (0 if name in ("lion", "lamb", "lars") else 1e-7)
+
+
+def test_matrices_in_one_tensor_have_noise_of_their_own():
+    experts = torch.nn.Parameter(torch.zeros(3, 64, 70))
+    optimizer = make("lion", [{"params": [experts], "stacked": True}])
+    for step in range(1, 3):
+        experts.grad = gradient((64, 70), step, 0).float().expand(3, 64, 70).clone()
+        optimizer.step()
+    codes = optimizer.state[experts]["exp_avg"]
+    assert optimizer.state[experts]["roundings"] == 2
+    assert not torch.equal(codes[0], codes[1]) and not torch.equal(codes[1], codes[2])
+
+
+def test_a_saved_count_of_roundings_is_checked():
+    optimizer = make("lion", float32())
+    train(optimizer, range(1, 3))
+    saved = optimizer.state_dict()
+    saved["state"][0]["roundings"] = -1
+    with pytest.raises(ValueError, match="roundings is -1"):
+        optimizer.load_state_dict(saved)

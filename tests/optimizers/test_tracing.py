@@ -31,7 +31,7 @@ def test_update_is_one_graph(name):
         return optimizer.update(gradient, state, group, 6)
 
     given = torch.stack([gradient((16, 24), 6, index) for index in range(2)])
-    with kernels.disabled(), torch.no_grad(), optimizer.inputs(stack) as state:
+    with kernels.disabled(), torch.no_grad(), optimizer.inputs(stack, group) as state:
         eager_state, traced_state = copy.deepcopy(state), copy.deepcopy(state)
         eager = update(given, eager_state)
         traced = torch.compile(update, fullgraph=True, backend="eager")(given, traced_state)

@@ -27,7 +27,7 @@ from data.loader import Batch, TrainingData
 from models import unpadding
 from models.llama import build_model
 from optimizers import registry
-from optimizers.engine import eight_bit
+from optimizers.engine import byte_draws, eight_bit
 from optimizers.functional.quantisation import ByteMap
 from tests.phantom.count import Count
 from training.cluster.bounds import BOUNDS
@@ -66,10 +66,12 @@ def bound(optimizer: torch.optim.Optimizer, name: str) -> float:
 
 
 def give_byte_maps() -> None:
-    """Maps of bytes on the phantom device; bitsandbytes fills its own on the host, number by number."""
+    """Maps of bytes on the phantom device; bitsandbytes fills its own on the host, number by number. A source of noise
+    needs a GPU: there is none."""
     values, boundaries = torch.empty(256, device="cuda"), torch.empty(255, device="cuda")
     maps = {signed: ByteMap(values, boundaries, signed) for signed in (True, False)}
     eight_bit.maps = lambda _: maps
+    byte_draws.moment_source = lambda *_, **__: cast(torch.Generator, None)
 
 
 def count_step(name: str, model_name: str, **more: Any) -> dict[str, Any]:

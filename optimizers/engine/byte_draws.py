@@ -1,0 +1,73 @@
+"""Which moments in 8 bits are rounded stochastically, and the draws of it.
+
+A slow average changes in a step by less than half the distance of two values of a byte. Rounded to nearest it would
+stay where it is for ever (docs/eight-bit-states.md).
+"""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import eight_bit
+from .generators import moment_source
+
+if TYPE_CHECKING:
+    from .base import BaseOptimizer
+
+SLOW = 0.99  # the decay from which on
+
+
+class Draws(NamedTuple):
+    """What the noise of a rounding is a function of, for matrices that are rounded together."""
+
+    keys: tuple[str, ...]  # the moments that are rounded stochastically
+    seed: int
+    counts: list[int]  # which rounding of a matrix this is, from 1
+    indices: list[int]  # places of the matrices among all of the optimizer
+    refresh: bool = False  # whether it ends a refresh, not an update
+
+    def of_refresh(self, part: slice) -> "Draws":
+        """Those of a refresh of some of the matrices before their update."""
+        return self._replace(counts=self.counts[part], indices=self.indices[part], refresh=True)
+
+    def noise(self, key: str, rows: Tensor) -> Tensor | None:
+        """Uniform in [0, 1), of the shape of `rows` [B, k], each matrix from a source of its own. None: round to
+        nearest."""
+        if key not in self.keys:
+            return None
+        noise = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
+        for row, count, index in zip(noise, self.counts, self.indices, strict=True):
+            row.uniform_(
+                generator=moment_source(self.seed, count, index, key, device=rows.device, refresh=self.refresh)
+            )
+        return noise
+
+
+def draws(optimizer: "BaseOptimizer", group: dict[str, Any], states: list[dict[str, Any]], indices: list[int]) -> Draws:
+    """Of the next rounding of the matrices with these places among all of `optimizer`, each with the state of its
+    parameter."""
+    counts = [state.get("step", state.get("roundings", 0)) + 1 for state in states]
+    return Draws(slow(optimizer, group), group.get("seed", 0), counts, indices)
+
+
+def count(optimizer: "BaseOptimizer", group: dict[str, Any], parameter: Tensor) -> None:
+    """Count that moments of `parameter` were rounded stochastically, where its steps are not counted. Every process
+    does, whoever holds them."""
+    state, keys = optimizer.state[parameter], slow(optimizer, group)
+    if "step" in state or not keys:
+        return
+    held = state if optimizer.owns(parameter) else optimizer.template(parameter, group)
+    if any(eight_bit.maxima_of(key) in held for key in keys):
+        state["roundings"] = state.get("roundings", 0) + 1
+
+
+def slow(optimizer: "BaseOptimizer", group: dict[str, Any]) -> tuple[str, ...]:
+    """The moments of a group in 8 bits that are rounded stochastically."""
+    if not eight_bit.is_narrow(group):
+        return ()
+    if "betas" in group:
+        decays = {"exp_avg": group["betas"][optimizer.traits.first_decay], "exp_avg_sq": group["betas"][1]}
+    else:
+        decays = {"exp_avg": group.get("momentum", 0.0)}
+    return tuple(key for key, decay in decays.items() if decay >= SLOW)
