@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import optimizers, peers
+from benchmarks import optimizers, peers, sticking
 from benchmarks.optimizer_rows import evaluate
 from configs.schema import load
 from optimizers import registry
@@ -23,6 +23,13 @@ def test_bounds_are_of_registered_optimizers_and_count_right():
     assert (adam.bytes, racs.bytes) == (14 * 8 * 16, 8 * 8 * 16)
     assert alice.flops == 4 * 8 * 16 * 4 + 2 * 4 * 4 * 16 + 6 * 8 * 16
     assert alice.bytes == 2 * (4 * 8 * 16 + 9 * 4 * 16 + 2 * 8 * 4)
+
+
+def test_second_moments_are_compared_before_and_after_the_drop(capsys):
+    sticking.main(2, 2)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[:2] for row in rows] == [[s, end] for s in ("0.5", "1.5") for end in ("before:", "after:")]
+    assert all(0.5 < float(row[3]) < 2 for row in rows)
 
 
 @pytest.mark.slow

@@ -61,7 +61,8 @@ def test_equals_its_plain_form_in_float64(name):
 @every_optimizer
 def test_states_in_8_bits_are_those_of_the_cpu(name):
     """Moments of 60 x 70. A basis of another solver may have other signs, in which the map is not symmetric, and a
-    number at a boundary may become the other byte: per cents of an update."""
+    number at a boundary may become the other byte. The noise of a slow average is drawn on the device. Both are per
+    cents of an update, 6 of Lion's."""
     known = options_of(name)
     options = {"rank": 60} if known.get("rank", 1) != 1 else {}
     options |= {"ns_dtype": "float32"} if "ns_dtype" in known else {}
