@@ -102,7 +102,8 @@ def _draw(axes: "Axes", spots: dict[str, Spot]) -> None:
             elinewidth=1, markersize=7 if row in best else 5, zorder=3,
         )  # fmt: skip
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    every = [spot.held for spot in spots.values()]
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(every) > 5 * min(every) else tuple(range(1, 10))))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
