@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from ..parallel import shards, state_dicts
 from ..parallel.dealt_steps import Sent
 from . import adamw, byte_draws, eight_bit, narrow_steps
+from .checks import check_gradient, check_tensor
 from .generators import rounding_source
 from .options import SHARED, Params, check_all, taking_shared
 from .precision import ieee_products
@@ -182,12 +183,11 @@ class BaseOptimizer(torch.optim.Optimizer):
     def _allocated(self, parameter: Tensor, group: dict[str, Any]) -> None:
         if self.state.get(parameter):
             return
-        if self.owner(parameter) is None:
-            new = self._new_state(shards.local(parameter), group)
-        elif self.owns(parameter):
-            new = self._new_state(shards.whole(parameter), group)
-        else:
-            new = state_dicts.plain(self.template(parameter, group))
+        if not self.owns(parameter):
+            if parameter not in self.state:
+                self.state[parameter] = state_dicts.plain(self.template(parameter, group))
+            return
+        new = self._new_state((shards.local if self.owner(parameter) is None else shards.whole)(parameter), group)
         if new or parameter not in self.state:  # the empty state of a stateless method stays the one that stacks know
             self.state[parameter] = new
 
@@ -399,25 +399,3 @@ class BaseOptimizer(torch.optim.Optimizer):
         holds the state of this process; `full_state_dict` that of all. On a CPU the first step moves weights to memory
         that processes of one host share. Raises ValueError for sharded parameters.
         """
-
-
-def check_gradient(parameter: Tensor, optimizer: str) -> None:
-    """Raises ValueError for a gradient of a kind that no method here reads."""
-    if parameter.grad is not None and parameter.grad.layout != torch.strided:
-        raise ValueError(
-            f"{optimizer} reads dense gradients; a parameter of shape {tuple(parameter.shape)} has one of layout "
-            f"{parameter.grad.layout} (an embedding with sparse=True makes such)"
-        )
-
-
-def check_tensor(parameter: Tensor, optimizer: str) -> None:
-    """Raises ValueError for a parameter of a kind that no method here steps."""
-    if not parameter.is_floating_point():
-        raise ValueError(f"{optimizer} steps real floating-point parameters, got one of dtype {parameter.dtype}")
-    if parameter.dtype == torch.float16:
-        raise ValueError(
-            f"{optimizer} does not step float16 parameters: squares of small gradients would be 0. Keep weights in "
-            "float32 and use autocast, or take bfloat16"
-        )
-    if parameter.layout != torch.strided:
-        raise ValueError(f"{optimizer} steps dense parameters, got one of layout {parameter.layout}")
