@@ -37,6 +37,7 @@ LATER: dict[str, Any] = {
     "data.text_field": "text",
     "data.special_tokens_in_text": "token",
     "optimizer.embeddings": None,
+    "optimizer.file": None,
 }
 
 

@@ -92,10 +92,16 @@ class Settings:
         self._update(self.values, content, "", lines, shown)
 
     def _pick(self, group: str, value: Any, where: str) -> dict[Any, Any]:
-        """Load the file named by `alice` or `{base: alice, ...}` as the whole section; return the changes to it."""
+        """Load the file named by `alice` or `{base: alice, ...}` as the whole section; return the changes to it.
+
+        A Python file in place of an optimizer is its `optimizer.file`, without any other setting.
+        """
         changes = dict(value) if isinstance(value, dict) else {"base": value}
         name = changes.pop("base", None)
         if name is None:
+            return changes
+        if group == "optimizer" and str(name).endswith(".py"):
+            self._replace(group, {"file": name}, {}, where.removesuffix(": "))
             return changes
         if name not in self.choices(group):
             choices = self.choices(group)
@@ -106,10 +112,14 @@ class Settings:
         path = FOLDER / group / f"{name}.yaml"
         shown = str(path.relative_to(FOLDER.parent))
         content, lines = _read(path, shown)
+        self._replace(group, content, {f"{group}.{key}": n for key, n in lines.items()}, shown)
+        return changes
+
+    def _replace(self, group: str, content: dict[Any, Any], lines: dict[str, int], shown: str) -> None:
+        """Put `content` in the place of a whole section."""
         self.values[group] = {}
         self._origins = {key: origin for key, origin in self._origins.items() if not key.startswith(f"{group}.")}
-        self._update(self.values, {group: content}, "", {f"{group}.{key}": n for key, n in lines.items()}, shown)
-        return changes
+        self._update(self.values, {group: content}, "", lines, shown)
 
     def _update(
         self, values: dict[Any, Any], content: dict[Any, Any], prefix: str, lines: dict[str, int], shown: str

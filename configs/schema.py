@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from configs.checks import check
 from configs.identity import flatten
 from configs.messages import first_line, nearest
+from configs.method_files import register_file
 from configs.reading import GROUPS, Settings, SettingsError, value_of
 from configs.sections import Config, Optimizer, optimizer_options, optimizer_section
 from configs.user_paths import expanded, is_file
@@ -124,18 +125,33 @@ def read_into(sections: type[Sections], settings: Settings) -> Sections:
 
 
 def _optimizer_class(settings: Settings) -> type[Optimizer]:
-    """The class of the optimizer's section, by the name in the settings."""
+    """The class of the optimizer's section, by the name in the settings. A file's only method needs no name."""
     section = settings.values.get("optimizer")
-    name = section.get("name", MISSING) if isinstance(section, dict) else MISSING
-    name = value_of(name, str, "optimizer.name")
+    if not isinstance(section, dict):
+        return Optimizer
+    names = _names_to_choose(settings, section)
+    if "file" in section and len(names) == 1:
+        section.setdefault("name", names[0])
+    name = value_of(section.get("name", MISSING), str, "optimizer.name")
     if name == MISSING:
         return Optimizer
-    if name not in registry.names():
+    if name not in names:
         raise SettingsError(
-            f"{settings.where('optimizer.name')}optimizer.name must be one of {', '.join(registry.names())}, "
-            f"got {name!r}{nearest(str(name), registry.names())}"
+            f"{settings.where('optimizer.name')}optimizer.name must be one of {', '.join(names)}, "
+            f"got {name!r}{nearest(str(name), names)}"
         )
     return optimizer_section(name)
+
+
+def _names_to_choose(settings: Settings, section: dict[Any, Any]) -> list[str]:
+    """The methods that `optimizer.name` may name: those of `optimizer.file`, if it is set."""
+    file = value_of(section.get("file"), str | None, "optimizer.file")
+    if file is None:
+        return registry.names()
+    try:
+        return list(register_file(file))
+    except SettingsError as error:
+        raise SettingsError(f"{settings.where('optimizer.file')}{error}") from error
 
 
 def _fill(schema: DictConfig, settings: Settings) -> None:

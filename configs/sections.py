@@ -21,6 +21,7 @@ class Optimizer:
     """The settings that every optimizer has. `optimizer_section` adds the options of one class."""
 
     name: str = setting(MISSING, "name in optimizers.registry")
+    file: str | None = setting(None, "Python file that registers the name, of a method outside optimizers/; null: none")
     lr: float = setting(MISSING, "learning rate of the method", above=0)
     adam_lr: float | None = setting(
         None, "learning rate of the parameters stepped by Adam; null: Table 8's for the model's size", above=0

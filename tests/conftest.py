@@ -9,12 +9,23 @@ from pathlib import Path
 import pytest
 import torch
 
+from configs import method_files
+from optimizers import registry
 from tests import tiny
 
 # Folder of tests -> marker of every test in it. Tests in other folders carry their markers themselves.
 MARKERS = {"distributed": "distributed", "faults": "faults", "gpu": "gpu"}
 
 REDUCED = ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--optimizer-file", action="append", default=[], help="test the methods of this Python file too")
+
+
+def pytest_configure(config):
+    for file in config.getoption("--optimizer-file"):
+        method_files.register_file(file)
 
 
 def pytest_collection_modifyitems(items):
@@ -43,6 +54,17 @@ def kept_settings():
         torch.set_float32_matmul_precision(precision)
         for name, value in reduced.items():
             setattr(products, name, value)
+
+
+@pytest.fixture(autouse=True)
+def forgotten_methods():
+    """Methods that a test registers, or that a file which its settings name does, are forgotten after it."""
+    known = dict(registry._METHODS)
+    yield
+    if known != registry._METHODS:
+        registry._METHODS.clear()
+        registry._METHODS.update(known)
+        method_files._run.cache_clear()
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ import torch
 import transformers
 import yaml
 
+from configs import method_files
 from configs.schema import load
 from optimizers import registry
 from scripts import document_options
@@ -96,8 +97,23 @@ def test_every_page_of_docs_is_linked_from_the_readme():
     assert [page.name for page in PAGES[1:] if f"({page.relative_to(ROOT)})" not in text] == []
 
 
+@pytest.fixture
+def my_signum(tmp_path, monkeypatch):
+    """The method of docs/adding-an-optimizer.md is in my/signum.py."""
+    (_, content), *_ = files_of_the_walk()
+    (tmp_path / "my").mkdir()
+    (tmp_path / "my" / "signum.py").write_text(content)
+    monkeypatch.setattr(method_files, "FOLDER", tmp_path / "configs")
+
+
+def files_of_the_walk() -> list[tuple[str, str]]:
+    """Names and contents of the files in docs/adding-an-optimizer.md."""
+    page = (ROOT / "docs" / "adding-an-optimizer.md").read_text()
+    return re.findall(r"`([\w/]+\.(?:py|yaml))`:\n\n```\w+\n(.*?)```", page, flags=re.S)
+
+
 @pytest.mark.parametrize("words", [w for w in commands("train.py") if "optimizer=signum" not in w], ids=" ".join)
-def test_commands_of_train_are_valid(words, monkeypatch):
+def test_commands_of_train_are_valid(words, my_signum, monkeypatch):
     monkeypatch.chdir(ROOT)
     arguments = words[words.index("train.py") + 1 :]
     load(["configs/experiment/table2/60m/racs.yaml" if word == "FILE.yaml" else word for word in arguments])
@@ -139,23 +155,33 @@ def test_the_walk_of_adding_an_optimizer_works(tmp_path):
     """The files of docs/adding-an-optimizer.md, in a copy of the project, pass the contract and train."""
     page = (ROOT / "docs" / "adding-an-optimizer.md").read_text()
     assert "```python\nfrom .signum import Signum\n```" in page
-    files = re.findall(r"`([\w/]+\.(?:py|yaml))`:\n\n```\w+\n(.*?)```", page, flags=re.S)
+    files = files_of_the_walk()
     assert [file for file, _ in files] == ["optimizers/signum.py", "configs/optimizer/signum.yaml"]
     ignored = shutil.ignore_patterns(".*", "__pycache__", "results", "runs", "wandb")
     copy = shutil.copytree(ROOT, tmp_path / "project", ignore=ignored)
-    for file, content in files:
-        assert not (copy / file).exists()
-        (copy / file).write_text(content)
-    with (copy / "optimizers" / "__init__.py").open("a") as exports:
-        exports.write("from .signum import Signum\n")
+    tiny = ("train.steps=2", "data.eval_tokens=2000")
 
     def run(*words: str) -> str:
         done = subprocess.run([sys.executable, *words], cwd=copy, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    passed = run("-m", "pytest", "tests/optimizers/test_contract.py", "-k", "signum", "-p", "no:cacheprovider")
-    assert int(re.findall(r"(\d+) passed", passed + "0 passed")[0]) >= 19
+    def check_contract(*flags: str) -> None:
+        contract = ("tests/optimizers/test_contract.py", "-k", "signum", "-p", "no:cacheprovider")
+        assert int(re.findall(r"(\d+) passed", run("-m", "pytest", *contract, *flags, "-v") + "0 passed")[0]) >= 19
+
+    (copy / "my").mkdir()
+    (copy / "my" / "signum.py").write_text(files[0][1])
+    check_contract("--optimizer-file=my/signum.py")
+    run("train.py", "optimizer=my/signum.py", "optimizer.lr=0.0001", *tiny, f"run.dir={tmp_path / 'trial'}")
+
+    for file, content in files:
+        assert not (copy / file).exists()
+        (copy / file).write_text(content)
+    with (copy / "optimizers" / "__init__.py").open("a") as exports:
+        exports.write("from .signum import Signum\n")
+
+    check_contract()
     assert "signum" in run("train.py", "--plan", "optimizer=signum")
-    run("train.py", "optimizer=signum", "train.steps=2", "data.eval_tokens=2000", f"run.dir={tmp_path / 'run'}")
+    run("train.py", "optimizer=signum", *tiny, f"run.dir={tmp_path / 'run'}")
     assert (tmp_path / "run" / "summary.json").exists()

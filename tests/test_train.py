@@ -163,6 +163,23 @@ def test_a_run_resumes_without_the_folder_that_its_weights_came_from(whole_run, 
     assert train.main(argv) == 0
 
 
+def test_a_run_with_a_method_of_ones_own_resumes_exactly_and_is_evaluated(text, tmp_path, monkeypatch, capsys):
+    """experiments/beyond/racs_muon.py, named by its file alone."""
+    changes = ("optimizer=experiments/beyond/racs_muon.py", "optimizer.lr=0.01")
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    assert train.main(tiny.command(text, whole, *changes)) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("training.loop.Trainer._update", tiny.unplugged_after(4))
+        assert train.main(tiny.command(text, halved, *changes)) == 1
+    assert train.main(tiny.command(text, halved, *changes)) == 0
+    assert tiny.metrics(halved) == tiny.metrics(whole) and tiny.weights(halved) == tiny.weights(whole)
+    summary = json.loads((whole / "summary.json").read_text())
+    assert summary["optimizer"] == "racs_muon"
+    capsys.readouterr()
+    assert evaluate_script.main([str(whole)]) == 0
+    assert f"perplexity {summary['final_perplexity']:.4f}" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_non_finite_evaluation_ends_the_run_unsaved(whole_run, text, tmp_path, monkeypatch, capsys):
     argv = tiny.command(text, tmp_path / "run")

@@ -115,14 +115,20 @@ def declared(cls: "type[BaseOptimizer]") -> dict[str, Declared]:
     """The options of `cls`: those of its constructor, `lr` among them, in the order of its signature, and those that
     every method has."""
     kinds = typing.get_type_hints(cls.__init__, include_extras=True)
-    parameters, known = inspect.signature(cls).parameters.items(), {"params", *SHARED}
+    parameters, known = _constructor(cls).parameters.items(), {"params", *SHARED}
     own = {name: declare(name, kinds[name], each.default) for name, each in parameters if name not in known}
     return own | {name: declare(name, kind, getattr(cls.traits, name)) for name, kind in SHARED.items()}
 
 
+def _constructor(cls: "type[BaseOptimizer]") -> inspect.Signature:
+    """The constructor's signature without self. Of a subclass `inspect.signature(cls)` is the plain one of its base."""
+    signature = inspect.signature(cls.__init__)
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
 def plain_signature(cls: "type[BaseOptimizer]") -> inspect.Signature:
     """The constructor's signature with plain types, for `help()`."""
-    signature, kinds = inspect.signature(cls), declared(cls)
+    signature, kinds = _constructor(cls), declared(cls)
     plain = [
         each.replace(annotation=kinds[name].annotation if name in kinds else inspect.Parameter.empty)
         for name, each in signature.parameters.items()

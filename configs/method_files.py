@@ -1,0 +1,47 @@
+"""Methods of a user's own Python file: `optimizer=FILE.py`."""
+
+import hashlib
+import importlib.util
+import sys
+from functools import cache
+from pathlib import Path
+
+from configs.messages import one_line
+from configs.reading import FOLDER, SettingsError
+from configs.user_paths import expanded, is_file
+from optimizers import registry
+
+
+def register_file(name: str) -> tuple[str, ...]:
+    """Run a Python file, relative to the current directory or else to the folder that holds configs/; the names of the
+    methods that it registers. A file is run once in a process.
+
+    Raises:
+        SettingsError: there is no such file, it fails, or it registers nothing; one sentence.
+    """
+    path = expanded(name)
+    if not is_file(path):
+        path = FOLDER.parent / path
+    if not is_file(path):
+        raise SettingsError(f"optimizer file {name} does not exist")
+    return _run(path.resolve(), name)
+
+
+@cache
+def _run(path: Path, shown: str) -> tuple[str, ...]:
+    known = set(registry.names())
+    # As a module of `optimizers` it may import as the methods there do. Two files may have one stem.
+    module_name = f"optimizers.{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a user's file raises
+        raise SettingsError(
+            f"optimizer file {shown} cannot be run: {type(error).__name__}: {one_line(error)}"
+        ) from error
+    names = tuple(sorted(set(registry.names()) - known))
+    if not names:
+        raise SettingsError(f'optimizer file {shown} registers no method; decorate its class with @register("name")')
+    return names

@@ -1,0 +1,40 @@
+"""Names, and the options that a class declares for its name."""
+
+import inspect
+from typing import Annotated
+
+import pytest
+
+from optimizers import Muon, registry
+from optimizers.engine import Option, register
+from optimizers.engine.options import LearningRate, Params
+
+
+def test_a_subclass_has_the_options_of_its_own_constructor():
+    @register("own_constructor", strength=2.0)
+    class OwnConstructor(Muon):
+        """A method made of another one."""
+
+        def __init__(
+            self, params: Params, lr: LearningRate = 0.5, *, strength: Annotated[float, Option("of it", above=0)] = 1.0
+        ):
+            super().__init__(params, lr=lr)
+
+    assert set(registry.options("own_constructor")) == {"strength", "state_bits"}
+    assert registry.options("own_constructor")["strength"].default == 2.0
+    assert list(inspect.signature(OwnConstructor).parameters) == ["params", "lr", "strength", "state_bits"]
+    assert "strength: of it" in inspect.getdoc(OwnConstructor)
+    with pytest.raises(ValueError, match="strength must be"):
+        registry.check("own_constructor", strength=0.0)
+
+
+def test_a_subclass_without_a_constructor_has_its_bases_options():
+    register("no_constructor")(type("NoConstructor", (Muon,), {"__doc__": "Muon."}))
+    assert registry.options("no_constructor") == registry.options("muon")
+
+
+def test_what_cannot_be_registered_is_refused():
+    with pytest.raises(ValueError, match="'muon' is taken by Muon"):
+        register("muon")(Muon)
+    with pytest.raises(ValueError, match=r"Muon has no option \['rank'\]"):
+        register("other", rank=3)(Muon)
