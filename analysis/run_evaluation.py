@@ -7,6 +7,7 @@ import torch
 
 from configs.reading import argument, with_training_text
 from configs.schema import Config, SettingsError, load
+from configs.user_paths import is_dir
 from data.held_out import EvaluationData
 from data.tokenizer import load_tokenizer
 from models.llama import build_model
@@ -19,7 +20,7 @@ from training.run.atomic import write_atomically
 def evaluation_settings(run: str, changes: list[str]) -> Config:
     """The settings of a run folder, changed by key=value arguments. Raises SettingsError."""
     model = Path(run, "model")
-    if not model.is_dir():
+    if not is_dir(model):
         raise SettingsError(f"{run} is not the folder of a finished run: it has no model folder")
     own = (argument("data.tokenizer", str(model)), argument("model.init_from", str(model)))
     return load([f"{run}/config.yaml", *with_training_text(changes), *own]).config

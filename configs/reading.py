@@ -1,7 +1,6 @@
 """YAML files and `key=value` arguments, merged into one plain dict that remembers where every value was written."""
 
 import glob
-import os
 import typing
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import yaml
 
 from configs.messages import nearest, one_line
-from configs.user_paths import is_file
+from configs.user_paths import is_dir, is_file
 from configs.yaml_values import UNREADABLE, Unread, line_numbers, problem, quoted, read_mapping, structure
 
 FOLDER = Path(__file__).resolve().parent
@@ -50,7 +49,7 @@ class Settings:
         if not is_file(path):
             path = FOLDER.parent / name
         if not is_file(path):
-            if os.path.isdir(path):  # noqa: PTH112  Path.is_dir raises for a long name
+            if is_dir(path):
                 raise SettingsError(f"settings file {name} is a folder")
             picks = [f"{group}={choice}" for group in GROUPS for choice in self.choices(group) if choice == path.stem]
             files = [str(file.relative_to(FOLDER.parent)) for file in sorted(FOLDER.rglob("*.yaml"))]

@@ -12,3 +12,8 @@ def expanded(path: str) -> Path:
 def is_file(path: str | Path) -> bool:
     """Whether there is a file of that name, which may be too long for one."""
     return os.path.isfile(path)  # noqa: PTH113  Path.is_file raises for a long one
+
+
+def is_dir(path: str | Path) -> bool:
+    """Whether there is a folder of that name, which may be too long for one."""
+    return os.path.isdir(path)  # noqa: PTH112  Path.is_dir raises for a long one

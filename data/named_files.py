@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from urllib.parse import urljoin, urlsplit
 
-from configs.user_paths import expanded
+from configs.user_paths import expanded, is_dir, is_file
 from data.data_errors import DataError
 from data.files import is_url, kind_of
 from data.hub import hub_url
@@ -80,13 +80,13 @@ def _expand(key: str, entry: str, shards: str, hub: HubName | None) -> list[str]
     if is_url(entry):
         return expand_url(f"{entry.rstrip('/')}/en/{shards}.*" if _is_mirror(entry) else entry)
     folder = expanded(entry)
-    if folder.is_dir():
+    if is_dir(folder):
         pattern = f"{shards}.*.json.gz"
         found = sorted(folder.glob(f"en/{pattern}")) or sorted(folder.glob(pattern))
         if not found:
             raise DataError(f"{key}={entry}: the folder has no en/{pattern}; name files by a glob, as {entry}/*.jsonl")
         return [str(path) for path in found]
-    if folder.is_file():
+    if is_file(folder):
         return [str(folder)]
     if hub and not glob.has_magic(entry) and entry.count("/") <= 1 and not entry.startswith((".", "~", "/")):
         return hub(key, entry)
@@ -103,7 +103,7 @@ def _is_mirror(url: str) -> bool:
 def _matches(pattern: str) -> list[str]:
     """The files that a local glob matches, sorted. Brackets in the name of a folder that is there are plain."""
     path = expanded(pattern)
-    folder = next((parent for parent in path.parents if glob.has_magic(str(parent)) and parent.is_dir()), None)
+    folder = next((parent for parent in path.parents if glob.has_magic(str(parent)) and is_dir(parent)), None)
     escaped = str(path) if folder is None else str(Path(glob.escape(str(folder)), path.relative_to(folder)))
     matches = glob.glob(escaped, recursive=True)  # noqa: PTH207  Path.glob takes no absolute pattern
     return sorted(name for name in matches if Path(name).is_file())

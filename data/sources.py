@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from configs.user_paths import expanded
+from configs.user_paths import expanded, is_dir
 from data.data_errors import DataError
 from data.data_settings import Data
 from data.files import is_url, read_whole, reader
@@ -208,7 +208,7 @@ def c4_shards(key: str, name: str, split: str) -> list[str]:
 
 
 def _is_folder(path: str | list[str] | None) -> bool:
-    return isinstance(path, str) and expanded(path).is_dir()
+    return isinstance(path, str) and is_dir(expanded(path))
 
 
 def _dataset(section: Data) -> HubDataset:

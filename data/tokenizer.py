@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from configs.messages import first_line, why_not_opened
-from configs.user_paths import expanded
+from configs.user_paths import expanded, is_dir, is_file
 from data.data_errors import DataError
 from data.data_settings import Data
 from data.hub import require_hub
@@ -55,9 +55,9 @@ def _load(name: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer in the folder or with the hub name `name`."""
     name = str(name)
     folder = expanded(name)
-    if folder.is_dir():
+    if is_dir(folder):
         return _open(str(folder), name, local_files_only=True)
-    if folder.is_file() or folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+    if is_file(folder) or folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise DataError(f"data.tokenizer={name}: no such folder; give a folder with a tokenizer's files, or a hub name")
     try:
         return _open(name, name, local_files_only=True)

@@ -19,19 +19,21 @@ ROPE_SCALINGS: dict[str, tuple[set[str], set[str]]] = {
     ),
 }
 
+LARGEST = 2**24  # of a matrix's rows: a plan can still count the elements
+
 
 @dataclass
 class Model:
     name: str = setting(MISSING, "name of the architecture")
-    hidden_size: int = setting(MISSING, "width", least=1)
-    intermediate_size: int = setting(MISSING, "width of the MLP", least=1)
-    num_hidden_layers: int = setting(MISSING, "layers", least=1)
+    hidden_size: int = setting(MISSING, "width", least=1, most=LARGEST)
+    intermediate_size: int = setting(MISSING, "width of the MLP", least=1, most=LARGEST)
+    num_hidden_layers: int = setting(MISSING, "layers", least=1, most=10_000)
     num_attention_heads: int = setting(MISSING, "heads; each takes an even share of the width", least=1)
     num_key_value_heads: int | None = setting(
         None, "heads of keys and values, each shared by as many heads; null: num_attention_heads", least=1
     )
     head_dim: int | None = setting(None, "width of a head; null: hidden_size / num_attention_heads", least=2)
-    vocab_size: int = setting(32000, "rows of the embedding and of lm_head", least=2)
+    vocab_size: int = setting(32000, "rows of the embedding and of lm_head", least=2, most=LARGEST)
     max_position_embeddings: int = setting(2048, "longest sequence", least=1)
     rms_norm_eps: float = setting(1e-6, "epsilon of RMSNorm", above=0)
     rope_theta: float = setting(10000.0, "base of the rotary positions", above=0)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from analysis.run_evaluation import describe, evaluate_run, evaluation_settings, save
 from configs.schema import SettingsError
+from configs.user_paths import is_dir
 from training.processes.failures import Ending
 from training.processes.launch_variables import launched
 from training.processes.logs import set_up_logging
@@ -51,7 +52,7 @@ def parse(arguments: list[str]) -> tuple[str, list[str], str | None]:
         if at + 1 == len(arguments):
             raise SettingsError("--save needs a name for the result")
         name, arguments = arguments[at + 1], [*arguments[:at], *arguments[at + 2 :]]
-    if not arguments or arguments[0].startswith("-") or ("=" in arguments[0] and not Path(arguments[0]).is_dir()):
+    if not arguments or arguments[0].startswith("-") or ("=" in arguments[0] and not is_dir(arguments[0])):
         raise SettingsError("name a run folder: scripts/evaluate.py RUN [key=value ...] [--save NAME]")
     run, *changes = arguments
     return run, changes, name

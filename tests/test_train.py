@@ -252,6 +252,9 @@ BAD = {
     "list of no user": ("data.path=@~nobody-here/list", "there is no list ~nobody-here/list"),
     "tokenizer of no user": ("data.tokenizer=~nobody-here/model", "data.tokenizer=~nobody-here/model: no such folder"),
     "long model folder": (f"model.init_from={'a' * 300}", "has no config.json"),
+    "long tokenizer": (f"data.tokenizer=./{'a' * 300}", "no such folder; give a folder with a tokenizer's files"),
+    "long data": (f"data.path={'a' * 300}", "no file matches"),
+    "long pattern": (f"data.path=[ab]{'a' * 300}/*.jsonl", "no file matches"),
     "long reference": (f"run.reference={'a' * 300}", "run.reference: cannot read"),
     "folder": ("run.dir=/proc/run", "run.dir"),
     "line": (broken_line, "broken.jsonl, line 71"),
@@ -338,6 +341,7 @@ def test_evaluate_a_finished_run(whole_run, text, tmp_path, capsys):
     said = capsys.readouterr()
     assert said.out == ours and "evaluations.json is not readable" in said.err and "Traceback" not in said.err
     assert evaluate_script.main([str(tmp_path)]) == 2
+    assert evaluate_script.main(["a" * 300]) == 2
     assert "finished run" in capsys.readouterr().err
 
 

@@ -275,6 +275,8 @@ def test_plan_flags():
         ("optimizer.rank=8 optimizer.leading=9", "optimizer.leading must not exceed rank 8"),
         ("optimizer.lr=nan", "optimizer.lr must be a finite number"),
         ("optimizer.lr=0", "optimizer.lr must be greater than 0"),
+        (f"model.hidden_size={2**62}", "model.hidden_size must be at most 16777216"),
+        (f"model.num_hidden_layers={2**62}", "model.num_hidden_layers must be at most 10000"),
         ("train.steps=0", "train.steps must be at least 1"),
         ("schedule.warmup_fraction=1.5", "schedule.warmup_fraction must be at most 1"),
         ("run.seed=100000000000000000000000", "run.seed must be at most"),
