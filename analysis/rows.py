@@ -44,6 +44,7 @@ METHODS = {
     "apollo": Style("APOLLO", "#b4639b"),
     "normuon": Style("NorMuon", "#4b3a9e"),
     "octave": Style("Octave", "#2f2a6b"),
+    "flip_flop": Style("FlipFlop", "#c2185b"),
     "sinkgd": Style("SinkGD", "#e07b39"),
     "scale": Style("SCALE", "#b8860b", DASHED),
     "alice_soap": Style("Alice-SOAP", "#1b7f4b", DASHED),

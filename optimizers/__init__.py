@@ -17,6 +17,7 @@ from .engine import partition, registry
 from .engine.base import BaseOptimizer
 from .engine.build import build, state_bytes
 from .fira import Fira
+from .flip_flop import FlipFlop
 from .galore import GaLore
 from .galore_8bit import GaLore8bit
 from .lamb import LAMB
@@ -52,6 +53,7 @@ __all__ = [
     "Dion",
     "EigenAdam",
     "Fira",
+    "FlipFlop",
     "GaLore",
     "GaLore8bit",
     "LDAdam",

@@ -44,6 +44,7 @@ FORMULAS = {
     "natural_galore": lambda rows, m, n, r: 2 * m * r + 2 * q(r * n) + 2 * 20 * r * n + 4 * 20 * 20,
     "normuon": lambda rows, m, n, r: q(m * n) + 4 * rows,
     "octave": lambda rows, m, n, r: q(m * n) + 4 * rows,
+    "flip_flop": lambda rows, m, n, r: q(m * n) + 4 * n,
     "racs": lambda rows, m, n, r: 4 * (m + n + 1),
     "scale": lambda rows, m, n, r: 0,
     "shampoo": lambda rows, m, n, r: 8 * (m * m + n * n),

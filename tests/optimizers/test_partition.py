@@ -39,7 +39,16 @@ def test_matrices_to_the_method_and_the_rest_to_adam(last_layer):
 def test_default_last_layer_follows_the_paper(name):
     everything = {"lion", "adafactor"}
     norms, embeddings = everything | {"adam_mini"}, everything | {"adam_mini", "scale"}
-    by_method = {"alice", "alice_0", "alice_soap", "galore", "fira", "natural_galore", "octave"} | embeddings
+    by_method = {
+        "alice",
+        "alice_0",
+        "alice_soap",
+        "galore",
+        "fira",
+        "natural_galore",
+        "octave",
+        "flip_flop",
+    } | embeddings
     where = destinations(optimizers.build(llama(), name, lr=0.01))
     assert where["lm_head.weight"] == ("method" if name in by_method else "adam")
     assert where["model.embed_tokens.weight"] == ("method" if name in embeddings else "adam")

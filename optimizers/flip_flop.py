@@ -1,0 +1,107 @@
+"""FlipFlop: Muon whose short side is whitened and whose long side is even, momentum in 8 bits, for `lm_head` too. It is
+ours, not the paper's: docs/flip-flop.md. W is oriented m x n with m <= n; s = 1 before the first step.
+
+    M <- b1 M + (1 - b1) G;   N = b1 M + (1 - b1) G with Nesterov, else M
+    Y = N diag(s)^(-1/2);   X = NS5(Y / ||Y||)                                          # NS5: Muon's iteration
+    c = n colsum(X^2) / ||X||^2;   s <- s (b2 + (1 - b2) c), where c is not 0;   s <- s / mean(s)
+    W <- W - lr wd W;   W <- W - lr 0.2 sqrt(m n) X / ||X||
+
+It settles where c = 1. There M = N diag(s)^(-1) N^T / n and s are the maximum-likelihood estimates of the Fisher's
+structure S (x) M, S = diag(s), and X is diag(s)^(-1/2) N M^(-1/2) (oriented as above).
+The trajectory is the same for G and c G. A zero column of N gets no update.
+State per matrix: m n bytes, m n / 64 bytes for the maxima of their blocks, and log(s), n numbers in float32 at least.
+"""
+
+import math
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from .engine import Direction, MatrixOptimizer, Option, Traits, register
+from .engine.options import (
+    LearningRate,
+    Momentum,
+    Nesterov,
+    NewtonSchulzDtype,
+    NewtonSchulzSteps,
+    Params,
+    WeightDecay,
+)
+from .functional.moments import unit_momentum
+from .functional.newton_schulz import QUINTIC, iteration_dtype, newton_schulz
+from .functional.numerics import reciprocal, working_dtype
+
+SMALLEST = math.sqrt(torch.finfo(torch.float32).tiny)  # smaller norms, whose squares underflow, are taken for this
+
+
+@register("flip_flop")
+class FlipFlop(MatrixOptimizer):
+    """Orthogonalized momentum, even along its long side. Raises ImportError without bitsandbytes."""
+
+    traits = Traits(counts_steps=False, decays_first=True, takes_narrow=True, state_bits=8, last_layer="method")
+
+    def __init__(
+        self,
+        params: Params,
+        lr: LearningRate = 1e-3,
+        *,
+        momentum: Momentum = 0.95,
+        beta2: Annotated[float, Option("decay of the scales of the long side", least=0, below=1)] = 0.95,
+        nesterov: Nesterov = True,
+        ns_steps: NewtonSchulzSteps = 5,
+        ns_dtype: NewtonSchulzDtype = "auto",
+        weight_decay: WeightDecay = 0.0,
+    ):
+        super().__init__(
+            params, lr=lr, momentum=momentum, beta2=beta2, nesterov=nesterov, ns_steps=ns_steps, ns_dtype=ns_dtype,
+            weight_decay=weight_decay,
+        )  # fmt: skip
+
+    def state_shapes(self, m: int, n: int, dtype: torch.dtype, group: dict[str, Any]) -> dict:
+        return {"exp_avg": ((m, n), dtype), "log_scale": ((n,), working_dtype(dtype))}
+
+    def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], t: int) -> Direction:
+        logarithms, beta2 = state["log_scale"], group["beta2"]
+        dtype = iteration_dtype(gradient, group["ns_dtype"])
+        unit = unit_momentum(
+            gradient, state["exp_avg"], group["momentum"], SMALLEST, nesterov=group["nesterov"], dtype=dtype
+        )
+        scale = (-0.5 * logarithms).exp()
+        norm = torch.linalg.vector_norm(_column_norms(unit, scale.dtype) * scale, dim=-1, keepdim=True)
+        even = unit.mul_((scale * reciprocal(norm)).unsqueeze(-2))  # in float32: a factor can be beyond float16's range
+        white = newton_schulz(even, QUINTIC, group["ns_steps"])
+        m, n = white.shape[-2:]
+        squares = _column_norms(white, scale.dtype).square()
+        inverse_mean = reciprocal(squares.mean(-1, keepdim=True))
+        growth = torch.where(squares == 0, 1.0, beta2 + (1 - beta2) * squares * inverse_mean)
+        logarithms.add_(growth.log())
+        logarithms.sub_(logarithms.logsumexp(-1, keepdim=True) - math.log(n))
+        return Direction(dense=white * (0.2 * m**0.5 * inverse_mean.sqrt()).unsqueeze(-1))
+
+    @staticmethod
+    def reference_update(
+        G: Tensor, state: dict[str, Any], t: int, *, momentum: float, beta2: float, nesterov: bool, ns_steps: int,
+        **_: Any,
+    ) -> Tensor:  # fmt: skip
+        """D of W <- W - lr D, in plain float64."""
+        (m, n), (a, b, c) = G.shape, QUINTIC
+        M = state["M"] = momentum * state.get("M", 0) + (1 - momentum) * G
+        N = momentum * M + (1 - momentum) * G if nesterov else M
+        if not N.any():
+            return N
+        s = state.get("s", torch.ones(n, dtype=G.dtype))
+        X = N / s.sqrt()
+        X = X / X.norm()
+        for _step in range(ns_steps):
+            A = X @ X.T
+            X = a * X + (b * A + c * A @ A) @ X
+        even = n * (X**2).sum(0) / (X**2).sum()
+        s = s * torch.where(even == 0, 1, beta2 + (1 - beta2) * even)
+        state["s"] = s / s.mean()
+        return 0.2 * (m * n) ** 0.5 * X / X.norm()
+
+
+def _column_norms(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """[B, m, n] -> [B, n] in `dtype`."""
+    return torch.linalg.vector_norm(matrix, dim=-2, dtype=dtype)

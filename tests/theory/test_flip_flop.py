@@ -1,0 +1,69 @@
+"""What FlipFlop's update is: the maximum-likelihood whitening for a Gaussian with covariance M (x) S, S diagonal.
+
+Of wide gradients G [m, n], S = diag(s) scales columns and M [m, m] is shared by them. Octave's update is one round of
+the flip-flop that maximises the likelihood in (s, M); FlipFlop's goes on from step to step.
+"""
+
+import pytest
+import torch
+
+from optimizers import FlipFlop, Muon
+from tests.theory.test_octave import gaussian, likelihood, whitened
+
+
+@pytest.fixture(autouse=True)
+def exact_whitening(monkeypatch):
+    monkeypatch.setattr("optimizers.flip_flop.newton_schulz", lambda unit, *_: whitened(unit))
+
+
+def settle(G: torch.Tensor, steps: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
+    """The update of size 1 after many steps on one gradient, and s."""
+    weight = torch.nn.Parameter(torch.zeros_like(G))
+    optimizer = FlipFlop([weight], lr=1.0, beta2=0.5, state_bits=32)
+    for _ in range(steps):
+        before = weight.detach().clone()
+        weight.grad = G.clone()
+        optimizer.step()
+    change = before - weight.detach()
+    return change / change.norm(), optimizer.state[weight]["log_scale"].exp()
+
+
+@pytest.mark.parametrize("tall", [False, True])
+def test_it_settles_where_the_likelihood_has_its_maximum(tall):
+    """No change of both scales and M at once is better, and the update is that of these estimates."""
+    G, source = gaussian((12, 4)), torch.Generator().manual_seed(1)
+    change, s = settle(G if tall else G.T)
+    M = G.T @ (G / s[:, None]) / len(G)
+    values, vectors = torch.linalg.eigh(M)
+    expected = (s**-0.5)[:, None] * G @ vectors * values**-0.5 @ vectors.T
+    torch.testing.assert_close(change if tall else change.T, expected / expected.norm())
+    best = likelihood(G, s, M)
+    for _ in range(50):
+        factors = torch.exp(0.1 * torch.randn(len(G), generator=source, dtype=torch.float64))
+        turn = torch.eye(4) + 0.05 * torch.randn(4, 4, generator=source, dtype=torch.float64)
+        assert best > likelihood(G, s * factors, turn @ M @ turn.T)
+
+
+def test_the_settled_update_is_even_on_one_side_and_orthonormal_on_the_other():
+    """Octave's is even alone, Muon's orthonormal alone."""
+    change, _ = settle(gaussian((12, 4)).T)
+    torch.testing.assert_close(change @ change.T, torch.eye(4, dtype=change.dtype) / 4)
+    torch.testing.assert_close(change.square().sum(0), torch.full((12,), 1 / 12, dtype=change.dtype))
+
+
+def test_scales_of_the_long_side_do_not_show(monkeypatch):
+    """A token that is ten times as frequent moves as far."""
+    G = gaussian((12, 4)).T
+    factors = torch.logspace(-1, 1, 12, dtype=G.dtype)
+    torch.testing.assert_close(settle(G * factors)[0], settle(G)[0])
+
+
+def test_the_first_update_is_muons(monkeypatch):
+    monkeypatch.setattr("optimizers.muon.newton_schulz", lambda unit, *_: whitened(unit))
+    G, changes = gaussian((12, 4)), []
+    for cls, options in ((FlipFlop, {"state_bits": 32}), (Muon, {})):
+        weight = torch.nn.Parameter(torch.zeros_like(G))
+        weight.grad = G.clone()
+        cls([weight], lr=1.0, **options).step()
+        changes.append(weight.detach())
+    torch.testing.assert_close(*changes)
