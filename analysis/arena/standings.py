@@ -89,8 +89,9 @@ def others(spec: Spec, ledger: Ledger, cell: Cell) -> Table:
 
 def _note(spec: Spec, within: Pooled | None, tests: list[Verdict]) -> str:
     reference = style(spec.against[0]).label
-    welch = [test.freedom for test in tests if test.welch]
-    by_welch = f" ({min(welch):.1f} to {max(welch):.1f} degrees of freedom)" if welch else ""
+    welch = sorted(test.freedom for test in tests if test.welch)
+    freedom = " to ".join(dict.fromkeys(f"{each:.1f}" for each in (*welch[:1], *welch[-1:])))
+    by_welch = f" ({freedom} degrees of freedom)" if welch else ""
     by_pool = f"{within.deviation:.4f} nats, {within.freedom} degrees of freedom" if within else "none yet"
     return (
         f"Perplexity on the validation text after {spec.tokens:,} positions, at the end of the schedule, mean over the "
