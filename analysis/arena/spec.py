@@ -109,8 +109,8 @@ def read_spec(path: Path) -> Spec:
 
 
 def all_specs() -> list[Spec]:
-    """The arenas of configs/arena and of its folders, by name."""
-    paths = sorted(ARENAS.rglob("*.yaml"))
+    """The arenas of configs/arena by name, then those of its folders."""
+    paths = sorted(ARENAS.rglob("*.yaml"), key=lambda path: (len(path.parts), path))
     for path in paths:
         check_place(path)
     return [read_spec(path) for path in paths]

@@ -54,7 +54,7 @@ def frontier_figure(spec: Spec, ledger: Ledger, cells: list[Cell]) -> "Figure | 
             {row: _spot(row, lines) for row, lines in found.items() if finished(lines)} for found in drawn.values()
         ]
         for axes, (cell, found), shown in zip(panels, drawn.items(), spots, strict=True):
-            dress(axes, title_of(spec, cell))
+            dress(axes, f"{spec.name}: {title_of(spec, cell)}, {spec.tokens / 1e6:.3g}M")
             _draw(axes, shown)
             gone = [style(row).label for row in found if row not in shown]
             note = f"\nall seeds diverged: {', '.join(gone)}" if gone else ""
