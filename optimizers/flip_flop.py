@@ -28,11 +28,9 @@ from .engine.options import (
     Params,
     WeightDecay,
 )
-from .functional.moments import unit_momentum
+from .functional.moments import SMALLEST_NORM, unit_momentum
 from .functional.newton_schulz import QUINTIC, iteration_dtype, newton_schulz
 from .functional.numerics import reciprocal, working_dtype
-
-SMALLEST = math.sqrt(torch.finfo(torch.float32).tiny)  # smaller norms, whose squares underflow, are taken for this
 
 
 @register("flip_flop")
@@ -65,7 +63,7 @@ class FlipFlop(MatrixOptimizer):
         logarithms, beta2 = state["log_scale"], group["beta2"]
         dtype = iteration_dtype(gradient, group["ns_dtype"])
         unit = unit_momentum(
-            gradient, state["exp_avg"], group["momentum"], SMALLEST, nesterov=group["nesterov"], dtype=dtype
+            gradient, state["exp_avg"], group["momentum"], SMALLEST_NORM, nesterov=group["nesterov"], dtype=dtype
         )
         scale = (-0.5 * logarithms).exp()
         norm = torch.linalg.vector_norm(_column_norms(unit, scale.dtype) * scale, dim=-1, keepdim=True)

@@ -28,11 +28,10 @@ from .engine.options import (
     Params,
     WeightDecay,
 )
-from .functional.moments import unit_momentum
+from .functional.moments import SMALLEST_NORM, unit_momentum
 from .functional.newton_schulz import QUINTIC, iteration_dtype, newton_schulz
 from .functional.numerics import average, reciprocal, working_dtype
 
-SMALLEST = math.sqrt(torch.finfo(torch.float32).tiny)  # smaller norms, whose squares underflow, are taken for this
 NorMuonAdjustLr = Annotated[
     Literal["match_rms", "original", "spectral"],
     Option("size of an update: RMS 0.2; Muon's times sqrt(max(1, rows / columns)), or times sqrt(rows / columns)"),
@@ -74,7 +73,7 @@ class NorMuon(MatrixOptimizer):
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], t: int) -> Direction:
         dtype = iteration_dtype(gradient, group["ns_dtype"])
         unit = unit_momentum(
-            gradient, state["exp_avg"], group["momentum"], SMALLEST, nesterov=group["nesterov"], dtype=dtype
+            gradient, state["exp_avg"], group["momentum"], SMALLEST_NORM, nesterov=group["nesterov"], dtype=dtype
         )
         rows, columns = gradient.shape[-2:]
         white = newton_schulz(unit.mT if rows > columns else unit, QUINTIC, group["ns_steps"])

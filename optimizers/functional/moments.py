@@ -1,5 +1,6 @@
 """Adam's moments of a projected gradient, and sums of squares of columns."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -7,6 +8,8 @@ from torch import Tensor
 
 from ..kernels import replaceable
 from .numerics import average
+
+SMALLEST_NORM = math.sqrt(torch.finfo(torch.float32).tiny)  # the squares of a smaller one underflow
 
 
 class Moments(NamedTuple):
