@@ -24,6 +24,8 @@ def register_file(name: str) -> tuple[str, ...]:
         path = FOLDER.parent / path
     if not is_file(path):
         raise SettingsError(f"optimizer file {name} does not exist")
+    if path.suffix != ".py":
+        raise SettingsError(f"optimizer file {name} is no Python file: its name must end in .py")
     return _run(path.resolve(), name)
 
 
@@ -37,7 +39,7 @@ def _run(path: Path, shown: str) -> tuple[str, ...]:
     module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever a user's file raises
+    except (Exception, SystemExit) as error:  # whatever a user's file raises
         raise SettingsError(
             f"optimizer file {shown} cannot be run: {type(error).__name__}: {one_line(error)}"
         ) from error

@@ -66,11 +66,12 @@ class FlipFlop(MatrixOptimizer):
             gradient, state["exp_avg"], group["momentum"], SMALLEST_NORM, nesterov=group["nesterov"], dtype=dtype
         )
         scale = (-0.5 * logarithms).exp()
-        norm = torch.linalg.vector_norm(_column_norms(unit, scale.dtype) * scale, dim=-1, keepdim=True)
+        norms = torch.linalg.vector_norm(unit, dim=-2, dtype=scale.dtype)
+        norm = torch.linalg.vector_norm(norms * scale, dim=-1, keepdim=True)
         even = unit.mul_((scale * reciprocal(norm)).unsqueeze(-2))  # in float32: a factor can be beyond float16's range
         white = newton_schulz(even, QUINTIC, group["ns_steps"])
         m, n = white.shape[-2:]
-        squares = _column_norms(white, scale.dtype).square()
+        squares = torch.linalg.vector_norm(white, dim=-2, dtype=scale.dtype).square()
         inverse_mean = reciprocal(squares.mean(-1, keepdim=True))
         growth = torch.where(squares == 0, 1.0, beta2 + (1 - beta2) * squares * inverse_mean)
         logarithms.add_(growth.log())
@@ -98,8 +99,3 @@ class FlipFlop(MatrixOptimizer):
         s = s * torch.where(even == 0, 1, beta2 + (1 - beta2) * even)
         state["s"] = s / s.mean()
         return 0.2 * (m * n) ** 0.5 * X / X.norm()
-
-
-def _column_norms(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """[B, m, n] -> [B, n] in `dtype`."""
-    return torch.linalg.vector_norm(matrix, dim=-2, dtype=dtype)

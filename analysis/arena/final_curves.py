@@ -1,7 +1,7 @@
 """Curves of an arena's compared runs."""
 
 from analysis.arena.ledger import ledger_of
-from analysis.arena.outcomes import finals, title_of
+from analysis.arena.outcomes import finals, title_among_arenas
 from analysis.arena.spec import all_specs, cells
 from analysis.curves import Curve, of_seeds
 from analysis.rows import style
@@ -13,6 +13,6 @@ def arena_curves() -> dict[str, list[Curve]]:
     for spec in all_specs():
         ledger = ledger_of(spec.name)
         for cell in cells(spec):
-            title = f"{spec.name}: {title_of(spec, cell)}"
+            title = title_among_arenas(spec, cell)
             drawn[title] = [of_seeds(row, style(row).label, lines) for row, lines in finals(spec, ledger, cell).items()]
     return drawn

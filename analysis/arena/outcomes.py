@@ -90,6 +90,11 @@ def other_points(spec: Spec, ledger: Ledger, row: str, cell: Cell) -> list[list[
     return list(left.values())
 
 
+def title_among_arenas(spec: Spec, cell: Cell) -> str:
+    """A cell in words, with its arena and the positions of a run."""
+    return f"{spec.name}: {title_of(spec, cell)}, {spec.tokens / 1e6:.3g}M"
+
+
 def title_of(spec: Spec, cell: Cell) -> str:
     """A cell in words."""
     return f"{cell.size.removeprefix('llama_')}, {positions_per_step(spec, cell):,} positions a step"

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from analysis.arena.ledger import Ledger
-from analysis.arena.outcomes import mean_perplexity, recorded, title_of
+from analysis.arena.outcomes import mean_perplexity, recorded, title_among_arenas
 from analysis.arena.spec import Spec, cells
 from analysis.arena.standings import SCALE
 from analysis.comparison import perplexities
@@ -58,7 +58,7 @@ def _columns(arenas: Sequence[tuple[Spec, Ledger]]) -> dict[str, Column]:
     for spec, ledger in arenas:
         for cell in cells(spec):
             found = recorded(spec, ledger, cell)
-            title = f"{spec.name}: {title_of(spec, cell)}, {spec.tokens / 1e6:.3g}M"
+            title = title_among_arenas(spec, cell)
             columns[title] = {style(row).label: mean_perplexity(lines) for row, lines in found.items()}
     study = {style(row).label: statistics.fmean(perplexities(runs)) for row, runs in final_runs().items()}
     return columns | {"nano study: 2,048 positions a step, 2M": study}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from analysis.arena.ledger import Ledger, Line
-from analysis.arena.outcomes import finished, perplexities, recorded, title_of
+from analysis.arena.outcomes import finished, perplexities, recorded, title_among_arenas
 from analysis.arena.spec import Cell, Spec
 from analysis.comparison import deviation
 from analysis.figures.canvas import dress, panels_of, results_style
@@ -54,7 +54,7 @@ def frontier_figure(spec: Spec, ledger: Ledger, cells: list[Cell]) -> "Figure | 
             {row: _spot(row, lines) for row, lines in found.items() if finished(lines)} for found in drawn.values()
         ]
         for axes, (cell, found), shown in zip(panels, drawn.items(), spots, strict=True):
-            dress(axes, f"{spec.name}: {title_of(spec, cell)}, {spec.tokens / 1e6:.3g}M")
+            dress(axes, title_among_arenas(spec, cell))
             _draw(axes, shown)
             gone = [style(row).label for row in found if row not in shown]
             note = f"\nall seeds diverged: {', '.join(gone)}" if gone else ""

@@ -102,6 +102,7 @@ def test_of_several_methods_in_a_file_one_is_named(method_file):
     ("body", "words"),
     [
         ("1 / 0\n", "mine.py cannot be run: ZeroDivisionError: division by zero"),
+        ("raise SystemExit(3)\n", "mine.py cannot be run: SystemExit: 3"),
         ("x = (\n", "mine.py cannot be run: SyntaxError: '(' was never closed (mine.py, line 1)"),
         ("import torch\n", 'mine.py registers no method; decorate its class with @register("name")'),
         (METHOD, "mine.py cannot be run: ValueError: the optimizer name 'muon' is taken by Muon"),
@@ -112,6 +113,11 @@ def test_a_python_file_without_a_method_is_refused(method_file, write, tmp_path,
     file = method_file("muon", body) if body else str(tmp_path / "mine.py")
     text = refusal(write(f"optimizer: {{base: {file}, lr: 0.01}}\n", "b.yaml"))
     assert text.startswith(f"{tmp_path}/b.yaml line 1: optimizer file ") and text.endswith(words)
+
+
+def test_an_optimizer_file_that_is_no_python_file_is_refused(write):
+    text = refusal(f"optimizer.file={write('x', 'mine.txt')}", "optimizer.name=mine")
+    assert text.endswith("mine.txt is no Python file: its name must end in .py")
 
 
 def test_a_group_replaces_its_section_before_dotted_overrides():

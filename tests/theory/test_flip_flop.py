@@ -51,7 +51,7 @@ def test_the_settled_update_is_even_on_one_side_and_orthonormal_on_the_other():
     torch.testing.assert_close(change.square().sum(0), torch.full((12,), 1 / 12, dtype=change.dtype))
 
 
-def test_scales_of_the_long_side_do_not_show(monkeypatch):
+def test_scales_of_the_long_side_do_not_show():
     """A token that is ten times as frequent moves as far."""
     G = gaussian((12, 4)).T
     factors = torch.logspace(-1, 1, 12, dtype=G.dtype)
