@@ -148,7 +148,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         return whole or eight_bit.is_narrow(group)
 
     def owner(self, parameter: Tensor) -> int | None:
-        """The process that steps a sharded or dealt `parameter`; None: each process steps its own rows, or the whole."""
+        """The process that steps a sharded or dealt `parameter`; None: each steps its own rows, or the whole."""
         return self._owners.get(parameter)
 
     def owns(self, parameter: Tensor) -> bool:
