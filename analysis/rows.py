@@ -47,7 +47,7 @@ METHODS = {
     "flip_flop": Style("FlipFlop", "#c2185b"),
     "sinkgd": Style("SinkGD", "#e07b39"),
     "scale": Style("SCALE", "#b8860b", DASHED),
-    "alice_soap": Style("Alice-SOAP", "#1b7f4b", DASHED),
+    "alice_soap": Style("AliceSOAP", "#1b7f4b", DASHED),
     "dion": Style("Dion", "#5d7fa3", DASHED),
     "ldadam": Style("LDAdam", "#2a8c8c"),
     "adam_mini": Style("Adam-mini", "#7f8ea3", DASHED),

@@ -6,8 +6,8 @@ ours, not the paper's: docs/flip-flop.md. W is oriented m x n with m <= n; s = 1
     c = n colsum(X^2) / ||X||^2;   s <- s (b2 + (1 - b2) c), where c is not 0;   s <- s / mean(s)
     W <- W - lr wd W;   W <- W - lr 0.2 sqrt(m n) X / ||X||
 
-It settles where c = 1. There M = N diag(s)^(-1) N^T / n and s are the maximum-likelihood estimates of the Fisher's
-structure S (x) M, S = diag(s), and X is M^(-1/2) N S^(-1/2).
+It settles where c = 1. There L = N diag(s)^(-1) N^T / n and s are the maximum-likelihood estimates of the Fisher's
+structure S (x) L, S = diag(s), and X is L^(-1/2) N S^(-1/2).
 The trajectory is the same for G and c G. A zero column of N gets no update.
 State per matrix: m n bytes, m n / 64 bytes for the maxima of their blocks, and log(s), n numbers in float32 at least.
 """

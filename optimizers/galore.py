@@ -3,7 +3,7 @@ silent, the official package galore-torch 1.0). W is oriented m x n with m <= n.
 
     t = 1, K + 1, 2 K + 1, ...:   U = the r leading left singular vectors of G
     R = U^T G;   m <- ema(R, b1);   v <- ema(R^2, b2);   N = m / (sqrt(v) + eps)
-    W <- W - lr sqrt(1 - b2^t) / (1 - b1^t) scale U N
+    step = lr sqrt(1 - b2^t) / (1 - b1^t);   W <- W - step scale U N
 
 State per matrix: 2 r n + m r numbers.
 """

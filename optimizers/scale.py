@@ -8,8 +8,8 @@ code: OptimAI-Lab/Minimalist_LLM_Pretraining). W is rows x columns as it stands.
 
 0 / 0 is 0: a zero row gets no update, nor does the embedding of a token that is absent from the batch. A zero gradient
 moves lm_head along its momentum. The trajectory is the same for G and c G: the official clamp at 1e-8 is left out.
-The paper says columns, for it writes weights input x output; its norm is the l2 norm, the code's rms is sqrt(columns)
-larger updates, and the published rates are the code's.
+The paper says columns, for it writes weights input x output. It divides by the l2 norm, the code by the RMS, so the
+code's updates are sqrt(columns) times as large. The published rates are the code's.
 State: m n numbers for lm_head, none for other matrices. A group of one's own says which it is: "role": "last_layer" or
 "embedding".
 """

@@ -8,7 +8,8 @@ m x n with m <= n.
 
 No state. The equations leave the size open: it is that of the standardised gradient, elements of RMS 1.
 Rows of one value get no update, nor do directions that are only rounding (a square G has one such direction after
-centring). The trajectory is the same for G and c G.
+centring). The trajectory is the same for G and c G. The fast form iterates X itself, in exact
+arithmetic with the same result.
 """
 
 from typing import Any

@@ -7,8 +7,6 @@ from analysis.arena.ledger import Ledger, Point
 from analysis.arena.spec import Cell, Spec, cells, config_of, file_of, positions_per_step, shared_settings
 from analysis.arena.walk import Walk, start_and_axes, walk
 
-ADAM_LR = 0.01  # where tuning of the Adam-stepped part starts if nobody says
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -40,8 +38,8 @@ def steps_of(spec: Spec, entry: Entry) -> int:
 
 
 def arguments(spec: Spec, entry: Entry) -> list[str]:
-    """Arguments of train.py for a run, but for its folder. A basis lasts for an equal share of every run but of a
-    published recipe, which keeps its file's."""
+    """Arguments of train.py for a run, but for its folder. A low-rank basis is renewed `refreshes` times in a run. A
+    published recipe keeps its file's interval."""
     steps = steps_of(spec, entry)
     settings = [*shared_settings(spec, entry.cell), f"train.steps={steps}"]
     renewed = {"rank", "update_interval"} <= vars(config_of(spec, entry.row, entry.cell).optimizer).keys()
@@ -58,7 +56,8 @@ def tuning(spec: Spec, row: str, cell: Cell, ledger: Ledger) -> Walk:
     """The walk of a row in a cell, as far as it has come. A row with `rates_of` has that row's."""
     row = spec.rows[row].rates_of or row
     section = config_of(spec, row, cell).optimizer
-    start, axes = start_and_axes(spec.rows[row], section.lr, section.adam_lr or ADAM_LR, spec.tuning)
+    assert section.adam_lr is not None  # `configs.schema.build` sets it
+    start, axes = start_and_axes(spec.rows[row], section.lr, section.adam_lr, spec.tuning)
 
     def loss(point: Point) -> float | None:
         line = ledger.lines.get(Entry(row, cell, spec.tuning.tokens, point, 0).name)
@@ -106,8 +105,7 @@ def published_entries(spec: Spec, ledger: Ledger, rows: list[str]) -> Iterator[E
 def published(spec: Spec, row: str, cell: Cell) -> Entry:
     """The run of a row's published recipe."""
     section = config_of(spec, row, cell).optimizer
-    point: Point = {"lr": section.lr} | ({} if section.adam_lr is None else {"adam_lr": section.adam_lr})
-    return Entry(row, cell, spec.tokens, point, 0, published=True)
+    return Entry(row, cell, spec.tokens, {"lr": section.lr, "adam_lr": section.adam_lr}, 0, published=True)
 
 
 def _tuned(spec: Spec, ledger: Ledger, rows: list[str]) -> Iterator[tuple[Cell, str, Point]]:

@@ -57,7 +57,7 @@ class Ledger:
                 self.lines.setdefault(line["name"], line)
 
     def append(self, line: Line) -> None:
-        """Write a line at the end of the file, unless there is one of its name.
+        """Write a line at the end of the file, unless one of its name was read. Of two of a name the first counts.
 
         Behind the last end of a line a part of a record is cut off, and a whole one gets its end.
         """

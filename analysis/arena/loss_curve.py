@@ -13,7 +13,7 @@ RESIDUAL = 0.01  # nats; about two standard deviations of a seed at nano size
 
 @dataclass(frozen=True)
 class LossCurve:
-    """L(D) = a D^-b + c for D positions between `least` and `most`, those that it was fitted to."""
+    """L(D) = a (D / most)^-b + c for D positions between `least` and `most`, those that it was fitted to."""
 
     a: float
     b: float

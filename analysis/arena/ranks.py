@@ -18,7 +18,7 @@ Column = Mapping[str, float]  # label of a row -> mean perplexity, infinite wher
 
 
 def ranks(arenas: Sequence[tuple[Spec, Ledger]]) -> Table:
-    """Perplexity and rank of each row that two columns have, by its mean rank; no row where fewer columns have any."""
+    """Perplexity and rank of each row that two columns have, by the mean of its rank over a column's number of rows."""
     columns = _columns(arenas)
     labels = [label for column in columns.values() for label in column]
     twice = {label for label in labels if labels.count(label) > 1}

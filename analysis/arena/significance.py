@@ -84,7 +84,7 @@ def _incomplete_beta(x: float, a: float, b: float) -> float:
 
 
 def significant(tests: Mapping[str, Verdict], level: float) -> set[str]:
-    """The rows whose p is below the level after Holm's correction: the chance of a single wrong one is below it."""
+    """The rows whose p is below the level after Holm's correction: the chance of one or more wrong ones is below it."""
     kept: set[str] = set()
     for place, row in enumerate(sorted(tests, key=lambda row: tests[row].p)):
         if tests[row].p >= level / (len(tests) - place):

@@ -104,8 +104,8 @@ def _note(spec: Spec, within: Pooled | None, tests: list[Verdict]) -> str:
         f"the values tuned at {spec.tuning.tokens:,} positions. In steps and seconds: where {reference}'s final loss "
         "of the same seed is first met; 0: never; where some seeds never meet it the mean is over the others, whose "
         "number follows. Seconds are by the runs' own clocks: they mean nothing where the machine did other work. "
-        "Tuning runs: all that are recorded. Not bracketed: a neighbour of the tuned value was not tried. As "
-        "published: perplexity of the row's file as it stands, one seed."
+        "Tuning runs: all that are recorded. Not bracketed: a neighbour of the tuned value was not tried, or "
+        "there is none. As published: perplexity of the row's file as it stands, one seed."
     )
 
 

@@ -1,8 +1,9 @@
-"""Tuning: a walk from point to point, of a fixed number of runs.
+"""Tuning: a walk from point to point, of at most a fixed number of runs.
 
 A point gives each tuned setting a value. From the start the walk tries the neighbours along one setting after the other
 and moves to a neighbour whose loss is lower by more than the noise; while that helps it goes on in the same direction.
-When all settings were tried it begins again with the first. Every row gets equally many runs.
+When all settings were tried it begins again with the first. It ends where no neighbour of its best point is left.
+Every row may have equally many runs.
 """
 
 import math
@@ -18,8 +19,8 @@ Loss = Callable[[Point], float | None]  # the final loss of the run at a point; 
 
 @dataclass(frozen=True)
 class Axis:
-    """A tuned setting. `values`: those to choose from, in order; empty for a rate, which is `start` times a whole power
-    of `factor`."""
+    """A tuned setting. `values`: those to choose from, in order, numbers or names; empty for a rate, which is `start`
+    times a whole power of `factor`."""
 
     setting: str
     factor: float = 2.0
@@ -40,7 +41,7 @@ class Axis:
 @dataclass(frozen=True)
 class Walk:
     """points: run so far, in order; best: of them; pending: the next to run, None when the walk is over; bracketed: the
-    settings whose neighbours of the best point, those there are, were both tried so far."""
+    settings whose neighbours of the best point were both tried so far; a number at the end of its list is not."""
 
     points: list[Point]
     best: Point
@@ -69,13 +70,14 @@ def walk(start: Point, axes: list[Axis], tuning: Tuning, loss: Loss) -> Walk:
             pending = point
             break
         steps.take(point, found)
-    bracketed = [axis.setting for axis in axes if _tried(axis, steps.best, steps.points)]
+    bracketed = [axis.setting for axis in axes if _bracketed(axis, steps.best, steps.points)]
     return Walk(steps.points, steps.best, pending, bracketed)
 
 
-def _tried(axis: Axis, best: Point, points: list[Point]) -> bool:
+def _bracketed(axis: Axis, best: Point, points: list[Point]) -> bool:
     neighbours = [axis.neighbour(best, direction) for direction in (1, -1)]
-    return all(neighbour is None or neighbour in points for neighbour in neighbours)
+    names = any(isinstance(value, str | bool) for value in axis.values)  # the end of a list of names is no edge
+    return all(neighbour in points or (neighbour is None and names) for neighbour in neighbours)
 
 
 class _Steps:

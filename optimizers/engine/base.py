@@ -15,10 +15,10 @@ from torch.distributed.tensor import DTensor
 from ..parallel import shards, state_dicts
 from ..parallel.dealt_steps import Sent
 from . import adamw, byte_draws, eight_bit, narrow_steps
-from .checks import check_gradient, check_tensor
 from .generators import rounding_source
 from .options import SHARED, Params, check_all, taking_shared
 from .precision import ieee_products
+from .refusals import check_gradient, check_tensor
 from .traits import Traits
 
 

@@ -25,7 +25,7 @@ def build(
 
     Args:
         lr: learning rate of the method.
-        adam_lr: learning rate of the parameters stepped by Adam: norms, and embeddings and lm_head where it steps them.
+        adam_lr: learning rate of all that Adam steps; `print(partition.describe(optimizer))` shows who steps what.
         last_layer, embeddings: who steps lm_head and the embeddings; None: the method's own default.
         rules: pairs of a regular expression and "method" or "adam". The first that is found in a parameter's name
             decides, before the kind of the parameter does.

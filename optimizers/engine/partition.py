@@ -131,12 +131,16 @@ def _chosen(model: nn.Module, rules: Rules) -> dict[str, str]:
 
 
 def describe(optimizer: torch.optim.Optimizer) -> str:
-    """A line per group and name pattern: who steps it, how many tensors, their shapes and elements."""
+    """A line per group and name pattern: who steps it, how many tensors, their shapes and elements.
+
+    Tensors of groups without names, which a constructor that is called by hand makes, are called "unnamed".
+    """
     lines = []
     for group in optimizer.param_groups:
         label = group.get("label", group["algorithm"])
         kinds: dict[str, list] = {}
-        for name, parameter in zip(group["param_names"], group["params"], strict=True):
+        names = group.get("param_names", ["unnamed"] * len(group["params"]))
+        for name, parameter in zip(names, group["params"], strict=True):
             kinds.setdefault(re.sub(r"\.\d+\.", ".*.", name), []).append(parameter)
         for name, members in kinds.items():
             shapes = " ".join(sorted({"x".join(map(str, p.shape)) for p in members}))

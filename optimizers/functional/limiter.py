@@ -1,4 +1,4 @@
-"""The norm-growth limiter of Fira (arXiv 2410.01623), which RACS, Alice and APOLLO use too (gamma = 1.01 in all)."""
+"""The norm-growth limiter of Fira (arXiv 2410.01623), which RACS, Alice, AliceSOAP and APOLLO use too."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Adam's moments of a projected gradient, and sums of squares of columns."""
+"""Adam's moments of a projected gradient, Muon's momentum of norm 1, and sums of squares of columns."""
 
 import math
 from typing import NamedTuple

@@ -33,8 +33,8 @@ def left_out(
 
     A = `total` may be written to.
     """
-    outside = torch.baddbmm(total, basis, sigma, alpha=-1)
     if before is None:
-        return outside
+        return torch.baddbmm(total, basis, sigma, alpha=-1)
     assert before.product is not None
-    return outside.add_(before.product.baddbmm_(basis, carried, alpha=-1), alpha=share)
+    outside = torch.baddbmm(total, basis, torch.add(sigma, carried, alpha=share), alpha=-1)
+    return outside.add_(before.product, alpha=share)

@@ -23,8 +23,7 @@ _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 # Matrices of up to STACK_UP_TO bytes are stacked into one batched call of at most STACK_BYTES: a stack copies its
-# gradients, which pays where a launch (CUDA) or a call (CPU) costs more. Why these sizes: docs/performance.md,
-# docs/gpu.md.
+# gradients, which pays where a launch or a call costs more. Why these sizes: docs/performance.md, docs/gpu.md.
 STACK_UP_TO = {"cpu": 1 << 18, "cuda": 1 << 26}
 STACK_BYTES = {"cpu": 1 << 25, "cuda": 1 << 27}
 

@@ -91,6 +91,16 @@ def test_a_walk_that_waits_says_what_is_bracketed_so_far():
     assert found.pending == {"lr": 1.0, "adam_lr": 2.0} and found.bracketed == ["lr"]
 
 
+@pytest.mark.parametrize(
+    ("values", "best", "bracketed"),
+    [([0.8, 0.9], 0.8, []), ([0.7, 0.8, 0.9], 0.8, ["own"]), (["keep", "rotate"], "keep", ["own"])],
+)
+def test_the_last_number_of_a_list_is_not_bracketed_and_a_name_is(values, best, bracketed):
+    axes = [Axis("own", values=tuple(values))]
+    found = walk({"own": values[0]}, axes, Tuning(runs=9), lambda point: 4.0 + (point["own"] != best))
+    assert found.best == {"own": best} and found.pending is None and found.bracketed == bracketed
+
+
 def test_a_diverged_start_is_left():
     losses = {1.0: math.inf, 2.0: math.inf, 0.5: 4.0}
     found = walk({"lr": 1.0}, [Axis("lr")], Tuning(runs=3), lambda point: losses.get(point["lr"], 5.0))
@@ -220,7 +230,11 @@ def test_standings_have_the_speed_up_that_the_losses_were_made_with(spec, tmp_pa
     racs = next(row for row in rows if row["method"] == "RACS")
     assert float(racs["in tokens"]) == pytest.approx(2, abs=0.05)
     assert float(racs["p against Adam"].strip("*")) < 1e-4 and racs["n"] == "2"
-    assert racs["p against Adam"].startswith("**") and racs["tuning runs"] == "4" and racs["not bracketed"] == "adam_lr"
+    assert (
+        racs["p against Adam"].startswith("**")
+        and racs["tuning runs"] == "4"
+        and racs["not bracketed"] == "adam_lr beta"
+    )
     assert "Welch's where both rows have two seeds or more (2.0 degrees of freedom)" in table.note
     assert rows[-1]["method"] == "Adam" and rows[-1]["in tokens"] == ""
     assert [cells[0] for cells in ratios(spec, ledger, CELL).rows] == ["RACS", "Adam"]

@@ -1,7 +1,7 @@
-"""What FlipFlop's update is: the maximum-likelihood whitening for a Gaussian with covariance M (x) S, S diagonal.
+"""What FlipFlop's update is: the maximum-likelihood whitening for a Gaussian with covariance S (x) L, S diagonal.
 
-Of wide gradients G [m, n], S = diag(s) scales columns and M [m, m] is shared by them. Octave's update is one round of
-the flip-flop that maximises the likelihood in (s, M); FlipFlop's goes on from step to step.
+Of wide gradients G [m, n], S = diag(s) scales columns and L [m, m] is shared by them. Octave's update is one round of
+the flip-flop that maximises the likelihood in (s, L); FlipFlop's goes on from step to step.
 """
 
 import pytest
@@ -30,18 +30,18 @@ def settle(G: torch.Tensor, steps: int = 400) -> tuple[torch.Tensor, torch.Tenso
 
 @pytest.mark.parametrize("tall", [False, True])
 def test_it_settles_where_the_likelihood_has_its_maximum(tall):
-    """No change of both scales and M at once is better, and the update is that of these estimates."""
+    """No change of both scales and R at once is better, and the update is that of these estimates."""
     G, source = gaussian((12, 4)), torch.Generator().manual_seed(1)
     change, s = settle(G if tall else G.T)
-    M = G.T @ (G / s[:, None]) / len(G)
-    values, vectors = torch.linalg.eigh(M)
+    R = G.T @ (G / s[:, None]) / len(G)
+    values, vectors = torch.linalg.eigh(R)
     expected = (s**-0.5)[:, None] * G @ vectors * values**-0.5 @ vectors.T
     torch.testing.assert_close(change if tall else change.T, expected / expected.norm())
-    best = likelihood(G, s, M)
+    best = likelihood(G, s, R)
     for _ in range(50):
         factors = torch.exp(0.1 * torch.randn(len(G), generator=source, dtype=torch.float64))
         turn = torch.eye(4) + 0.05 * torch.randn(4, 4, generator=source, dtype=torch.float64)
-        assert best > likelihood(G, s * factors, turn @ M @ turn.T)
+        assert best > likelihood(G, s * factors, turn @ R @ turn.T)
 
 
 def test_the_settled_update_is_even_on_one_side_and_orthonormal_on_the_other():

@@ -1,7 +1,7 @@
-"""What NorMuon's update is, and so Octave's: one round of the flip-flop for a Gaussian with covariance M (x) S.
+"""What NorMuon's update is, and so Octave's: one round of the flip-flop for a Gaussian with covariance R (x) S.
 
-S = diag(s) scales rows, M [n, n] is shared by them. Of tall gradients G [m, n] the likelihood of (s, M) is maximised in
-turn: M = G^T S^(-1) G / m given s, s = diag(G M^(-1) G^T) / n given M. Round one, from s = 1, whitens the columns and
+S = diag(s) scales rows, R [n, n] is shared by them. Of tall gradients G [m, n] the likelihood of (s, R) is maximised in
+turn: R = G^T S^(-1) G / m given s, s = diag(G R^(-1) G^T) / n given R. Round one, from s = 1, whitens the columns and
 then divides each row by the root of its leverage score.
 """
 
@@ -23,11 +23,11 @@ def whitened(G: Tensor) -> Tensor:
     return U @ Vh
 
 
-def likelihood(G: Tensor, s: Tensor, M: Tensor) -> Tensor:
-    """The log-likelihood of G under the covariance M (x) diag(s), without its constant."""
+def likelihood(G: Tensor, s: Tensor, R: Tensor) -> Tensor:
+    """The log-likelihood of G under the covariance R (x) diag(s), without its constant."""
     rows, columns = G.shape
-    quadratic = ((G @ torch.linalg.inv(M)) * G).sum(1) / s
-    return -0.5 * (columns * s.log().sum() + rows * torch.logdet(M) + quadratic.sum())
+    quadratic = ((G @ torch.linalg.inv(R)) * G).sum(1) / s
+    return -0.5 * (columns * s.log().sum() + rows * torch.logdet(R) + quadratic.sum())
 
 
 def update(cls: type[NorMuon], G: Tensor, monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, Tensor]:
@@ -44,16 +44,16 @@ def update(cls: type[NorMuon], G: Tensor, monkeypatch: pytest.MonkeyPatch) -> tu
 def test_a_tall_update_is_one_round_of_the_flip_flop(cls, monkeypatch):
     """With column and row scales each of which maximises the likelihood, given the other."""
     G, source = gaussian((12, 4)), torch.Generator().manual_seed(1)
-    M = G.T @ G / len(G)
-    s = ((G @ torch.linalg.inv(M)) * G).sum(1) / G.shape[1]
+    R = G.T @ G / len(G)
+    s = ((G @ torch.linalg.inv(R)) * G).sum(1) / G.shape[1]
     ones = torch.ones_like(s)
     for _ in range(20):
         change = torch.randn(4, 4, generator=source, dtype=torch.float64)
-        other = M + 0.05 * M.trace() / 4 * (change @ change.T - torch.eye(4))
-        assert likelihood(G, ones, M) > likelihood(G, ones, other)
+        other = R + 0.05 * R.trace() / 4 * (change @ change.T - torch.eye(4))
+        assert likelihood(G, ones, R) > likelihood(G, ones, other)
         factors = torch.exp(0.1 * torch.randn(len(G), generator=source, dtype=torch.float64))
-        assert likelihood(G, s, M) > likelihood(G, s * factors, M)
-    values, vectors = torch.linalg.eigh(M)
+        assert likelihood(G, s, R) > likelihood(G, s * factors, R)
+    values, vectors = torch.linalg.eigh(R)
     expected = (s**-0.5)[:, None] * G @ vectors * values**-0.5 @ vectors.T
     torch.testing.assert_close(update(cls, G, monkeypatch)[0], expected / expected.norm())
 

@@ -60,8 +60,8 @@ BOUNDS: dict[str, Bound] = {
     "apollo_mini": _subspace(lambda m, n, r: 2 * m * n, lambda m, n, r: 4 * m * n + 8 * n),
     # Five steps of X X^T, its square and its product with X.
     "muon": lambda m, n, r, b: Work(20 * m * m * n + 10 * m**3, 5 * b * m * n),
-    # X X^T, ten steps of three m x m products, and the product with X.
-    "swan": lambda m, n, r, b: Work(4 * m * m * n + 60 * m**3, 3 * b * m * n),
+    # X X^T, then ten steps of X X^T and its product with X, or of three m x m products with one X at the end.
+    "swan": lambda m, n, r, b: Work(min(42 * m * m * n, 4 * m * m * n + 60 * m**3), 3 * b * m * n),
     # G G^T, U^T G, U^T m and U times the quotient. Q is read and written, U is read.
     "eigen_adam": lambda m, n, r, b: Work(8 * m * m * n, b * (7 * m * n + 3 * m * m)),
     # Two sides: G into the bases, the quotient out of them, and the two averages.
@@ -83,7 +83,7 @@ BOUNDS: dict[str, Bound] = {
     "adam_mini": lambda m, n, r, b: Work(9 * m * n, 5 * b * m * n),
     # B^T Q, B P and the two products back into M and W; M both ways, read three times more.
     "dion": _subspace(lambda m, n, r: 8 * m * n * r + 4 * n * r * r, lambda m, n, r: 6 * m * n + 3 * m * r),
-    # U^T G, and five more products with U and the one before it; the error both ways, and B.
+    # B^T P_, B Z, U^T G and three products back to m x n; the error both ways, and B.
     "ldadam": _subspace(
         lambda m, n, r: 12 * m * n * r + 4 * r * r * n, lambda m, n, r: 6 * m * n + 4 * r * n + 2 * m * r
     ),
