@@ -80,9 +80,9 @@ def tuning_entries(spec: Spec, ledger: Ledger, rows: list[str]) -> Iterator[Entr
 
 def final_entries(spec: Spec, ledger: Ledger, rows: list[str]) -> Iterator[Entry]:
     """Every row at its best point with all its seeds, the first seed of all rows first."""
-    for seed in range(max(entrant.seeds for entrant in spec.rows.values())):
+    for seed in sorted({seed for row in spec.rows for seed in spec.seeds(row)}):
         for cell, row, best in _tuned(spec, ledger, rows):
-            if seed < spec.rows[row].seeds:
+            if seed in spec.seeds(row):
                 yield Entry(row, cell, spec.tokens, best, seed)
 
 
@@ -91,7 +91,7 @@ def ladder_entries(spec: Spec, ledger: Ledger, rows: list[str]) -> Iterator[Entr
     for tokens in sorted(spec.ladder):
         for cell, row, best in _tuned(spec, ledger, rows):
             if spec.rows[row].ladder:
-                yield Entry(row, cell, tokens, best, 0)
+                yield Entry(row, cell, tokens, best, spec.first_seed)
 
 
 def published_entries(spec: Spec, ledger: Ledger, rows: list[str]) -> Iterator[Entry]:
@@ -155,7 +155,7 @@ def _wanted(spec: Spec, rows: list[str]) -> dict[str, set[tuple[str, int, int]]]
     """Stage after tuning -> the runs of a cell, as (row, positions, seed), that no stage before it makes."""
     walks = [row for row in rows if spec.rows[row].rates_of is None]
     tuned = {(row, spec.tuning.tokens, 0) for row in walks}
-    finals = {(row, spec.tokens, seed) for row in rows for seed in range(spec.rows[row].seeds)}
-    ladders = {(row, tokens, 0) for row in rows if spec.rows[row].ladder for tokens in spec.ladder}
+    finals = {(row, spec.tokens, seed) for row in rows for seed in spec.seeds(row)}
+    ladders = {(row, tokens, spec.first_seed) for row in rows if spec.rows[row].ladder for tokens in spec.ladder}
     recipes = {(row, spec.tokens, 0) for row in walks if spec.published}
     return {"final": finals - tuned, "ladder": ladders - finals - tuned, "published": recipes}

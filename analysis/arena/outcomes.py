@@ -12,10 +12,10 @@ from analysis.arena.spec import Cell, Spec, positions_per_step
 def recorded(spec: Spec, ledger: Ledger, cell: Cell, tokens: int | None = None) -> dict[str, list[Line]]:
     """The ended runs of each row at its tuned point, by seed, with those that diverged; none of rows without any."""
     found = {}
-    for row, entrant in spec.rows.items():
+    for row in spec.rows:
         tuned = tuning(spec, row, cell, ledger)
         if tuned.pending is None:
-            entries = [Entry(row, cell, tokens or spec.tokens, tuned.best, seed) for seed in range(entrant.seeds)]
+            entries = [Entry(row, cell, tokens or spec.tokens, tuned.best, seed) for seed in spec.seeds(row)]
             if lines := [ledger.lines[entry.name] for entry in entries if entry.name in ledger.lines]:
                 found[row] = lines
     return found
@@ -81,7 +81,7 @@ def other_points(spec: Spec, ledger: Ledger, row: str, cell: Cell) -> list[list[
     tuned = tuning(spec, row, cell, ledger)
     known = {published(spec, row, cell).name} | {line["name"] for line in tuning_runs(spec, ledger, row, cell)}
     if tuned.pending is None:
-        known |= {Entry(row, cell, spec.tokens, tuned.best, seed).name for seed in range(spec.rows[row].seeds)}
+        known |= {Entry(row, cell, spec.tokens, tuned.best, seed).name for seed in spec.seeds(row)}
     left: dict[str, list[Line]] = {}
     for line in ledger.lines.values():
         place = line["row"], line["size"], line["batch_size"], line["tokens"]

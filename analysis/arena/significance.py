@@ -83,11 +83,14 @@ def _incomplete_beta(x: float, a: float, b: float) -> float:
     raise AssertionError
 
 
-def significant(tests: Mapping[str, Verdict], level: float) -> set[str]:
-    """The rows whose p is below the level after Holm's correction: the chance of one or more wrong ones is below it."""
+def significant(tests: Mapping[str, Verdict], level: float, family: int) -> set[str]:
+    """The rows whose p is below the level after Holm's correction: the chance of one or more wrong ones is below it.
+
+    family: the number of tests that are declared, with those that have not been made yet.
+    """
     kept: set[str] = set()
     for place, row in enumerate(sorted(tests, key=lambda row: tests[row].p)):
-        if tests[row].p >= level / (len(tests) - place):
+        if tests[row].p >= level / (family - place):
             break
         kept.add(row)
     return kept

@@ -59,8 +59,8 @@ class Spec:
 
     ladder: the data ratios, as positions; refreshes: how often a low-rank basis is renewed in a run; settings: of
     train.py, for all runs; against: rows that the others are tested against, at the level `significance` on one side;
-    published: whether each row also runs as its file says; held_out: name -> settings of other texts that the finished
-    runs at `tokens` are evaluated on.
+    published: whether each row also runs as its file says; first_seed: of the compared runs (tuning has seed 0);
+    held_out: name -> settings of other texts that the finished runs at `tokens` are evaluated on.
     """
 
     title: str = ""
@@ -72,12 +72,17 @@ class Spec:
     refreshes: int = 20
     tuning: Tuning = field(default_factory=Tuning)
     published: bool = True
+    first_seed: int = 0
     against: list[str] = field(default_factory=lambda: ["adam", "muon"])
     significance: float = 0.01
     held_out: dict[str, list[str]] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
     rows: dict[str, Entrant] = field(default_factory=dict)
     name: str = ""  # the file's stem
+
+    def seeds(self, row: str) -> range:
+        """Those of a row's compared runs."""
+        return range(self.first_seed, self.first_seed + self.rows[row].seeds)
 
 
 @dataclass(frozen=True)
@@ -163,6 +168,8 @@ def _check(spec: Spec) -> None:
         raise SettingsError("rows is empty")
     if spec.tuning.runs < 1 or spec.tuning.factor <= 1 or spec.tuning.noise < 0:
         raise SettingsError("tuning needs at least one run, a factor above 1 and a noise of at least 0")
+    if spec.first_seed < 0:
+        raise SettingsError(f"first_seed must be at least 0, got {spec.first_seed}")
     for row in spec.rows:
         _check_row(spec, row)
     for row in spec.against:

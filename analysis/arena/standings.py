@@ -35,8 +35,9 @@ def standings(spec: Spec, ledger: Ledger, cell: Cell) -> Table:
     found = recorded(spec, ledger, cell)
     losses = {row: [loss_of(line) for line in finished(lines)] for row, lines in found.items()}
     within = pooled(losses.values())
-    tests = {other: _tests(other, losses, within) for other in spec.against}
-    clear = {other: significant(column, spec.significance) for other, column in tests.items()}
+    whole = {row: losses[row] for row, lines in found.items() if len(losses[row]) == len(lines)}
+    tests = {other: _tests(other, whole, within) for other in spec.against}
+    clear = {other: significant(column, spec.significance, len(spec.rows) - 1) for other, column in tests.items()}
     longest, curve = reference_runs(spec, ledger, cell), reference_curve(spec, ledger, cell)
     rows = []
     for row in sorted(found, key=lambda row: mean_loss(found[row])):
@@ -97,8 +98,9 @@ def _note(spec: Spec, within: Pooled | None, tests: list[Verdict]) -> str:
         f"Perplexity on the validation text after {spec.tokens:,} positions, at the end of the schedule, mean over the "
         "n seeds that got there. Of a held-out text with fewer seeds their number follows. p: one-sided t-test that a "
         f"row's mean loss is no lower; Welch's where both rows have two seeds or more{by_welch}, otherwise Student's "
-        f"with the deviation pooled over all rows ({by_pool}). Bold: significant at {spec.significance:g} after Holm's "
-        f"correction over the rows tested in that column. Speed-up in tokens: those that tuned {reference} needs for "
+        f"with the deviation pooled over all rows ({by_pool}); none for a row one of whose seeds diverged. Bold: "
+        f"significant at {spec.significance:g} after Holm's correction over all rows of the arena, those to come too. "
+        f"{_tuned_on(spec)}Speed-up in tokens: those that tuned {reference} needs for "
         "the same loss, on its fitted curve, over the row's. Above the longest run of "
         f"{reference} it is >; none where the curve would be extrapolated, or does not fit. Runs of all lengths have "
         f"the values tuned at {spec.tuning.tokens:,} positions. In steps and seconds: where {reference}'s final loss "
@@ -107,6 +109,12 @@ def _note(spec: Spec, within: Pooled | None, tests: list[Verdict]) -> str:
         "Tuning runs: all that are recorded. Not bracketed: a neighbour of the tuned value was not tried, or "
         "there is none. As published: perplexity of the row's file as it stands, one seed."
     )
+
+
+def _tuned_on(spec: Spec) -> str:
+    if spec.tuning.tokens != spec.tokens or spec.first_seed > 0:
+        return ""
+    return "The run of seed 0 is the best of the tuning runs, so a mean is biased towards a low loss. "
 
 
 def _tests(other: str, losses: Mapping[str, list[float]], within: Pooled | None) -> dict[str, Verdict]:

@@ -27,12 +27,12 @@ def arena_tables() -> list[Table]:
 
 
 def ratios(spec: Spec, ledger: Ledger, cell: Cell) -> Table:
-    """Perplexity and rank at each data ratio, on seed 0, of the rows that were trained at all of them."""
+    """Perplexity and rank at each data ratio, on the first seed, of the rows that were trained at all of them."""
     by_tokens = {
         tokens: {
             row: loss_of(lines[0])
             for row, lines in recorded(spec, ledger, cell, tokens).items()
-            if lines[0]["seed"] == 0
+            if lines[0]["seed"] == spec.first_seed
         }
         for tokens in spec.ladder
     }
@@ -53,7 +53,7 @@ def ratios(spec: Spec, ledger: Ledger, cell: Cell) -> Table:
     return Table(
         f"{spec.name}_{cell.size}_{cell.batch_size}_ratios",
         f"Data ratios: {title_of(spec, cell)}",
-        "Perplexity at the end of a schedule of so many positions, seed 0; in brackets the rank. All have the values "
+        "Perplexity at the end of a schedule of so many positions, one seed; in brackets the rank. All have the values "
         f"tuned at {spec.tuning.tokens:,} positions.{fitted}",
         ["method", *(f"{tokens / 1e6:.3g}M" for tokens in spec.ladder)],
         rows,

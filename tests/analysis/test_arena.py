@@ -11,6 +11,7 @@ from analysis.arena import shown
 from analysis.arena.entries import Entry, arguments, due, published, remaining, tuning
 from analysis.arena.ledger import Ledger
 from analysis.arena.loss_curve import fit
+from analysis.arena.outcomes import recorded
 from analysis.arena.ranks import ranks
 from analysis.arena.significance import Pooled, Verdict, is_lower, pooled, significant, survival
 from analysis.arena.spec import Cell, Entrant, Tuning, all_specs, cells, read_spec
@@ -171,6 +172,21 @@ def test_a_damaged_line_is_named(tmp_path):
 # ---- what an arena needs to run
 
 
+def test_compared_seeds_may_be_others_than_that_of_tuning(tmp_path):
+    """Of equal length the best tuning run would be one of the compared ones, and its loss the least of several."""
+    text = SPEC.replace("tokens: 20480, runs", "tokens: 40960, runs")
+    (tmp_path / "small.yaml").write_text(text)
+    (tmp_path / "fresh.yaml").write_text(text + "first_seed: 1\n")
+    for name, seeds, warned in (("small", [0, 1], True), ("fresh", [1, 2], False)):
+        spec, ledger = read_spec(tmp_path / f"{name}.yaml"), Ledger(tmp_path / f"{name}.jsonl")
+        left = remaining(spec, ledger, list(spec.rows))
+        counts = made(spec, ledger, loss_of)
+        assert {stage: runs for stage, (runs, _) in left.items()} == counts
+        assert [run["seed"] for run in recorded(spec, ledger, CELL)["racs"]] == seeds
+        assert not others(spec, ledger, CELL).rows
+        assert ("seed 0 is the best of the tuning runs" in standings(spec, ledger, CELL).note) == warned
+
+
 def made(spec, ledger, loss, stages=("tuning", "final", "ladder", "published")):
     """Run every stage on paper; returns the number of runs of each."""
     counts = {}
@@ -283,13 +299,14 @@ def test_a_row_with_diverged_seeds_stays_and_one_without_others_is_last(spec, tm
     rows = standing(spec, ledger)
     assert list(rows) == ["RACS", "Adam", "plain racs"]
     assert rows["RACS"]["n"] == "1 of 2, 1 diverged" and rows["RACS"]["in steps"].endswith("(1 of 2)")
+    assert rows["RACS"]["p against Adam"] == ""  # the seeds that are left are no sample of the row
     assert rows["plain racs"]["ppl"] == "diverged" and rows["plain racs"]["p against Adam"] == ""
     axes = frontier_figure(spec, ledger, [CELL]).axes[0]
     assert "all seeds diverged: plain racs" in axes.get_xlabel()
     assert "RACS (1 of 2)" in [text.get_text() for text in axes.texts]
 
 
-def test_ratios_are_of_seed_0_and_a_diverged_run_is_last(spec, tmp_path):
+def test_ratios_are_of_the_first_seed_and_a_diverged_run_is_last(spec, tmp_path):
     def loss(entry):
         return None if (entry.row, entry.tokens, entry.seed) == ("racs", 40960, 0) else loss_of(entry)
 
@@ -410,12 +427,13 @@ def test_the_test_is_welchs_or_students_of_one_side():
     assert is_lower([4.0] * 2, [4.1] * 2, None).p == 0 and is_lower([4.1] * 2, [4.0] * 2, None).p == 1
 
 
-def test_significance_is_corrected_for_the_rows_tested():
+def test_significance_is_corrected_for_all_declared_rows():
     """0.004 is below 0.01 / 2, where the first of three is below 0.01 / 3; 0.006 is not below 0.01 / 2."""
     tests = {row: Verdict(p, 3.0, True) for row, p in (("a", 0.004), ("b", 0.003), ("c", 0.5))}
-    assert significant(tests, 0.01) == {"a", "b"}
-    assert significant(tests | {"a": Verdict(0.006, 3.0, True)}, 0.01) == {"b"}
-    assert significant(tests | {"b": Verdict(0.0035, 3.0, True)}, 0.01) == set()
+    assert significant(tests, 0.01, 3) == {"a", "b"}
+    assert significant(tests | {"a": Verdict(0.006, 3.0, True)}, 0.01, 3) == {"b"}
+    assert significant(tests | {"b": Verdict(0.0035, 3.0, True)}, 0.01, 3) == set()
+    assert significant({"b": tests["b"]}, 0.01, 3) == {"b"} and significant({"b": tests["b"]}, 0.01, 4) == set()
 
 
 @pytest.mark.parametrize(("p", "text"), [(0.0234, "0.023"), (0.00056, "6e-04"), (3e-9, "3e-09"), (0.0, "<1e-15")])
