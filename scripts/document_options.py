@@ -5,9 +5,11 @@ python scripts/document_options.py
 
 import re
 import typing
+from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
+from configs.sections import Optimizer
 from optimizers import registry
 from optimizers.engine.base import BaseOptimizer
 from optimizers.engine.options import Declared, declared
@@ -22,6 +24,14 @@ HEAD = """# Options of the optimizers
 This page is written by `python scripts/document_options.py` from the constructors, where each option is declared once
 (`optimizers/engine/options.py`). In settings an option is `optimizer.<option>`; in Python it is a keyword. A group of
 parameters with `algorithm="adam"` takes Adam's `lr`, `betas`, `eps` and `weight_decay` instead.
+
+## Settings of every optimizer
+
+Each file of `configs/optimizer/` gives `lr` and most options; a `lr` in settings is above 0. Which parameter is what:
+[in your own loop](in-your-own-loop.md).
+
+| setting | meaning |
+|---|---|
 """
 
 
@@ -41,7 +51,8 @@ def page() -> str:
     names: dict[type[BaseOptimizer], list[str]] = {}
     for name in registry.names():
         names.setdefault(registry.get(name)[0], []).append(name)
-    return HEAD + "".join(_section(cls, names[cls]) for cls in names)
+    every = (f"| `optimizer.{each.name}` | {each.metadata['meaning']} |\n" for each in fields(Optimizer))
+    return HEAD + "".join(every) + "".join(_section(cls, names[cls]) for cls in names)
 
 
 def _with_options(line: str) -> str:
@@ -59,9 +70,22 @@ def _section(cls: type[BaseOptimizer], names: list[str]) -> str:
     for name, preset in presets.items():
         settings = ", ".join(f"`{key}={value}`" for key, value in preset.items())
         lines.append(f"- `{name}`{f': {settings}' if preset else ''}")
-    lines += ["", "| option | type | default | meaning |", "|---|---|---|---|"]
+    lines += ["", _stepped(cls), "", "| option | type | default | meaning |", "|---|---|---|---|"]
     lines += [_row(option) for option in declared(cls).values()]
     return "\n".join(lines) + "\n"
+
+
+def _stepped(cls: type[BaseOptimizer]) -> str:
+    traits = cls.traits
+    if traits.steps_everything:
+        return "It steps everything."
+    parts = ["the matrices of hidden layers"]
+    parts += ["`lm_head`"] if traits.last_layer == "method" else []
+    parts += ["embeddings"] if traits.embeddings == "method" else []
+    parts += [{"norm": "norms", "bias": "biases"}[part] for part in traits.also_steps]
+    listed = " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+    rest = " It cannot step `lm_head` or embeddings." if traits.last_layer_refusal else ""
+    return f"By default it steps {listed}. The rest is Adam's, at `adam_lr`.{rest}"
 
 
 def _row(option: Declared) -> str:

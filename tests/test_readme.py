@@ -34,9 +34,8 @@ def blocks(page: Path, kind: str) -> list[str]:
 
 def commands(program: str) -> list[list[str]]:
     """The words of every command of all pages that runs `program`, each once."""
-    lines = [
-        line.split(" #")[0].strip() for page in PAGES for block in blocks(page, "bash") for line in block.split("\n")
-    ]
+    texts = [block.replace("\\\n", " ") for page in PAGES for block in blocks(page, "bash")]
+    lines = [line.split(" #")[0].strip() for text in texts for line in text.split("\n")]
     lines += [cell for page in PAGES for cell in re.findall(r"\| `(.*?)`", page.read_text()) if program in cell]
     return [words for words in map(shlex.split, dict.fromkeys(lines)) if program in words]
 

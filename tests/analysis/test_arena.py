@@ -1,24 +1,24 @@
-"""The arena: the walk of tuning, the ledger, the fitted curve, the test, and tables that follow from records alone."""
+"""The arena: the ledger, the fitted curve, the test, and tables that follow from records alone."""
 
 import itertools
-import json
 import math
+import re
 
 import pytest
 
 from analysis.arena import ranks as ranks_module
 from analysis.arena import shown
-from analysis.arena.entries import Entry, arguments, due, published, remaining, tuning
+from analysis.arena.entries import Entry, arguments, due, published, remaining, steps_of, tuning
 from analysis.arena.ledger import Ledger
 from analysis.arena.loss_curve import fit
 from analysis.arena.outcomes import recorded
 from analysis.arena.ranks import ranks
 from analysis.arena.significance import Pooled, Verdict, is_lower, pooled, significant, survival
-from analysis.arena.spec import Cell, Entrant, Tuning, all_specs, cells, read_spec
+from analysis.arena.spec import Cell, Entrant, all_specs, cells, read_spec
 from analysis.arena.standings import others, standings
 from analysis.arena.tables import ratios, tried
-from analysis.arena.walk import Axis, start_and_axes, walk
 from analysis.figures.frontier import front, frontier_figure
+from analysis.paths import ROOT
 from analysis.rows import style
 from configs.schema import SettingsError, load
 
@@ -43,85 +43,6 @@ def spec(tmp_path):
     return read_spec(tmp_path / "small.yaml")
 
 
-def optimum(at: dict):
-    """A loss that is least at the point `at`, in octaves from it."""
-    return lambda point: 5 + sum(0.1 * math.log2(point[setting] / value) ** 2 for setting, value in at.items())
-
-
-AXES = [Axis("lr"), Axis("adam_lr")]
-START = {"lr": 1.0, "adam_lr": 1.0}
-
-
-@pytest.mark.parametrize("at", [{"lr": 1, "adam_lr": 1}, {"lr": 4, "adam_lr": 1}, {"lr": 0.5, "adam_lr": 2}])
-def test_a_walk_of_enough_runs_finds_and_brackets_the_optimum(at):
-    found = walk(START, AXES, Tuning(runs=30), optimum(at))
-    assert found.best == at and found.pending is None and found.bracketed == ["lr", "adam_lr"]
-    assert len({json.dumps(point) for point in found.points}) == len(found.points)  # none is run twice
-
-
-def test_a_walk_has_as_many_runs_as_it_is_given_and_says_what_they_left_open():
-    found = walk(START, AXES, Tuning(runs=5), optimum({"lr": 16, "adam_lr": 1}))
-    assert len(found.points) == 5 and found.best["lr"] == 16 and found.bracketed == []
-
-
-def test_a_walk_moves_for_more_than_noise_alone():
-    found = walk(START, AXES, Tuning(runs=9, noise=0.2), optimum({"lr": 2, "adam_lr": 1}))
-    assert found.best == START  # 2 is better, but by 0.1
-
-
-def test_a_walk_waits_for_the_run_it_needs_and_goes_on_from_there():
-    made, truth = {}, optimum({"lr": 2, "adam_lr": 0.5})
-    while (point := walk(START, AXES, Tuning(runs=6), lambda p: made.get(json.dumps(p))).pending) is not None:
-        made[json.dumps(point)] = truth(point)
-    assert len(made) == 6
-    assert walk(START, AXES, Tuning(runs=6), lambda p: made.get(json.dumps(p))).best == {"lr": 2, "adam_lr": 0.5}
-
-
-@pytest.mark.parametrize("target", [0.2, 3e-4, 1e-5])
-def test_a_rate_that_is_reached_on_two_ways_is_the_same_point(target):
-    axes = [Axis("lr", 3.16, 0.00075), Axis("adam_lr", 3.16, 0.03)]
-    found = walk({"lr": 0.00075, "adam_lr": 0.03}, axes, Tuning(runs=40), optimum({"lr": target, "adam_lr": 0.1}))
-    for rate in ("lr", "adam_lr"):
-        tried = sorted({point[rate] for point in found.points})
-        assert all(more / less > 3 for less, more in itertools.pairwise(tried))
-
-
-def test_a_walk_that_waits_says_what_is_bracketed_so_far():
-    losses = {1.0: 4.0, 2.0: 5.0, 0.5: 5.0}
-    found = walk(START, AXES, Tuning(runs=9), lambda p: losses.get(p["lr"]) if p["adam_lr"] == 1 else None)
-    assert found.pending == {"lr": 1.0, "adam_lr": 2.0} and found.bracketed == ["lr"]
-
-
-@pytest.mark.parametrize(
-    ("values", "best", "bracketed"),
-    [([0.8, 0.9], 0.8, []), ([0.7, 0.8, 0.9], 0.8, ["own"]), (["keep", "rotate"], "keep", ["own"])],
-)
-def test_the_last_number_of_a_list_is_not_bracketed_and_a_name_is(values, best, bracketed):
-    axes = [Axis("own", values=tuple(values))]
-    found = walk({"own": values[0]}, axes, Tuning(runs=9), lambda point: 4.0 + (point["own"] != best))
-    assert found.best == {"own": best} and found.pending is None and found.bracketed == bracketed
-
-
-def test_a_diverged_start_is_left():
-    losses = {1.0: math.inf, 2.0: math.inf, 0.5: 4.0}
-    found = walk({"lr": 1.0}, [Axis("lr")], Tuning(runs=3), lambda point: losses.get(point["lr"], 5.0))
-    assert found.best == {"lr": 0.5}
-
-
-def test_an_option_of_few_values_is_tried_before_the_rates():
-    """Otherwise a walk whose rates go far ends before it."""
-    point, axes = start_and_axes(Entrant(own={"momentum": [0.95, 0.9]}), 0.01, 0.02, Tuning(runs=3))
-    assert list(point) == ["lr", "adam_lr", "momentum"]
-    found = walk(point, axes, Tuning(runs=3), optimum({"lr": 64.0, "adam_lr": 64.0}))
-    assert [tried["momentum"] for tried in found.points] == [0.95, 0.9, 0.95]
-
-
-def test_values_of_an_own_option_end_where_they_end():
-    axis = Axis("betas", values=((0.8, 0.9), (0.9, 0.9)))
-    assert axis.neighbour({"betas": (0.9, 0.9)}, 1) is None
-    assert axis.neighbour({"betas": (0.9, 0.9)}, -1) == {"betas": (0.8, 0.9)}
-
-
 # ---- the ledger
 
 
@@ -136,37 +57,6 @@ def line(entry, loss, state=100, steps=10):
         "summary": {"optimizer_state_bytes": state, "config_hash": "abc", "train_seconds": 2.0 * steps} if loss else {},
         "evaluations": rows,
     }  # fmt: skip
-
-
-def test_a_torn_line_is_cut_off_and_the_others_stay(tmp_path):
-    first, second = (Entry("adam", CELL, 20480, {"lr": lr}, 0) for lr in (0.1, 0.2))
-    ledger = Ledger(tmp_path / "a.jsonl")
-    ledger.append(line(first, 4.0))
-    whole = ledger.path.read_bytes()
-    with ledger.path.open("ab") as file:
-        file.write(b'{"name": "half')
-    ledger = Ledger(ledger.path)
-    assert list(ledger.lines) == [first.name]
-    ledger.append(line(second, 3.0))
-    assert ledger.path.read_bytes().startswith(whole) and list(Ledger(ledger.path).lines) == [first.name, second.name]
-    ledger.append(line(second, 9.0))  # there already
-    assert Ledger(ledger.path).lines[second.name]["loss"] == 3.0
-
-
-def test_a_whole_last_line_without_its_end_is_a_record_and_stays(tmp_path):
-    first, second = (Entry("adam", CELL, 20480, {"lr": lr}, 0) for lr in (0.1, 0.2))
-    path = tmp_path / "a.jsonl"
-    path.write_text(json.dumps(line(first, 4.0)))
-    ledger = Ledger(path)
-    assert list(ledger.lines) == [first.name]
-    ledger.append(line(second, 3.0))
-    assert list(Ledger(path).lines) == [first.name, second.name]
-
-
-def test_a_damaged_line_is_named(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"name": 1}\n')
-    with pytest.raises(SettingsError, match=r"a\.jsonl: line 1 is no record"):
-        Ledger(tmp_path / "a.jsonl")
 
 
 # ---- what an arena needs to run
@@ -224,6 +114,16 @@ def test_every_tuned_row_gets_equally_many_runs_and_a_row_like_another_gets_none
         ("4", ""),
     ]
     assert tuning(spec, "plain_racs", CELL, ledger).best == tuning(spec, "racs", CELL, ledger).best
+
+
+def test_the_arena_of_the_page_is_one_and_has_as_many_runs_as_it_says(tmp_path):
+    page = (ROOT / "docs" / "arena.md").read_text()
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.S)
+    (tmp_path / "first.yaml").write_text(text)
+    spec = read_spec(tmp_path / "first.yaml")
+    counts = made(spec, Ledger(tmp_path / "first.jsonl"), lambda entry: 4 + 0.001 * entry.seed)
+    steps = {steps_of(spec, Entry("adam", cell, tokens, {}, 0)) for cell in cells(spec) for tokens in (spec.tokens,)}
+    assert f"is {sum(counts.values())} runs of {steps.pop()} steps" in page
 
 
 def test_a_published_recipe_keeps_its_files_refreshes(tmp_path):
