@@ -52,7 +52,7 @@ def standings(spec: Spec, ledger: Ledger, cell: Cell) -> Table:
                [_in_tokens(lines, longest, curve),
                 *(_sooner(lines, found.get(spec.against[0], []), clock) for clock in CLOCKS)]),
              str(summary.get("optimizer_state_bytes", "")), shown.point(tuning(spec, row, cell, ledger).best),
-             *_tuning(spec, ledger, row, cell), _recipe(spec, ledger, row, cell), summary.get("config_hash", "")]
+             *_tuning(spec, ledger, row, cell), _recipe(spec, ledger, row, cell), _hashes(lines)]
         )  # fmt: skip
     against = [f"p against {style(row).label}" for row in spec.against]
     return Table(
@@ -144,6 +144,11 @@ def _recipe(spec: Spec, ledger: Ledger, row: str, cell: Cell) -> str:
         return ""
     line = ledger.lines.get(published(spec, row, cell).name)
     return "" if line is None else "diverged" if line["loss"] is None else text(math.exp(line["loss"]))
+
+
+def _hashes(lines: list[Line]) -> str:
+    """The config hashes of a row's runs: one, unless its method or its file has changed between them."""
+    return " ".join(dict.fromkeys(line["summary"].get("config_hash", "") for line in lines)).strip()
 
 
 def _in_tokens(lines: list[Line], references: list[Line], curve: LossCurve | None) -> str:
