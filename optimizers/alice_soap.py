@@ -22,8 +22,9 @@ basis on either side. W is oriented m x n with m <= n; the bases are U [m, r] an
     eta = gamma / max(||C|| / phi, gamma) (1 while phi = 0);   phi <- eta ||C||
     W <- W - lr alpha (U omega V^T + alpha_c eta C)
 
-Both bases of the first step come from one gradient. So its sigma is diagonal but for rounding, which omega would
-raise to full size. That is why nothing moves then, as in SOAP. A part of R that is only rounding is set to 0.
+Both bases of the first step come from one gradient. So its sigma is diagonal between the leading columns, but for
+rounding, which omega would raise to full size. That is why nothing moves then, as in SOAP. A part of R that is only
+rounding is set to 0.
 While all gradients of a matrix are zero nothing happens, and t does not count.
 State per matrix: r (m + n) + 4 r^2 numbers (QU and QV in float32), and m + n + 1 (two_sided), 2 r + 2 (blocks) or 2.
 Derivation and costs: docs/alice-soap.md.
@@ -48,7 +49,6 @@ from .engine.options import (
     ThreeBetas,
     Tracking,
     UpdateInterval,
-    WeightDecay,
 )  # fmt: skip
 from .functional.limiter import limit_growth, reference_limit
 from .functional.moments import adam_moments
@@ -111,7 +111,9 @@ class AliceSOAP(MatrixOptimizer):
         moments: CarriedMoments = "keep",
         compensation: Compensation = "two_sided",
         project: Project = False,
-        weight_decay: WeightDecay = 0.0,
+        weight_decay: Annotated[
+            float, Option("decoupled weight decay: W <- W - lr alpha weight_decay W, before the update", least=0)
+        ] = 0.0,
         seed: Seed = 0,
     ):
         super().__init__(
@@ -119,6 +121,10 @@ class AliceSOAP(MatrixOptimizer):
             update_interval=update_interval, stagger=stagger, gamma=gamma, tracking=tracking, switching=switching,
             moments=moments, compensation=compensation, project=project, weight_decay=weight_decay, seed=seed,
         )  # fmt: skip
+
+    @staticmethod
+    def decay_factor(group: dict[str, Any]) -> float:
+        return group["alpha"]
 
     @classmethod
     def check_options(cls, options: dict[str, Any]) -> None:

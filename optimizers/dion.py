@@ -7,7 +7,8 @@ sharding). W is turned so that it has n rows and m columns, m <= n, square matri
     W <- W - lr wd W;   W <- W - lr sqrt(out / in) P Q^T          # out x in is the shape of W before it is turned
 
 Q starts Gaussian, drawn by the optimizer's own generator. Column signs of qr cancel in P Q^T, whose norm is sqrt(r).
-Directions that are only rounding while B has a lower rank are damped by eps. Where B is zero, P is 0 and Q stays.
+Directions that are only rounding while B has a lower rank are damped by eps (in float64; in float32 their
+size is near it, and a rank above B's lets them move). Where B is zero, P is 0 and Q stays.
 The package's rank_fraction f is rank = f m.
 State per matrix: m n + m r numbers. M in float32 at least: rounded to bfloat16 it would lose what was not applied.
 """

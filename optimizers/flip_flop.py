@@ -3,12 +3,12 @@ ours, not the paper's: docs/flip-flop.md. W is oriented m x n with m <= n; s = 1
 
     M <- b1 M + (1 - b1) G;   N = b1 M + (1 - b1) G with Nesterov, else M
     Y = N diag(s)^(-1/2);   X = NS5(Y / ||Y||)                                          # NS5: Muon's iteration
-    c = n colsum(X^2) / ||X||^2;   s <- s (b2 + (1 - b2) c), where c is not 0;   s <- s / mean(s)
+    c = k colsum(X^2) / ||X||^2;   s <- s (b2 + (1 - b2) c);   s <- s / mean(s)       # of the k columns that are not 0
     W <- W - lr wd W;   W <- W - lr 0.2 sqrt(m n) X / ||X||
 
 It settles where c = 1. There L = N diag(s)^(-1) N^T / n and s are the maximum-likelihood estimates of the Fisher's
 structure S (x) L, S = diag(s), and X is L^(-1/2) N S^(-1/2).
-The trajectory is the same for G and c G. A zero column of N gets no update.
+The trajectory is the same for G and c G. A zero column of N gets no update, and keeps its s.
 State per matrix: m n bytes, m n / 64 bytes for the maxima of their blocks, and log(s), n numbers in float32 at least.
 """
 
@@ -72,11 +72,14 @@ class FlipFlop(MatrixOptimizer):
         white = newton_schulz(even, QUINTIC, group["ns_steps"])
         m, n = white.shape[-2:]
         squares = torch.linalg.vector_norm(white, dim=-2, dtype=scale.dtype).square()
-        inverse_mean = reciprocal(squares.mean(-1, keepdim=True))
-        growth = torch.where(squares == 0, 1.0, beta2 + (1 - beta2) * squares * inverse_mean)
+        inverse_total = reciprocal(squares.sum(-1, keepdim=True))
+        live = squares > 0
+        count = live.sum(-1, keepdim=True).to(squares.dtype)
+        growth = torch.where(live, beta2 + (1 - beta2) * count * squares * inverse_total, 1.0)
         logarithms.add_(growth.log())
-        logarithms.sub_(logarithms.logsumexp(-1, keepdim=True) - math.log(n))
-        return Direction(dense=white * (0.2 * m**0.5 * inverse_mean.sqrt()).unsqueeze(-1))
+        log_mean = logarithms.masked_fill(~live, -math.inf).logsumexp(-1, keepdim=True) - count.log()
+        logarithms.sub_(torch.where(live, log_mean, 0.0))
+        return Direction(dense=white * (0.2 * (m * n) ** 0.5 * inverse_total.sqrt()).unsqueeze(-1))
 
     @staticmethod
     def reference_update(
@@ -95,7 +98,8 @@ class FlipFlop(MatrixOptimizer):
         for _step in range(ns_steps):
             A = X @ X.T
             X = a * X + (b * A + c * A @ A) @ X
-        even = n * (X**2).sum(0) / (X**2).sum()
-        s = s * torch.where(even == 0, 1, beta2 + (1 - beta2) * even)
-        state["s"] = s / s.mean()
+        squares = (X**2).sum(0)
+        live = squares > 0
+        new = s * (beta2 + (1 - beta2) * live.sum() * squares / squares.sum())
+        state["s"] = torch.where(live, new / new[live].mean(), s)
         return 0.2 * (m * n) ** 0.5 * X / X.norm()

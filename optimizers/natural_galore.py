@@ -85,11 +85,11 @@ class NaturalGaLore(ProjectedOptimizer):
         gram[:, now].copy_(products)
         gram[:, :, now].copy_(products)
 
-        # In float64. The products carry the rounding of gram's precision: with less damping than that, nearly
+        # In float64. A product h_i^T h_j carries rounding of up to eps |h_i| |h_j|: with less damping than that, nearly
         # parallel gradients would give an indefinite matrix.
         damped = gram.to(torch.float64, copy=True)
         diagonal = damped.diagonal(dim1=-2, dim2=-1)
-        rounding = ROUNDING * torch.finfo(gram.dtype).eps * diagonal.sum(-1, keepdim=True)
+        rounding = ROUNDING * torch.finfo(gram.dtype).eps * group["history"] * diagonal
         diagonal.add_(group["damping"] + rounding)
         unit = torch.eye(group["history"], dtype=damped.dtype, device=damped.device)[:, now : now + 1]
         weights = torch.cholesky_solve(unit, torch.linalg.cholesky_ex(damped).L).to(sigma.dtype)

@@ -316,6 +316,16 @@ def test_natural_gradient_survives_nearly_parallel_gradients():
         assert torch.cosine_similarity(natural.flatten(), sigma.flatten(), dim=0) > 0.9
 
 
+def test_natural_gradient_keeps_its_digits_beside_one_large_gradient():
+    """Damping that grows with the largest gradient of the history would be larger than all later ones."""
+    grads = [gradient((16, 24), step, 0) * (1e4 if step == 2 else 1) for step in range(1, 13)]
+    options = {"grads": grads, "steps": range(1, 13), "history": 20, "update_interval": 100}
+    exact, single = natural_gradients(1.0, **options), natural_gradients(1.0, torch.float32, **options)
+    for (natural, _), (rounded, _) in zip(exact, single, strict=True):
+        signs = (natural * rounded).sum(-1, keepdim=True).sign()
+        assert (natural - signs * rounded).norm() < 1e-3 * natural.norm()
+
+
 @pytest.mark.parametrize("name", ["galore", "fira", "apollo", "alice"])
 @pytest.mark.parametrize("shape", [(24, 16), (16, 24)])
 def test_state_loads_from_any_memory_order(name, shape):

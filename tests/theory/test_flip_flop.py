@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from optimizers import FlipFlop, Muon
+from optimizers.functional.newton_schulz import newton_schulz
 from tests.theory.test_octave import gaussian, likelihood, whitened
 
 
@@ -56,6 +57,27 @@ def test_scales_of_the_long_side_do_not_show():
     G = gaussian((12, 4)).T
     factors = torch.logspace(-1, 1, 12, dtype=G.dtype)
     torch.testing.assert_close(settle(G * factors)[0], settle(G)[0])
+
+
+def test_zero_columns_leave_the_others_alone_and_take_nothing_when_they_come_back(monkeypatch):
+    """Counted in the mean of s they would push it down at every step, until it overflows."""
+    monkeypatch.setattr("optimizers.flip_flop.newton_schulz", newton_schulz)  # zeros stay zeros, to the bit
+    G, source = gaussian((12, 4)).T, torch.Generator().manual_seed(1)
+    wide, alone = (torch.nn.Parameter(torch.zeros(4, n, dtype=G.dtype)) for n in (12, 6))
+    both = [FlipFlop([weight], lr=1.0, state_bits=32) for weight in (wide, alone)]
+    for _ in range(300):
+        alone.grad = torch.randn(4, 6, generator=source, dtype=G.dtype)
+        wide.grad = torch.cat([torch.zeros(4, 6, dtype=G.dtype), alone.grad], 1)
+        for optimizer in both:
+            optimizer.step()
+    scales = [optimizer.state[weight]["log_scale"] for optimizer, weight in zip(both, (wide, alone), strict=True)]
+    torch.testing.assert_close(scales[0][6:], scales[1])
+    assert not scales[0][:6].any()
+    before = wide.detach().clone()
+    wide.grad = torch.randn(4, 12, generator=source, dtype=G.dtype)
+    both[0].step()
+    moved = (wide.detach() - before).square().mean(0).sqrt()
+    assert moved[6:].mean() > 0.1  # of an RMS of 0.2
 
 
 def test_the_first_update_is_muons(monkeypatch):
