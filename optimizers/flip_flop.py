@@ -3,12 +3,12 @@ ours, not the paper's: docs/flip-flop.md. W is oriented m x n with m <= n; s = 1
 
     M <- b1 M + (1 - b1) G;   N = b1 M + (1 - b1) G with Nesterov, else M
     Y = N diag(s)^(-1/2);   X = NS5(Y / ||Y||)                                          # NS5: Muon's iteration
-    c = k colsum(X^2) / ||X||^2;   s <- s (b2 + (1 - b2) c);   s <- s / mean(s)       # of the k columns that are not 0
+    c = k colsum(X^2) / ||X||^2,  s <- s (b2 + (1 - b2) c) of the k columns that are not 0;   s <- s / mean(s)
     W <- W - lr wd W;   W <- W - lr 0.2 sqrt(m n) X / ||X||
 
 It settles where c = 1. There L = N diag(s)^(-1) N^T / n and s are the maximum-likelihood estimates of the Fisher's
 structure S (x) L, S = diag(s), and X is L^(-1/2) N S^(-1/2).
-The trajectory is the same for G and c G. A zero column of N gets no update, and keeps its s.
+The trajectory is the same for G and c G. A zero column of N gets no update, and its s stays but for the mean.
 State per matrix: m n bytes, m n / 64 bytes for the maxima of their blocks, and log(s), n numbers in float32 at least.
 """
 
@@ -74,11 +74,10 @@ class FlipFlop(MatrixOptimizer):
         squares = torch.linalg.vector_norm(white, dim=-2, dtype=scale.dtype).square()
         inverse_total = reciprocal(squares.sum(-1, keepdim=True))
         live = squares > 0
-        count = live.sum(-1, keepdim=True).to(squares.dtype)
-        growth = torch.where(live, beta2 + (1 - beta2) * count * squares * inverse_total, 1.0)
+        count = live.sum(-1, keepdim=True, dtype=squares.dtype)
+        growth = torch.where(live, beta2 + (1 - beta2) * squares * (count * inverse_total), 1.0)
         logarithms.add_(growth.log())
-        log_mean = logarithms.masked_fill(~live, -math.inf).logsumexp(-1, keepdim=True) - count.log()
-        logarithms.sub_(torch.where(live, log_mean, 0.0))
+        logarithms.sub_(logarithms.logsumexp(-1, keepdim=True) - math.log(n))
         return Direction(dense=white * (0.2 * (m * n) ** 0.5 * inverse_total.sqrt()).unsqueeze(-1))
 
     @staticmethod
@@ -100,6 +99,6 @@ class FlipFlop(MatrixOptimizer):
             X = a * X + (b * A + c * A @ A) @ X
         squares = (X**2).sum(0)
         live = squares > 0
-        new = s * (beta2 + (1 - beta2) * live.sum() * squares / squares.sum())
-        state["s"] = torch.where(live, new / new[live].mean(), s)
+        s = s * torch.where(live, beta2 + (1 - beta2) * live.sum() * squares / squares.sum(), 1)
+        state["s"] = s / s.mean()
         return 0.2 * (m * n) ** 0.5 * X / X.norm()
