@@ -1,6 +1,8 @@
 """Perplexity of a finished run on other text, and its place in the run's folder: evaluations.json."""
 
+import fcntl
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -16,6 +18,9 @@ from training.processes.failures import settings_errors
 from training.processes.world import World
 from training.run.atomic import write_atomically
 
+# The settings of data that say how a text becomes rows: the run's own, unless they are changed by name.
+ROWS = ("sequence_length", "packing", "special_tokens_in_text")
+
 
 def evaluation_settings(run: str, changes: list[str]) -> Config:
     """The settings of a run folder, changed by key=value arguments. Raises SettingsError."""
@@ -23,7 +28,9 @@ def evaluation_settings(run: str, changes: list[str]) -> Config:
     if not is_dir(model):
         raise SettingsError(f"{run} is not the folder of a finished run: it has no model folder")
     own = (argument("data.tokenizer", str(model)), argument("model.init_from", str(model)))
-    return load([f"{run}/config.yaml", *with_training_text(changes), *own]).config
+    rows = vars(load([f"{run}/config.yaml"]).config.data)
+    kept = [f"data.{key}={json.dumps(rows[key])}" for key in ROWS]  # `data=files` would bring its own
+    return load([f"{run}/config.yaml", *kept, *with_training_text(changes), *own]).config
 
 
 def evaluate_run(config: Config, world: World) -> Evaluation:
@@ -51,9 +58,13 @@ def describe(found: Evaluation) -> str:
 def save(found: Evaluation, run: Path, name: str) -> None:
     """Put the evaluation as `name` into the run's evaluations.json. Raises SettingsError if that is damaged."""
     path = run / "evaluations.json"
+    folder = os.open(run, os.O_RDONLY)
     try:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # until it is closed: another evaluation of the run may end at the same time
         saved = dict(json.loads(path.read_text())) if path.is_file() else {}
+        saved[name] = {"loss": found.loss, "perplexity": perplexity(found.loss), "eval_tokens": found.targets}
+        write_atomically(path, (json.dumps(saved, indent=2) + "\n").encode())
     except (ValueError, TypeError, RecursionError) as error:
         raise SettingsError(f"{path} is not readable ({error}); the evaluation is not saved") from error
-    saved[name] = {"loss": found.loss, "perplexity": perplexity(found.loss), "eval_tokens": found.targets}
-    write_atomically(path, (json.dumps(saved, indent=2) + "\n").encode())
+    finally:
+        os.close(folder)

@@ -3,13 +3,14 @@
 import hashlib
 import importlib.util
 import sys
-from functools import cache
 from pathlib import Path
 
 from configs.messages import one_line
 from configs.reading import FOLDER, SettingsError
 from configs.user_paths import expanded, is_file
 from optimizers import registry
+
+_registered: dict[Path, tuple[str, ...]] = {}  # of the files that were run in this process
 
 
 def register_file(name: str) -> tuple[str, ...]:
@@ -26,10 +27,12 @@ def register_file(name: str) -> tuple[str, ...]:
         raise SettingsError(f"optimizer file {name} does not exist")
     if path.suffix != ".py":
         raise SettingsError(f"optimizer file {name} is no Python file: its name must end in .py")
-    return _run(path.resolve(), name)
+    path = path.resolve()
+    if path not in _registered:
+        _registered[path] = _run(path, name)
+    return _registered[path]
 
 
-@cache
 def _run(path: Path, shown: str) -> tuple[str, ...]:
     known = set(registry.names())
     # As a module of `optimizers` it may import as the methods there do. Two files may have one stem.

@@ -258,7 +258,7 @@ def check_saved(folder: Path, config: LlamaConfig) -> None:
 
 def _check_rope(folder: Path, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     """Raise ValueError, naming the settings that would do, if the saved rotary positions are others than ours."""
-    theirs = {key: value for key, value in theirs.items() if value is not None}
+    theirs = {key: value for key, value in theirs.items() if value is not None and key != "type"}  # once rope_type
     if ours == theirs:
         return
     theta = theirs.pop("rope_theta")

@@ -61,9 +61,9 @@ def main() -> int:
         machine = Machine(given.jobs or len(devices) or 1, devices, words(given.launcher))
         if not given.dry:
             check_machine(devices, list(machine.launcher))
+        ledger = ledger_of(spec.name)
     except SettingsError as error:
         parser.error(str(error))
-    ledger = ledger_of(spec.name)
     say(budget(spec, ledger, rows, machine.at_once))
     stages = list(STAGES)[: list(STAGES).index(given.until) + 1]
     if given.dry:

@@ -64,7 +64,7 @@ def forgotten_methods():
     if known != registry._METHODS:
         registry._METHODS.clear()
         registry._METHODS.update(known)
-        method_files._run.cache_clear()
+        method_files._registered.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -164,8 +164,9 @@ def positions_per_step(spec: Spec, cell: Cell) -> int:
 
 def _check(spec: Spec) -> None:
     """Raises SettingsError for a spec whose runs cannot be made or compared."""
-    if not spec.rows:
-        raise SettingsError("rows is empty")
+    for key in ("rows", "sizes", "batch_sizes"):
+        if not getattr(spec, key):
+            raise SettingsError(f"{key} is empty")
     if spec.tuning.runs < 1 or spec.tuning.factor <= 1 or spec.tuning.noise < 0:
         raise SettingsError("tuning needs at least one run, a factor above 1 and a noise of at least 0")
     if spec.first_seed < 0:
@@ -192,8 +193,8 @@ def _check_row(spec: Spec, row: str) -> None:
     if len(entrant.own) > 1:
         raise SettingsError(f"rows.{row}.own: one option of its own is tuned, got {', '.join(entrant.own)}")
     for option, values in entrant.own.items():
-        if not values:
-            raise SettingsError(f"rows.{row}.own.{option} has no value to try")
+        if not values or None in values:
+            raise SettingsError(f"rows.{row}.own.{option} needs values to try, none of them null")
     if entrant.rates_of is not None and (
         entrant.rates_of not in spec.rows or spec.rows[entrant.rates_of].rates_of is not None
     ):

@@ -37,18 +37,20 @@ def job(spec: Spec, entry: Entry, launcher: Sequence[str] = ()) -> Job:
     return training(entry.name, arguments(spec, entry), RUNS / spec.name, launcher or None)
 
 
-def keep(spec: Spec, ledger: Ledger, entries: Sequence[Entry], stage: str) -> None:
+def keep(spec: Spec, ledger: Ledger, entries: Sequence[Entry]) -> None:
     """Append the records of those entries that have ended. A line is never changed, so a finished run of the comparison
     waits until it is evaluated on every other text."""
     for entry in entries:
         line = line_of(spec, entry)
-        if line is not None and (line["loss"] is None or texts(spec, stage).keys() <= line.get("held_out", {}).keys()):
+        if line is not None and (line["loss"] is None or texts(spec, entry).keys() <= line.get("held_out", {}).keys()):
             ledger.append(line)
 
 
-def texts(spec: Spec, stage: str) -> dict[str, list[str]]:
-    """The other texts that the runs of a stage are evaluated on."""
-    return spec.held_out if stage == "final" else {}
+def texts(spec: Spec, entry: Entry) -> dict[str, list[str]]:
+    """The other texts that a run is evaluated on. Where tuning is as long as the comparison its best run is one of the
+    compared ones, and which that is is not known before."""
+    compared = entry.tokens == spec.tokens and entry.seed in spec.seeds(entry.row) and not entry.published
+    return spec.held_out if compared else {}
 
 
 def line_of(spec: Spec, entry: Entry) -> Line | None:
@@ -85,14 +87,14 @@ def line_of(spec: Spec, entry: Entry) -> Line | None:
     return line
 
 
-def held_out_jobs(spec: Spec, entries: Sequence[Entry], stage: str) -> list[Job]:
-    """The evaluations on other texts that finished runs of these entries lack."""
+def held_out_jobs(spec: Spec, entries: Sequence[Entry]) -> list[Job]:
+    """The evaluations on other texts that finished runs lack."""
     jobs = []
     for entry in entries:
         folder = RUNS / spec.name / entry.name
-        if texts(spec, stage) and (ROOT / folder / "summary.json").is_file():
+        if texts(spec, entry) and (ROOT / folder / "summary.json").is_file():
             evaluated = records.record(ROOT / folder).get("held_out", {})
-            for name, settings in texts(spec, stage).items():
+            for name, settings in texts(spec, entry).items():
                 command = (sys.executable, "scripts/evaluate.py", str(folder), "--save", name, *settings)
                 log = RUNS / spec.name / f"{entry.name}_{name}.log"
                 done = Job(f"{entry.name}_{name}", command, proof=folder / "evaluations.json", log=log, again=True)
@@ -110,13 +112,13 @@ def run_stage(spec: Spec, ledger: Ledger, rows: list[str], stage: str, machine: 
         return run_all(jobs, at_once=machine.at_once, devices=machine.devices)
 
     while entries := due(spec, ledger, rows, stage):
-        code = run(held_out_jobs(spec, entries, stage))  # of runs that an earlier call has finished
-        keep(spec, ledger, entries, stage)
+        code = run(held_out_jobs(spec, entries))  # of runs that an earlier call has finished
+        keep(spec, ledger, entries)
         left = [entry for entry in entries if entry.name not in ledger.lines]
         if code <= 1 and left:
             code = run([job(spec, entry, machine.launcher) for entry in left])
-            code = max(code, run(held_out_jobs(spec, left, stage))) if code <= 1 else code
-            keep(spec, ledger, left, stage)
+            code = max(code, run(held_out_jobs(spec, left))) if code <= 1 else code
+            keep(spec, ledger, left)
         if code > 1 or any(entry.name not in ledger.lines for entry in left):
             return code or 1
     return 0

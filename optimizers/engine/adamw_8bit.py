@@ -19,8 +19,8 @@ REFERENCE_TOLERANCE = 1e-5
 
 def allocate(parameter: Tensor) -> dict[str, Any]:
     """exp_avg, exp_avg_sq (shape of the parameter, float32) and the number of steps; not yet in 8 bits."""
-    moments = {key: torch.zeros(parameter.shape, device=parameter.device) for key in ("exp_avg", "exp_avg_sq")}
-    return {"step": 0, **moments}
+    first, second = (torch.zeros(parameter.shape, dtype=torch.float32, device=parameter.device) for _ in range(2))
+    return {"step": 0, "exp_avg": first, "exp_avg_sq": second}
 
 
 def step(parameter: Tensor, state: dict[str, Any], group: dict[str, Any], source: torch.Generator | None) -> None:

@@ -5,6 +5,7 @@ Methods for matrices build on `matrix.MatrixOptimizer`; methods for any shape bu
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -157,8 +158,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         return self.owner(parameter) in (None, me)
 
     def holders(self, parameter: Tensor) -> dist.ProcessGroup | None:
-        """The processes each of which holds a part of the state of a sharded or dealt `parameter`; None: all of it is
-        here."""
+        """The processes that each hold a part of the state of a sharded or dealt `parameter`; None: all is here."""
         if isinstance(parameter, DTensor):
             group: dist.ProcessGroup = parameter.device_mesh.get_group()
             return group
@@ -191,7 +191,7 @@ class BaseOptimizer(torch.optim.Optimizer):
             self.state[parameter] = new
 
     def _new_state(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        """The state of a whole `parameter`, or of rows that are stepped by themselves, before the first step."""
+        """The state of a whole `parameter`, or of rows stepped by themselves, before the first step."""
         if group["algorithm"] == "adam":
             return adamw.allocate(parameter)
         state = self.allocate(parameter, group)
@@ -263,10 +263,11 @@ class BaseOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None and p.numel() > 0]
+        stepped = [[p for p in group["params"] if p.grad is not None and p.numel() > 0] for group in self.param_groups]
+        for parameter in chain.from_iterable(stepped):  # a refusal comes before anything has moved
+            check_gradient(parameter, type(self).__name__)
+        for group, parameters in zip(self.param_groups, stepped, strict=True):
             for parameter in parameters:
-                check_gradient(parameter, type(self).__name__)
                 self._allocated(parameter, group)
             if parameters:
                 self._step_together(group, parameters)
@@ -307,8 +308,7 @@ class BaseOptimizer(torch.optim.Optimizer):
             p.grad = None
 
     def stepped_together(self, device_type: str) -> list[list[Tensor]]:
-        """The trainable parameters, in the lists that `step_parameter` would step in one call on a device of this
-        type."""
+        """The trainable parameters, in the lists that `step_parameter` steps in one call on a device of this type."""
         return [[parameter] for group in self.param_groups for parameter in self._trainable(group)]
 
     def _stepped_with(self, parameter: Tensor, group: dict[str, Any]) -> list[Tensor]:

@@ -71,7 +71,8 @@ def _part(name: str, key: str, parameter: nn.Parameter, module: nn.Module, holde
     if "Embedding" in kind and key != "bias":
         return "embedding"
     if parameter.ndim <= 1:
-        return "bias" if key.endswith("bias") else "norm"
+        # A layer's flat or empty matrix, as FSDP1 and ZeRO-3 leave it, cannot be stepped as one.
+        return None if _multiplies(module, key) else "bias" if key.endswith("bias") else "norm"
     for pattern, part in HEADS:
         if re.search(pattern, name):
             return part
@@ -89,7 +90,7 @@ def _part(name: str, key: str, parameter: nn.Parameter, module: nn.Module, holde
 
 
 def _multiplies(module: nn.Module, key: str) -> bool:
-    """Whether a layer multiplies by the two-dimensional tensor `key`.
+    """Whether a layer multiplies by the matrix `key`.
 
     transformers' Conv1D (GPT-2) is a linear layer that stores its weight as inputs x outputs.
     """

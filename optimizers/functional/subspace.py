@@ -76,7 +76,7 @@ def keep_signs(new: Tensor, old: Tensor) -> Tensor:
     this rule a run would depend on the linear-algebra library.
     """
     against = (new * old).sum(-2, keepdim=True) < 0
-    return new * torch.where(against, -1.0, 1.0)
+    return torch.where(against, -new, new)
 
 
 def unit_gaussian_columns(rows: int, columns: int, source: torch.Generator) -> Tensor:

@@ -127,7 +127,8 @@ def _checked_state(
     """The saved state of one parameter under today's names. Raises ValueError if the parameter holds another state."""
     template = _template(optimizer, parameter, group)
     held = tensors(template)
-    state = {next((new for new in RENAMED.get(key, ()) if new in held), key): value for key, value in state.items()}
+    renamed = {key: next((new for new in RENAMED[key] if new in held), key) for key in RENAMED if key not in held}
+    state = {renamed.get(key, key): value for key, value in state.items()}
     found = tensors(state)
     if (found or (state and optimizer.owns(parameter))) and found.keys() != held.keys():
         raise ValueError(

@@ -46,6 +46,13 @@ def test_a_python_file_is_found_below_the_project(method_file, monkeypatch, tmp_
     assert config("optimizer=below.py", "optimizer.lr=0.01").optimizer.name == "mine_b"
 
 
+def test_a_python_file_is_run_once_however_it_is_spelled(method_file, monkeypatch, tmp_path):
+    file = method_file("mine_e", file="twice.py")
+    monkeypatch.chdir(tmp_path)
+    for spelled in (file, "twice.py", "./twice.py"):
+        assert config(f"optimizer={spelled}", "optimizer.lr=0.01").optimizer.name == "mine_e"
+
+
 def test_of_several_methods_in_a_file_one_is_named(method_file):
     file = method_file("mine_c", METHOD + "register('mine_d')(Mine)\n")
     assert "optimizer.name is required" in refusal(f"optimizer={file}", "optimizer.lr=0.01")

@@ -112,6 +112,34 @@ def test_a_final_is_recorded_with_its_evaluations_or_waits_for_them(small, tmp_p
     assert len(finals) == 2 and all(line["held_out"] == {"same": {"perplexity": 9.0}} for line in finals)
 
 
+def test_a_tuning_run_that_is_compared_is_evaluated_too(small, tmp_path, monkeypatch):
+    """Of equal length the first seed of the comparison is a run of tuning."""
+    path = tmp_path / "arenas" / "small.yaml"
+    path.write_text(path.read_text().replace("tuning: {tokens: 256, runs: 2", "tuning: {tokens: 512, runs: 1"))
+
+    def run_all(jobs, **_):
+        for job in jobs:
+            if "scripts/evaluate.py" in job.command:
+                job.proof.write_text('{"same": {"perplexity": 9.0}}')
+            else:
+                finish(job.proof.parent)
+        return 0
+
+    monkeypatch.setattr(conduct, "run_all", run_all)
+    assert small() == 0
+    lines = ledger.ledger_of("small").lines.values()
+    assert len(lines) == 2 and all(line["held_out"] == {"same": {"perplexity": 9.0}} for line in lines)
+
+
+def test_a_damaged_ledger_is_one_sentence(small, capfd):
+    path = ledger.ledger_of("small").path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("<<<<<<< HEAD\n")
+    with pytest.raises(SystemExit) as ended:
+        small()
+    assert ended.value.code == 2 and "line 1 is no record of a run" in capfd.readouterr().err
+
+
 def test_a_divergence_behind_a_launchers_own_words_is_one(small, tmp_path, monkeypatch):
     """Not one of an earlier start. Its line says where it was made, as that of a finished run does."""
 

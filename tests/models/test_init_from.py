@@ -90,6 +90,16 @@ def test_a_new_model_of_a_family_has_transformers_loss_and_gradients(family):
     assert tied == ours.config.tie_word_embeddings == ("lm_head.weight" not in gradients(ours))
 
 
+def test_rotary_scaling_under_its_former_key_is_read(tmp_path):
+    expected = saved("long_chat", tmp_path).model.rotary_emb.inv_freq
+    config = json.loads((tmp_path / "config.json").read_text())
+    rope = config.pop("rope_parameters")
+    config |= {"rope_theta": rope["rope_theta"], "rope_scaling": {"type": "linear", "factor": rope["factor"]}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    read = build_model(section("long_chat", init_from=str(tmp_path)), dtype=torch.float32, seed=0)
+    assert torch.equal(read.model.rotary_emb.inv_freq, expected)
+
+
 def test_rotary_frequencies_of_a_bfloat16_model_stay_in_float32(tmp_path):
     expected = saved("llama_3", tmp_path).model.rotary_emb.inv_freq
     read = build_model(section("llama_3", init_from=str(tmp_path)), dtype=torch.bfloat16, seed=0)

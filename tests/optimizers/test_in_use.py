@@ -150,6 +150,35 @@ def test_hooks_of_loading_see_the_state(name):
     assert len(seen) == 2 and all(torch.equal(held["exp_avg"] * 2, saved["state"][0]["exp_avg"]) for held in seen)
 
 
+@pytest.mark.parametrize("name", ["adam", "racs", "muon"])
+def test_a_refused_step_has_moved_nothing(name):
+    """Whichever group holds what is refused."""
+    matrix, embedding = parameters(SHAPES)[0], torch.nn.Embedding(10, 4, sparse=True)
+    cls, before = registry.get(name)[0], matrix.detach().clone()
+    optimizer = cls([{"params": [matrix]}, {"params": embedding.parameters()}], lr=0.01, **options_of(name))
+    matrix.grad = gradient(SHAPES[0], 1, 0).to(matrix.dtype)
+    embedding(torch.tensor([1, 2])).sum().backward()
+    with pytest.raises(ValueError, match="reads dense gradients"):
+        optimizer.step()
+    assert torch.equal(matrix, before) and not optimizer.state[matrix]
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", ["adam_8bit", "soap", "alice"])
+def test_steps_whatever_the_default_dtype_is(name, default):
+    changes = {"state_bits": 8} if name == "adam_8bit" else {}
+    expected, optimizer = train(make(name, **changes), range(1, 6)), make(name, **changes)
+    (weight,) = optimizer.param_groups[0]["params"]
+    for step in range(1, 6):
+        weight.grad = gradient(SHAPES[0], step, 0).to(weight.dtype)
+        torch.set_default_dtype(default)
+        try:
+            optimizer.step()
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert torch.equal(weight, expected[0])
+
+
 @pytest.mark.parametrize("name", ["adam", "racs", "lion"])
 def test_what_no_method_can_step_is_refused_with_a_sentence(name):
     cls = registry.get(name)[0]

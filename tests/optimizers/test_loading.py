@@ -145,6 +145,21 @@ def test_an_impossible_option_is_refused():
         optimizer.load_state_dict(saved)
 
 
+def test_a_method_may_hold_a_former_name_beside_todays():
+    @registry.register("two_averages")
+    class TwoAverages(Muon):
+        """Muon with a second average under torch's name."""
+
+        def state_shapes(self, m, n, dtype, group):
+            return super().state_shapes(m, n, dtype, group) | {"momentum_buffer": ((m, n), dtype)}
+
+    optimizer, other = (TwoAverages(parameters(), lr=0.01) for _ in range(2))
+    train(optimizer, range(1, 4))
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for held, loaded in zip(optimizer.state.values(), other.state.values(), strict=True):
+        assert loaded.keys() == held.keys() and torch.equal(loaded["exp_avg"], held["exp_avg"])
+
+
 @pytest.mark.parametrize(
     ("name", "changes"), [*((name, {}) for name in registry.names()), ("alice", {"compensation": "two_sided"})]
 )

@@ -90,6 +90,15 @@ def test_an_uncovered_parameter_is_named():
         optimizers.build(model, "racs", lr=0.01)
 
 
+def test_a_layers_flat_weight_is_named_and_is_no_vector():
+    """As FSDP1 and ZeRO-3 leave it. Adam would step it under the method's name."""
+    model = llama()
+    layer = model.model.layers[0].self_attn.q_proj
+    layer.weight = torch.nn.Parameter(layer.weight.detach().flatten())
+    with pytest.raises(ValueError, match=r"q_proj\.weight of shape \(\d+,\)"):
+        optimizers.build(model, "racs", lr=0.01)
+
+
 def test_frozen_parameters_are_left_out():
     model = llama()
     model.model.embed_tokens.weight.requires_grad_(False)

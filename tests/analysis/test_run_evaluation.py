@@ -1,0 +1,41 @@
+"""A finished run on other text: whose settings count, and results that are saved at the same time."""
+
+import json
+import multiprocessing
+
+import pytest
+
+from analysis.run_evaluation import evaluation_settings, save
+from configs import identity
+from configs.schema import load
+from training.evaluation import Evaluation
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "model").mkdir()
+    own = load(["data.sequence_length=32", "data.packing=false"]).config
+    (tmp_path / "config.yaml").write_text(json.dumps(identity.to_dict(own)))
+    return tmp_path
+
+
+@pytest.mark.parametrize(("changes", "rows"), [([], (32, False)), (["data.sequence_length=64"], (64, False))])
+def test_rows_are_the_runs_own_unless_they_are_named(run, changes, rows):
+    data = evaluation_settings(str(run), ["data=files", f"data.eval_path={run}/other.jsonl", *changes]).data
+    assert (data.sequence_length, data.packing) == rows and data.source == "files"
+
+
+def _save_many(run, first):
+    for number in range(first, first + 20):
+        save(Evaluation(5.0, 10, None), run, str(number))
+
+
+def test_evaluations_that_end_at_once_are_all_kept(run):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_save_many, args=(run, first)) for first in (0, 20)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert len(json.loads((run / "evaluations.json").read_text())) == 40
