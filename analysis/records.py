@@ -13,6 +13,8 @@ from typing import Any, Literal, NotRequired, TypedDict, cast
 
 import yaml
 
+from configs.messages import one_line
+from configs.schema import SettingsError
 from training.run.metrics import read_metrics
 
 TRAIN_ROWS = 200
@@ -98,12 +100,19 @@ def gather(runs: Path, records: Path, name: Callable[[Path, Record], str] | None
     """Write the record of every finished run below `runs` into `records`; returns their number.
 
     A record is named after its run's settings, so that runs of any folders keep apart. `name` makes other names, from
-    a run's folder and record.
+    a run's folder and record. Raises SettingsError for a folder that holds no whole run, and where another run has the
+    name: no record is lost.
     """
     folders = [path.parent for path in sorted(runs.rglob("summary.json"))]
     for folder in folders:
-        kept = record(folder)
-        write(kept, records / f"{(name or _settings_name)(folder, kept)}.json")
+        try:
+            kept = record(folder)
+            path = records / f"{(name or _settings_name)(folder, kept)}.json"
+        except (KeyError, TypeError, ValueError, OSError, yaml.YAMLError) as error:
+            raise SettingsError(f"{folder} holds no whole run ({type(error).__name__}: {one_line(error)})") from error
+        if path.is_file() and json.loads(path.read_text())["summary"] != kept["summary"]:
+            raise SettingsError(f"{path} is of another run than {folder}, of equal settings and seed; move it away")
+        write(kept, path)
     return len(folders)
 
 

@@ -19,6 +19,7 @@ from analysis.paths import FULL, RESULTS
 from analysis.tables import best_runs
 from analysis.tables.all_tables import all_tables
 from analysis.tables.table import write_table
+from configs.schema import SettingsError
 
 
 def write_paper_tables() -> None:
@@ -57,13 +58,16 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, nargs="+", default=[], metavar="FOLDER")
     parser.add_argument("--title", help="heading of STUDY/table.md, kept in title.txt")
     arguments = parser.parse_args()
-    for runs in arguments.runs:
-        if not records.gather(runs, (arguments.study or FULL) / "runs"):
-            print(f"{runs} holds no finished run", file=sys.stderr)
-            return 2
-    if arguments.study is not None:
-        return write_study(arguments.study, arguments.title)
-    write_paper_tables()
+    try:
+        for runs in arguments.runs:
+            if not records.gather(runs, (arguments.study or FULL) / "runs"):
+                raise SettingsError(f"{runs} holds no finished run")
+        if arguments.study is not None:
+            return write_study(arguments.study, arguments.title)
+        write_paper_tables()
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
     return 0
 
 

@@ -19,7 +19,7 @@ from . import adamw, byte_draws, eight_bit, narrow_steps
 from .generators import rounding_source
 from .options import SHARED, Params, check_all, taking_shared
 from .precision import ieee_products
-from .refusals import check_gradient, check_tensor
+from .refusals import Form, check_form, check_gradient, check_rounding, check_tensor
 from .traits import Traits
 
 
@@ -50,6 +50,7 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Params, **options: Any):
         self._owners: dict[Tensor, int] = {}
+        self._forms: dict[Tensor, Form] = {}
         self._sent: list[Sent] = []
         shared = {name: getattr(self.traits, name) for name in SHARED}
         super().__init__(params, {**shared, **self._shared, **options, "algorithm": "method"})
@@ -59,7 +60,7 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._owners, self._sent = {}, []
+        self._owners, self._forms, self._sent = {}, {}, []
         for group in self.param_groups:
             self._deal(group)
 
@@ -119,7 +120,7 @@ class BaseOptimizer(torch.optim.Optimizer):
                 check_tensor(parameter, type(self).__name__)
                 shards.check(parameter)
             if self.rounds:
-                self._check_rounding(group["params"])
+                check_rounding(group["params"])
             if adam:
                 for key in self.defaults.keys() - adamw.DEFAULTS.keys() - {"algorithm"}:
                     group.pop(key, None)
@@ -265,7 +266,7 @@ class BaseOptimizer(torch.optim.Optimizer):
                 loss = closure()
         stepped = [[p for p in group["params"] if p.grad is not None and p.numel() > 0] for group in self.param_groups]
         for parameter in chain.from_iterable(stepped):  # a refusal comes before anything has moved
-            check_gradient(parameter, type(self).__name__)
+            self._check_step(parameter)
         for group, parameters in zip(self.param_groups, stepped, strict=True):
             for parameter in parameters:
                 self._allocated(parameter, group)
@@ -297,7 +298,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         group = next((group for group in self.param_groups if any(p is parameter for p in group["params"])), None)
         if group is None:
             raise ValueError(f"a parameter of shape {tuple(parameter.shape)} is in no group of this optimizer")
-        check_gradient(parameter, type(self).__name__)
+        self._check_step(parameter)
         together = self._stepped_with(parameter, group)
         if any(p.grad is None for p in together):
             return
@@ -306,6 +307,10 @@ class BaseOptimizer(torch.optim.Optimizer):
         self._step_together(group, together)
         for p in together:
             p.grad = None
+
+    def _check_step(self, parameter: Tensor) -> None:
+        check_gradient(parameter, type(self).__name__)
+        check_form(parameter, self.state.get(parameter), self._forms, type(self).__name__)
 
     def stepped_together(self, device_type: str) -> list[list[Tensor]]:
         """The trainable parameters, in the lists that `step_parameter` steps in one call on a device of this type."""
@@ -343,15 +348,8 @@ class BaseOptimizer(torch.optim.Optimizer):
         """
         if not self.traits.rounds_stochastically:
             raise ValueError(f"stochastic_rounding is not possible with {type(self).__name__}")
-        self._check_rounding(self._parameters())
+        check_rounding(self._parameters())
         self._rounding_seed = seed
-
-    @staticmethod
-    def _check_rounding(parameters: list[Tensor]) -> None:
-        if any(p.dtype != torch.bfloat16 for p in parameters):
-            raise ValueError("stochastic_rounding is for bfloat16 parameters, all of them")
-        if any(shards.processes(p) > 1 for p in parameters):
-            raise ValueError("stochastic_rounding is not possible with sharded parameters")
 
     @property
     def rounds(self) -> bool:

@@ -1,7 +1,42 @@
 """Refusals of tensors that no method here steps."""
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
+
+from ..parallel import shards
+
+
+class Form(NamedTuple):
+    """What of a parameter its state was made for."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+
+def check_form(parameter: Tensor, state: dict[str, Any] | None, forms: dict[Tensor, Form], optimizer: str) -> None:
+    """Raises ValueError for a parameter that is of another form than its `state` was made for, which `forms` has, or,
+    without state, of a kind that no method here steps."""
+    now = Form(parameter.shape, parameter.dtype, parameter.device)
+    if not state:
+        check_tensor(parameter, optimizer)
+        forms[parameter] = now
+    elif forms.setdefault(parameter, now) != now:
+        raise ValueError(
+            f"a parameter is {tuple(now.shape)}, {now.dtype}, on {now.device}, and its state was made for "
+            f"{tuple(forms[parameter].shape)}, {forms[parameter].dtype}, on {forms[parameter].device}: change a model "
+            "before its optimizer's first step, or make a new optimizer"
+        )
+
+
+def check_rounding(parameters: list[Tensor]) -> None:
+    """Raises ValueError for parameters that cannot be rounded stochastically."""
+    if any(p.dtype != torch.bfloat16 for p in parameters):
+        raise ValueError("stochastic_rounding is for bfloat16 parameters, all of them")
+    if any(shards.processes(p) > 1 for p in parameters):
+        raise ValueError("stochastic_rounding is not possible with sharded parameters")
 
 
 def check_gradient(parameter: Tensor, optimizer: str) -> None:

@@ -9,6 +9,10 @@ from . import options as _options
 from .base import BaseOptimizer
 from .options import Declared
 
+# Of settings that every optimizer has, arguments of `build`, and keys of groups.
+RESERVED = {"name", "file", "adam_lr", "last_layer", "embeddings", "rules", "params", "param_names", "algorithm",
+            "label", "role", "heads", "stacked"}  # fmt: skip
+
 _Class = TypeVar("_Class", bound=type[BaseOptimizer])
 
 _METHODS: dict[str, tuple[type[BaseOptimizer], dict[str, Any]]] = {}
@@ -17,11 +21,16 @@ _METHODS: dict[str, tuple[type[BaseOptimizer], dict[str, Any]]] = {}
 def register(name: str, **presets: Any) -> Callable[[_Class], _Class]:
     """Class decorator: `name` builds the class, with `presets` in place of the signature's defaults.
 
-    The class's docstring gets the meaning, bounds and default of every option. Raises ValueError when the name is taken
-    or a preset is no option of the class.
+    The class's docstring gets the meaning, bounds and default of every option. Raises ValueError when the name is
+    taken, a preset is no option of the class, an option has a name that means something else in settings or groups, or
+    the class is no optimizer of this engine.
     """
 
     def add(cls: _Class) -> _Class:
+        if not issubclass(cls, BaseOptimizer):
+            raise ValueError(f"{cls.__name__} is no MatrixOptimizer or BaseOptimizer, which give it groups and state")
+        if taken := RESERVED & _options.declared(cls).keys():
+            raise ValueError(f"{cls.__name__}: the option {min(taken)} needs another name, this one is taken")
         if name in _METHODS:
             raise ValueError(f"the optimizer name {name!r} is taken by {_METHODS[name][0].__name__}")
         unknown = presets.keys() - _options.declared(cls).keys()

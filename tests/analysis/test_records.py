@@ -2,7 +2,10 @@
 
 import json
 
+import pytest
+
 from analysis import records
+from configs.schema import SettingsError
 
 
 def write_run(folder, steps=1000, finished=True):
@@ -49,3 +52,26 @@ def test_records_of_runs_that_differ_keep_apart(tmp_path):
     for runs in ("60m", "130m", "130m"):
         records.gather(tmp_path / runs, tmp_path / "records")
     assert sorted(records.read(tmp_path / "records")) == ["adam_s0_aa", "adam_s0_bb", "adam_s1_bb"]
+
+
+def test_a_record_is_not_lost_to_another_run_of_its_name(tmp_path):
+    """A method's file may have changed between two runs of equal settings."""
+    for folder, loss in (("before", 4.0), ("after", 3.0)):
+        write_run(tmp_path / folder / "mine")
+        summary = {"name": "mine", "seed": 0, "config_hash": "aa", "final_loss": loss}
+        (tmp_path / folder / "mine" / "summary.json").write_text(json.dumps(summary))
+    records.gather(tmp_path / "before", tmp_path / "records")
+    (tmp_path / "before" / "mine" / "evaluations.json").write_text('{"books": {"perplexity": 6.0}}')
+    records.gather(tmp_path / "before", tmp_path / "records")  # the same run, with one more evaluation
+    with pytest.raises(SettingsError, match=r"mine_s0_aa\.json is of another run than .*after/mine"):
+        records.gather(tmp_path / "after", tmp_path / "records")
+    (kept,) = records.read(tmp_path / "records").values()
+    assert kept["summary"]["final_loss"] == 4.0 and kept["held_out"]["books"]["perplexity"] == 6.0
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"name": "mine"}'])
+def test_a_folder_that_holds_no_whole_run_is_named(tmp_path, damage):
+    write_run(tmp_path / "runs" / "mine")
+    (tmp_path / "runs" / "mine" / "summary.json").write_text(damage)
+    with pytest.raises(SettingsError, match=r"runs/mine holds no whole run"):
+        records.gather(tmp_path / "runs", tmp_path / "records")

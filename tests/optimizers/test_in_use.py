@@ -163,6 +163,28 @@ def test_a_refused_step_has_moved_nothing(name):
     assert torch.equal(matrix, before) and not optimizer.state[matrix]
 
 
+@pytest.mark.parametrize("change", [lambda w: w.double(), lambda w: w.half(), lambda w: w[:, :20], lambda w: w.mT])
+@pytest.mark.parametrize("name", ["adam", "muon", "alice", "lion", "adam_8bit"])
+def test_a_parameter_of_another_form_than_its_state_is_refused_before_anything_moves(name, change):
+    """torch's fused Adam and passes in C++ would write outside of their moments."""
+    optimizer = make(name, [SHAPES[0], (8, 4)])
+    train(optimizer, range(1, 2))
+    changed, other = optimizer.param_groups[0]["params"]
+    changed.data = change(changed.data).contiguous()
+    before = other.detach().clone()
+    for weight in (changed, other):
+        weight.grad = torch.ones_like(weight)
+    with pytest.raises(ValueError, match="its state was made for"):
+        optimizer.step()
+    assert torch.equal(other, before)
+    optimizer.state.clear()
+    if changed.dtype != torch.float16:
+        optimizer.step()
+    else:
+        with pytest.raises(ValueError, match="does not step float16 parameters"):
+            optimizer.step()
+
+
 @pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("name", ["adam_8bit", "soap", "alice"])
 def test_steps_whatever_the_default_dtype_is(name, default):

@@ -4,6 +4,7 @@ import inspect
 from typing import Annotated
 
 import pytest
+import torch
 
 from optimizers import Muon, registry
 from optimizers.engine import Option, register
@@ -36,5 +37,19 @@ def test_a_subclass_without_a_constructor_has_its_bases_options():
 def test_what_cannot_be_registered_is_refused():
     with pytest.raises(ValueError, match="'muon' is taken by Muon"):
         register("muon")(Muon)
+    with pytest.raises(ValueError, match="SGD is no MatrixOptimizer or BaseOptimizer"):
+        register("sgd")(torch.optim.SGD)
     with pytest.raises(ValueError, match=r"Muon has no option \['rank'\]"):
         register("other", rank=3)(Muon)
+
+
+@pytest.mark.parametrize("name", ["adam_lr", "label", "embeddings"])
+def test_an_option_whose_name_means_something_else_is_refused(name):
+    """Settings and groups would give it their own value."""
+
+    scope = dict(globals())
+    declared = f"{name}: Annotated[float, Option('of it')] = 1.0"
+    body = f"    'Muon.'\n    def __init__(self, params: Params, lr: LearningRate = 0.5, *, {declared}): ...\n"
+    exec(f"class Named(Muon):\n{body}", scope)
+    with pytest.raises(ValueError, match=f"the option {name} needs another name"):
+        register("named")(scope["Named"])
