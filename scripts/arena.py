@@ -1,4 +1,4 @@
-"""Make the runs of an arena: tune every row in equally many runs, then train it with its seeds and data ratios.
+"""Make the runs of an arena: tune every row within one number of runs, then train it with its seeds and data ratios.
 
     scripts/arena.sh configs/arena/NAME.yaml [-j JOBS] [-g DEVICES] [-l LAUNCHER] [-n]
         [--until STAGE] [--only ROW,...] [--job-index K]
