@@ -1,1 +1,1 @@
-"""The runs of an arena: tuning within one number of runs for every row, then seeds, data ratios and published recipes."""
+"""The runs of an arena: tuning within one number of runs a row, then seeds, data ratios and published recipes."""
