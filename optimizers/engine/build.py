@@ -31,10 +31,12 @@ def build(
             decides, before the kind of the parameter does.
         options: of the method, by the names of its constructor.
 
-    Raises ValueError, the text naming the option, for an unknown name or option, a value out of bounds, a last layer
-    or embeddings that the method cannot step, a rule that matches nothing, or a parameter of which nothing says what it
-    is. Methods for any shape leave the latter to Adam.
+    Raises ValueError, the text naming the option, for what is no model, an unknown name or option, a value out of
+    bounds, a last layer or embeddings that the method cannot step, a rule that matches nothing, or a parameter of which
+    nothing says what it is. Methods for any shape leave the latter to Adam.
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model must be an nn.Module, got {type(model).__name__}; a class as Alice takes parameters")
     cls, presets = registry.get(name)
     registry.check(name, **options)
     declare("adam_lr", LearningRate, 1e-3).check(adam_lr)

@@ -14,9 +14,11 @@ from torch.nn.modules.conv import _ConvNd
 # is the last layer too. "other" multiplies in another way or starts from nothing: routers, convolutions, task heads.
 Part = Literal["matrix", "experts", "last_layer", "tied", "embedding", "norm", "bias", "other"]
 
+# What compiling a layer, or recomputing its activations, adds to the names of its parameters.
+WRAPPERS = r"((_orig_mod|_checkpoint_wrapped_module)\.)*"
 # Names that say more than a kind: the last layer, and heads of tasks.
 HEADS: tuple[tuple[str, Part], ...] = (
-    (r"(^|\.)(lm_head|embed_out)\.weight$", "last_layer"),
+    (rf"(^|\.)(lm_head|embed_out)\.{WRAPPERS}weight$", "last_layer"),
     (r"(^|\.)(classifier|classification_head|score|qa_outputs)(\.|$)", "other"),
 )
 # Names of tensors whose module's kind says nothing: tables of positions and tokens, a state space's decay rates, and
@@ -36,12 +38,12 @@ def parts(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Part | None]]:
 
     None: nothing tells what the parameter is.
     """
-    output = _output_layer(model)
+    output = _output_layers(model)
     found: dict[nn.Parameter, list[Part | None]] = {}
     for path, module in model.named_modules():
         holder = model.get_submodule(path.rpartition(".")[0])
         for key, parameter in module.named_parameters(recurse=False):
-            if module is output and key == "weight":
+            if key == "weight" and any(module is layer for layer in output):
                 part: Part | None = "last_layer"
             else:
                 part = _part(f"{path}.{key}".lstrip("."), key, parameter, module, holder)
@@ -57,12 +59,17 @@ def _shared(found: list[Part | None]) -> Part | None:
     return "last_layer" if "last_layer" in found else found[0]
 
 
-def _output_layer(model: nn.Module) -> nn.Module | None:
-    """What transformers' `get_output_embeddings` returns, of the model or of what a wrapper holds."""
+def _output_layers(model: nn.Module) -> list[nn.Module]:
+    """What transformers' `get_output_embeddings` returns, of the model or of what a wrapper holds.
+
+    That layer may be a wrapper itself (a compiled layer, or a layer with a copy that is trained): every layer inside of
+    it whose weight has this shape counts.
+    """
     for module in model.modules():
         if callable(get := getattr(module, "get_output_embeddings", None)) and (layer := get()) is not None:
-            return layer
-    return None
+            shape = getattr(getattr(layer, "weight", None), "shape", None)
+            return [part for part in layer.modules() if getattr(getattr(part, "weight", None), "shape", ()) == shape]
+    return []
 
 
 def _part(name: str, key: str, parameter: nn.Parameter, module: nn.Module, holder: nn.Module) -> Part | None:

@@ -5,7 +5,7 @@ them waits for the device.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -144,8 +144,8 @@ class MatrixOptimizer(BaseOptimizer):
         of a gradient that is not finite. No basis can be had of it, and averages would keep it."""
         if type(self).refresh_due is MatrixOptimizer.refresh_due:
             return
-        position = {parameter: i for i, parameter in enumerate(self._parameters())}
-        due = [p for p in parameters if self._due(self._indices(p, position), group, self._age(p) + 1)]
+        places = self._places()
+        due = [p for p in parameters if self._due(places[p], group, self._age(p) + 1)]
         if (parameter := not_finite(due)) is not None:
             raise NotFiniteError(
                 f"{type(self).__name__} renews its bases at this step, and a gradient of a parameter of shape "
@@ -224,7 +224,7 @@ class MatrixOptimizer(BaseOptimizer):
 
     # ---- refreshes
 
-    def _due(self, indices: list[int], group: dict[str, Any], t: int) -> list[int]:
+    def _due(self, indices: Sequence[int], group: dict[str, Any], t: int) -> list[int]:
         """Which of the matrices with these indices get new bases at step t: their places in the list."""
         clocks = [refresh_clock(t, index, group.get("stagger", False)) for index in indices]
         return [place for place, clock in enumerate(clocks) if self.refresh_due(clock, group)]
@@ -323,19 +323,23 @@ class MatrixOptimizer(BaseOptimizer):
         return lists
 
     def _plan(self, group: dict[str, Any], parameters: list[Tensor]) -> list[Stack]:
-        position = {parameter: i for i, parameter in enumerate(self._parameters())}
+        places = self._places()
         elements = sum(p.numel() for p in self._trainable(group) if self._steps_here(p))
         lists = self._alike(group, parameters, parameters[0].device.type)
-        return [self._stack(members, group, position, elements) for members in lists]
+        return [self._stack(members, group, places, elements) for members in lists]
 
-    @staticmethod
-    def _indices(parameter: Tensor, position: dict[Tensor, int]) -> list[int]:
-        """Of the matrix, or of each matrix of a stack in one tensor: its place among all of the optimizer."""
-        count = len(parameter) if parameter.ndim == 3 else 1
-        return [position[parameter] + len(position) * i for i in range(count)]
+    def _places(self) -> dict[Tensor, range]:
+        """Each parameter's place among all of the optimizer, or those of the matrices that it stacks. A group that is
+        added later changes none, so a resumed run, which has it from the start, draws the same numbers."""
+        places, end = {}, 0
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                start, end = end, end + (len(parameter) if group.get("stacked", False) else 1)
+                places[parameter] = range(start, end)
+        return places
 
     def _stack(
-        self, parameters: list[Tensor], group: dict[str, Any], position: dict[Tensor, int], elements: int
+        self, parameters: list[Tensor], group: dict[str, Any], places: dict[Tensor, range], elements: int
     ) -> Stack:
         owned = [parameter for parameter in parameters if self.owns(parameter)]
         rows, columns = matrix_shape(parameters[0])
@@ -343,7 +347,7 @@ class MatrixOptimizer(BaseOptimizer):
             "parameters": parameters,
             "owned": owned,
             "transposed": self.traits.transposes(rows, columns),
-            "indices": [index for parameter in owned for index in self._indices(parameter, position)],
+            "indices": [index for parameter in owned for index in places[parameter]],
             "lr_factor": self.lr_factor(rows, columns, group),
             "decay_factor": self.decay_factor(group),
             "group_elements": elements,

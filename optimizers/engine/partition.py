@@ -117,7 +117,11 @@ def _chosen(model: nn.Module, rules: Rules) -> dict[str, str]:
     """Name of a parameter -> the destination that the caller's rules give it. Raises ValueError for a bad rule."""
     chosen: dict[str, str] = {}
     names = [name for name, _ in model.named_parameters()]
-    for pattern, destination in rules:
+    for rule in rules:
+        pair = isinstance(rule, Sequence) and not isinstance(rule, str) and len(rule) == 2
+        if not pair or not all(isinstance(part, str) for part in rule):
+            raise ValueError(f'rules must be pairs of a regular expression and "method" or "adam", got {rule!r}')
+        pattern, destination = rule
         if destination not in ("method", "adam"):
             raise ValueError(f"rules: the destination of {pattern!r} must be method or adam, got {destination!r}")
         try:

@@ -51,7 +51,9 @@ def names() -> list[str]:
 
 
 def get(name: str) -> tuple[type[BaseOptimizer], dict[str, Any]]:
-    """(class, presets) of a name. Raises ValueError with the nearest name when it is unknown."""
+    """(class, presets) of a name. Raises ValueError with the nearest name when it is unknown, or no name."""
+    if not isinstance(name, str):
+        raise ValueError(f"name must be the name of an optimizer, as 'alice', got {name!r}")
     if name not in _METHODS:
         raise ValueError(f"name {name!r} is not an optimizer{_nearest(name, names())}")
     cls, presets = _METHODS[name]

@@ -1,11 +1,13 @@
 """Which parameter of which architecture of transformers goes where: a small random model of each."""
 
+import copy
 from dataclasses import dataclass
 
 import pytest
 import torch
 import transformers as t
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 import optimizers
 
@@ -288,6 +290,34 @@ def test_a_wrapped_model_is_parted_as_the_model_is():
     assert "module.lm_head.weight" in found["matrices"] and len(found["matrices"]) == case.matrices + 1
 
 
+def compiled(layer: nn.Linear) -> nn.Module:
+    return torch.compile(layer)
+
+
+class Trained(nn.Module):
+    """A layer with a copy that is trained in its place, as peft's `modules_to_save` holds them."""
+
+    def __init__(self, layer: nn.Linear):
+        super().__init__()
+        self.original_module = layer.requires_grad_(False)
+        self.modules_to_save = nn.ModuleDict({"default": copy.deepcopy(layer).requires_grad_(True)})
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.modules_to_save["default"].weight
+
+
+@pytest.mark.parametrize("wrapper", [compiled, checkpoint_wrapper, Trained])
+def test_a_wrapped_last_layer_is_the_last_layer(wrapper):
+    case = CASES["mistral"]
+    model = case.model(case.config)
+    model.lm_head = wrapper(model.lm_head)
+    by_adam = parted(optimizers.build(model, "racs", lr=0.01, last_layer="adam"))
+    by_method = parted(optimizers.build(model, "racs", lr=0.01, last_layer="method"))
+    (moved,) = by_method["matrices"] - by_adam["matrices"]
+    assert moved.startswith("lm_head.") and len(by_adam["matrices"]) == case.matrices
+
+
 # ---- models of other packages, and of one's own
 
 
@@ -353,6 +383,9 @@ def test_a_rule_makes_a_stack_of_experts_of_three_dimensions():
     [
         ([("surprise", "nobody")], "destination of 'surprise' must be method or adam, got 'nobody'"),
         ([("(", "adam")], r"'\(' is no regular expression"),
+        ({"surprise": "adam"}, 'rules must be pairs of a regular expression and "method" or "adam", got \'surprise\''),
+        ([("surprise",)], r"rules must be pairs .* got \('surprise',\)"),
+        ([("surprise", None)], r"rules must be pairs .* got \('surprise', None\)"),
         ([("suprise", "adam")], "'suprise' matches no parameter of the model, whose first is surprise"),
         ([("bias", "method"), ("surprise", "adam")], r"steps matrices; a parameter of shape \(48,\)"),
     ],

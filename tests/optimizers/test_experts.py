@@ -66,6 +66,27 @@ def test_a_resumed_stack_ends_with_the_same_bits(name):
     assert torch.equal(straight, resumed)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_group_added_later_changes_no_draw_of_a_resumed_stack(name):
+    def both(later: torch.nn.Parameter, optimizer, steps: range, stack: torch.nn.Parameter) -> None:
+        for t in steps:
+            later.grad = gradient((8, 12), t, 7)
+            step(optimizer, stack, range(t, t + 1))
+
+    weights = [[whole((12, 8)), torch.nn.Parameter(gradient((8, 12), 0, 5))] for _ in range(2)]
+    grown = [make(name, [stack], stacked=True) for stack, _ in weights]
+    for optimizer, (stack, later) in zip(grown, weights, strict=True):
+        step(optimizer, stack, range(1, 3))
+        optimizer.add_param_group({"params": [later]})
+        both(later, optimizer, range(3, 5), stack)
+    resumed = make(name, [weights[1][0]], stacked=True)
+    resumed.add_param_group({"params": [weights[1][1]]})
+    resumed.load_state_dict(copy.deepcopy(grown[1].state_dict()))
+    for optimizer, (stack, later) in zip((grown[0], resumed), weights, strict=True):
+        both(later, optimizer, range(5, 15), stack)
+    assert all(map(torch.equal, *weights))
+
+
 def test_matrices_of_a_stack_are_rounded_by_draws_of_their_own():
     weight = torch.nn.Parameter(torch.ones(2, 8, 12, dtype=torch.bfloat16))
     optimizer = Muon([{"params": [weight], "stacked": True}], lr=1e-3)

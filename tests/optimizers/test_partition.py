@@ -119,6 +119,10 @@ def test_unknown_names_and_options_name_the_nearest():
         optimizers.build(llama(), "alice", lr=0.01, rnk=4)
     with pytest.raises(ValueError, match=r"^last_layer must be method or adam"):
         optimizers.build(llama(), "alice", lr=0.01, last_layer="both")
+    with pytest.raises(ValueError, match=r"^name must be the name of an optimizer, as 'alice', got <class"):
+        optimizers.build(llama(), optimizers.RACS, lr=0.01)
+    with pytest.raises(ValueError, match=r"^model must be an nn.Module, got list; a class as Alice takes parameters"):
+        optimizers.build(list(llama().parameters()), "racs", lr=0.01)
 
 
 def test_8bit_adam_keeps_no_wider_moments_for_any_parameter():
