@@ -76,6 +76,9 @@ class BaseOptimizer(torch.optim.Optimizer):
     def check_parameter(self, parameter: Tensor, group: dict[str, Any]) -> None:
         """Raises ValueError for a parameter that the method cannot step."""
 
+    def check_gradients(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        """Raises ValueError for gradients that the method cannot step. Asked of every group before any is stepped."""
+
     def allocate(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         """The state of one parameter before its first step."""
         raise AssertionError(f"{type(self).__name__} must define allocate")
@@ -268,6 +271,8 @@ class BaseOptimizer(torch.optim.Optimizer):
         for parameter in chain.from_iterable(stepped):  # a refusal comes before anything has moved
             self._check_step(parameter)
         for group, parameters in zip(self.param_groups, stepped, strict=True):
+            self.check_gradients(group, parameters)
+        for group, parameters in zip(self.param_groups, stepped, strict=True):
             for parameter in parameters:
                 self._allocated(parameter, group)
             if parameters:
@@ -302,6 +307,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         together = self._stepped_with(parameter, group)
         if any(p.grad is None for p in together):
             return
+        self.check_gradients(group, together)
         for p in together:
             self._allocated(p, group)
         self._step_together(group, together)
@@ -310,7 +316,13 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     def _check_step(self, parameter: Tensor) -> None:
         check_gradient(parameter, type(self).__name__)
-        check_form(parameter, self.state.get(parameter), self._forms, type(self).__name__)
+        state = self.state.get(parameter)
+        check_form(parameter, state, self._forms, type(self).__name__)
+        if self._rounding_seed is None and state and "writes" in state:
+            raise ValueError(
+                "these weights were rounded stochastically before they were saved: call round_stochastically(seed) "
+                "with the same seed before the next step"
+            )
 
     def stepped_together(self, device_type: str) -> list[list[Tensor]]:
         """The trainable parameters, in the lists that `step_parameter` steps in one call on a device of this type."""

@@ -119,7 +119,6 @@ class MatrixOptimizer(BaseOptimizer):
     def step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         if self.traits.awaits_gradient:
             parameters = self._begun(parameters)
-        self._require_bases(group, parameters)
         if self._dealers is not None and self._sender is None:
             self._sender = SentWeights(self._owners, self._dealers)
         if here := [parameter for parameter in parameters if self._steps_here(parameter)]:
@@ -139,10 +138,10 @@ class MatrixOptimizer(BaseOptimizer):
         zero = {p for p, norm in zip(waiting, norms, strict=True) if norm == 0}
         return [p for p in parameters if p not in zero]
 
-    def _require_bases(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
-        """Raises NotFiniteError, on every process and before any matrix of the group is changed, where a basis is due
-        of a gradient that is not finite. No basis can be had of it, and averages would keep it."""
-        if type(self).refresh_due is MatrixOptimizer.refresh_due:
+    def check_gradients(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        """Raises NotFiniteError, on every process, where a basis is due of a gradient that is not finite. No basis can
+        be had of it, and averages would keep it."""
+        if group["algorithm"] == "adam" or type(self).refresh_due is MatrixOptimizer.refresh_due:
             return
         places = self._places()
         due = [p for p in parameters if self._due(places[p], group, self._age(p) + 1)]
@@ -265,7 +264,7 @@ class MatrixOptimizer(BaseOptimizer):
     # ---- stacks
 
     def _age(self, parameter: Tensor) -> int:
-        return self.state[parameter].get("step", 0)
+        return self.state.get(parameter, {}).get("step", 0)
 
     def _stacks(self, group: dict[str, Any], parameters: list[Tensor]) -> list[Stack]:
         """The stacks of `parameters`. Those of the last step are used again if they hold the same parameters, with the

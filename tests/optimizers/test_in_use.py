@@ -163,6 +163,18 @@ def test_a_refused_step_has_moved_nothing(name):
     assert torch.equal(matrix, before) and not optimizer.state[matrix]
 
 
+@pytest.mark.parametrize("name", ["alice", "galore", "soap"])
+def test_a_refresh_that_is_refused_in_one_group_has_moved_no_other(name):
+    cls = registry.get(name)[0]
+    first, second = parameters([(16, 24), (24, 16)])
+    optimizer = cls([{"params": [first]}, {"params": [second]}], lr=0.01, **options_of(name))
+    before = first.detach().clone()
+    first.grad, second.grad = torch.ones_like(first), torch.full_like(second, float("nan"))
+    with pytest.raises(ValueError, match="holds NaN or infinity"):
+        optimizer.step()
+    assert torch.equal(first, before) and not optimizer.state
+
+
 @pytest.mark.parametrize("change", [lambda w: w.double(), lambda w: w.half(), lambda w: w[:, :20], lambda w: w.mT])
 @pytest.mark.parametrize("name", ["adam", "muon", "alice", "lion", "adam_8bit"])
 def test_a_parameter_of_another_form_than_its_state_is_refused_before_anything_moves(name, change):

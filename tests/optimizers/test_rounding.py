@@ -136,3 +136,14 @@ def test_refused_where_it_cannot_be():
         make("lars", parameters(dtype=torch.bfloat16))
     with pytest.raises(ValueError, match="bfloat16"):
         make("racs", parameters())
+
+
+def test_rounding_that_was_not_asked_for_again_after_loading_is_asked_for():
+    saved = make("racs", parameters([(8, 12)], torch.bfloat16))
+    train(saved, range(1, 3))
+    resumed = registry.get("racs")[0](parameters([(8, 12)], torch.bfloat16), lr=0.01)
+    resumed.load_state_dict(saved.state_dict())
+    with pytest.raises(ValueError, match=r"call round_stochastically\(seed\) with the same seed"):
+        train(resumed, range(3, 4))
+    resumed.round_stochastically(3)
+    train(resumed, range(3, 4))
