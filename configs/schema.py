@@ -134,6 +134,9 @@ def _optimizer_class(settings: Settings) -> type[Optimizer]:
         section.setdefault("name", names[0])
     name = value_of(section.get("name", MISSING), str, "optimizer.name")
     if name == MISSING:
+        if section.get("file") is not None:
+            where = settings.where("optimizer.file")
+            raise SettingsError(f"{where}optimizer.name is required: one of {', '.join(names)}")
         return Optimizer
     if name not in names:
         raise SettingsError(

@@ -17,7 +17,7 @@ from ..parallel import shards, state_dicts
 from ..parallel.dealt_steps import Sent
 from . import adamw, byte_draws, eight_bit, narrow_steps
 from .generators import rounding_source
-from .options import SHARED, Params, check_all, taking_shared
+from .options import SHARED, Params, check_all, plain_number, taking_shared
 from .precision import ieee_products
 from .refusals import Form, check_form, check_gradient, check_rounding, check_tensor
 from .traits import Traits
@@ -210,8 +210,11 @@ class BaseOptimizer(torch.optim.Optimizer):
         return self._new_state(empty, group)
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's. State that a process holds by rows, as its parameter is sharded, is a DTensor in it."""
-        return state_dicts.with_shards(self, super().state_dict())
+        """As torch's. State that a process holds by rows, as its parameter is sharded, is a DTensor in it. Numbers are
+        Python's, also where numpy's were given, so that it loads with `weights_only=True`."""
+        state_dict = state_dicts.with_shards(self, super().state_dict())
+        groups = [{key: plain_number(value) for key, value in group.items()} for group in state_dict["param_groups"]]
+        return {**state_dict, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, but every tensor of state gets the dtype and device that the method holds it in.

@@ -10,9 +10,9 @@ from ..kernels import replaceable
 class Direction(NamedTuple):
     """D = scale (rows * G * columns + left @ right + dense), which is subtracted lr times; G is the stack's gradient.
 
-    rows [B, m, 1], columns [B, 1, n], left [B, m, k], right [B, k, n], dense [B, m, n]; None = absent. A gradient whose
-    rows and columns are only scaled, and a product of two thin matrices, need not be formed. `dense` alone may be held
-    in fewer digits than G.
+    rows [B, m, 1], columns [B, 1, n], left [B, m, k], right [B, k, n], dense [B, m, n]; None = absent. rows or columns
+    may be one number for each matrix, [B, 1, 1]. A gradient whose rows and columns are only scaled, and a product of
+    two thin matrices, need not be formed. `dense` alone may be held in fewer digits than G.
     """
 
     rows: Tensor | None = None
@@ -21,6 +21,19 @@ class Direction(NamedTuple):
     right: Tensor | None = None
     dense: Tensor | None = None
     scale: float | Tensor = 1.0  # a tensor [] where the step is one, traced by a compiler
+
+    def check(self, gradient: Tensor, method: str) -> None:
+        """Raises ValueError for a part whose shape is not the one above: weights would take it by broadcasting."""
+        count, m, n = gradient.shape
+        k = 0 if self.left is None else self.left.shape[-1]
+        shapes = (count, m, 1), (count, 1, n), (count, m, k), (count, k, n), (count, m, n)
+        for name, part, shape in zip(self._fields, self, shapes, strict=False):
+            one_number = name in ("rows", "columns") and isinstance(part, Tensor) and part.shape == (count, 1, 1)
+            if isinstance(part, Tensor) and part.shape != shape and not one_number:
+                raise ValueError(
+                    f"{method}.update returned {name} of shape {tuple(part.shape)}; for gradients of shape "
+                    f"{tuple(gradient.shape)} it must be {shape}"
+                )
 
     def of(self, i: int) -> "Direction":
         """The direction of the i-th matrix, without the stack's dimension."""

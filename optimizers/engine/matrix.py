@@ -175,6 +175,7 @@ class MatrixOptimizer(BaseOptimizer):
         with self.inputs(stack, group) as state:
             if gradient is not None:
                 direction = self.update(gradient, state, group, t)
+                direction.check(gradient, type(self).__name__)
         noise = self.rounding_noise(stack.parameters)
         stack.subtract(direction, gradient, group, self.traits.decays_first, noise)
 

@@ -91,9 +91,18 @@ class Declared:
 
 
 def _is_number(value: Any) -> bool:
-    if isinstance(value, Tensor):  # torch takes a learning rate as a tensor of one element
-        return value.numel() == 1
+    if isinstance(value, Tensor):  # torch takes a learning rate as a tensor
+        return value.ndim == 0
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def plain_number(value: Any) -> Any:
+    """A number of numpy's, or a tuple that holds such, as Python's; anything else as it is."""
+    if isinstance(value, tuple):
+        return tuple(map(plain_number, value))
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:
@@ -104,11 +113,20 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
 
 
 def declare(name: str, kind: Any, default: Any) -> Declared:
-    """The declaration in `kind`, an Annotated type. Raises TypeError for a type without an Option."""
+    """The declaration in `kind`, an Annotated type. Raises TypeError for a type without an Option, or that no value can
+    be checked against."""
     option = next((part for part in getattr(kind, "__metadata__", ()) if isinstance(part, Option)), None)
     if option is None:
         raise TypeError(f"the option {name} must be Annotated[type, Option(meaning, ...)], got {kind}")
-    return Declared(name, typing.get_args(kind)[0], default, option)
+    annotation = typing.get_args(kind)[0]
+    plain = _alternatives(annotation)[0]
+    numbers_of = typing.get_args(plain) if typing.get_origin(plain) is tuple else (plain,)
+    if typing.get_origin(plain) is not Literal and not set(numbers_of) <= {float, int, bool}:
+        raise TypeError(
+            f"the option {name} must be a float, an int, a bool, a Literal, or a tuple of as many floats as are named, "
+            f"not {plain}"
+        )
+    return Declared(name, annotation, default, option)
 
 
 def declared(cls: "type[BaseOptimizer]") -> dict[str, Declared]:

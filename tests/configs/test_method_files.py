@@ -18,6 +18,19 @@ class Mine(Muon):
     "Muon under another name."
 """
 
+OPTION = """
+from typing import Annotated
+from optimizers.muon import Muon
+from optimizers.engine import register
+from optimizers.engine.options import Option, Params
+
+@register("mine")
+class Mine(Muon):
+    def __init__(self, params: Params, kind: Annotated[{}, Option("what it is")] = None):
+        super().__init__(params)
+"""
+KINDS = "the option kind must be a float, an int, a bool, a Literal, or a tuple of as many floats as are named"
+
 
 @pytest.fixture
 def method_file(tmp_path):
@@ -55,7 +68,7 @@ def test_a_python_file_is_run_once_however_it_is_spelled(method_file, monkeypatc
 
 def test_of_several_methods_in_a_file_one_is_named(method_file):
     file = method_file("mine_c", METHOD + "register('mine_d')(Mine)\n")
-    assert "optimizer.name is required" in refusal(f"optimizer={file}", "optimizer.lr=0.01")
+    assert refusal(f"optimizer={file}", "optimizer.lr=0.01") == "optimizer.name is required: one of mine_c, mine_d"
     text = refusal(f"optimizer={file}", "optimizer.lr=0.01", "optimizer.name=muon")
     assert text == "optimizer.name must be one of mine_c, mine_d, got 'muon'"
     assert config(f"optimizer={file}", "optimizer.lr=0.01", "optimizer.name=mine_d").optimizer.momentum == 0.95
@@ -69,6 +82,9 @@ def test_of_several_methods_in_a_file_one_is_named(method_file):
         ("x = (\n", "mine.py cannot be run: SyntaxError: '(' was never closed (mine.py, line 1)"),
         ("import torch\n", 'mine.py registers no method; decorate its class with @register("name")'),
         (METHOD, "mine.py cannot be run: ValueError: the optimizer name 'muon' is taken by Muon"),
+        (OPTION.format("str"), f"mine.py cannot be run: TypeError: {KINDS}, not <class 'str'>"),
+        (OPTION.format("list[int]"), f"mine.py cannot be run: TypeError: {KINDS}, not list[int]"),
+        (OPTION.format("tuple[float, ...]"), f"mine.py cannot be run: TypeError: {KINDS}, not tuple[float, ...]"),
         (None, "mine.py does not exist"),
     ],
 )

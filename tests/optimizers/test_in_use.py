@@ -3,12 +3,14 @@
 import contextlib
 import copy
 
+import numpy as np
 import pytest
 import torch
 
 import optimizers
-from optimizers import registry
+from optimizers import Muon, registry
 from optimizers.engine.base import BaseOptimizer
+from optimizers.engine.direction import Direction
 
 from .harness import gradient, largest_difference, options_of, parameters, train
 from .test_partition import llama
@@ -33,6 +35,38 @@ def test_options_may_be_tensors(name, dtype):
             tensors.param_groups[0][key] = tuple(torch.tensor(beta, dtype=torch.float64) for beta in value)
     steps = range(1, 6)
     assert largest_difference(train(plain, steps), train(tensors, steps)) <= 1e-6
+    with pytest.raises(ValueError, match=r"^lr must be a finite number at least 0, got tensor\(\[0\.1000\]\)"):
+        make(name, lr=torch.tensor([0.1]))
+    with pytest.raises(ValueError, match=r"^lr must be a finite number at least 0, got tensor\(nan\)"):
+        make(name, lr=torch.tensor(float("nan")))
+
+
+@every_optimizer
+def test_numbers_of_numpy_are_saved_as_plain_ones(name, tmp_path):
+    optimizer = make(name, lr=np.float64(0.01))
+    for key, value in optimizer.param_groups[0].items():
+        if isinstance(value, float):
+            optimizer.param_groups[0][key] = np.float64(value)
+        elif key == "betas":
+            optimizer.param_groups[0][key] = tuple(np.array(value))
+    train(optimizer, range(1, 3))
+    torch.save(optimizer.state_dict(), tmp_path / "saved.pt")
+    loaded = torch.load(tmp_path / "saved.pt", weights_only=True)
+    make(name).load_state_dict(loaded)
+    assert loaded["param_groups"] == optimizer.state_dict()["param_groups"]
+
+
+class Broadcasting(Muon):
+    """A method whose direction lacks the stack's dimension."""
+
+    def update(self, gradient, state, group, t):
+        return Direction(dense=gradient[0])
+
+
+def test_a_direction_of_another_shape_is_refused():
+    optimizer = Broadcasting(parameters([(16, 24), (16, 24)]), lr=0.01)
+    with pytest.raises(ValueError, match=r"Broadcasting.update returned dense of shape \(16, 24\); for gradients "):
+        train(optimizer, range(1, 2))
 
 
 @every_optimizer
