@@ -253,6 +253,12 @@ def check_saved(folder: Path, config: LlamaConfig) -> None:
             raise ValueError(
                 f"model.init_from: {folder} has {key} {theirs}, the settings say {ours}: model.{key}={shown}"
             )
+    ours, theirs = config.max_position_embeddings, saved.max_position_embeddings
+    if ours < theirs:  # the trained model would be saved for shorter texts than it came with
+        raise ValueError(
+            f"model.init_from: {folder} is for texts of {theirs} tokens, the settings say {ours}: "
+            f"model.max_position_embeddings={theirs}"
+        )
     _check_rope(folder, dict(config.rope_parameters or {}), dict(saved.rope_parameters))
 
 

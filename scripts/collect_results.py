@@ -42,6 +42,7 @@ def write_study(study: Path, title: str | None) -> int:
     if not found:
         print(f"{study / 'runs'} holds no records; take them from run folders with --runs", file=sys.stderr)
         return 2
+    best_runs.check_comparable(found.values())
     kept = study / "title.txt"
     if title is not None:
         kept.write_text(title + "\n")

@@ -13,7 +13,7 @@
 
 The run of a combination is in OUT/<file's name>[_<key>=<value>...], its output in <the same>.log. Files of the same
 name have their folder's name in front. A setting with one value stays out of the name. Commas within brackets
-do not separate values: optimizer.betas=[0.9,0.99],[0.8,0.99].
+do not separate values: optimizer.betas=[0.9,0.99],[0.8,0.99]. Paths are relative to the project's folder.
 """
 
 import argparse

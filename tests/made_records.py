@@ -39,7 +39,7 @@ def kept(file, seed, final, steps=STEPS):
             "lr": config.optimizer.lr,
             "tokens_per_second": last["tokens"] / last["train_seconds"],
         },
-        "settings": {key: dataclasses.asdict(getattr(config, key)) for key in ("optimizer", "train", "data")},
+        "settings": {key: dataclasses.asdict(getattr(config, key)) for key in ("model", "optimizer", "train", "data")},
         "evaluations": evaluations,
     }
     if config.run.record_basis_cosines:

@@ -4,10 +4,22 @@ from collections.abc import Iterable
 
 from analysis import comparison
 from analysis.records import Record
+from configs.schema import SettingsError
 
 TARGET = "adam"  # the others are timed to its best final loss
 COLUMNS = ["optimizer", "perplexity", "lr", "lr tried", "adam_lr", "steps", "tokens", f"steps to {TARGET}'s loss",
            "optimizer state, bytes", "seed", "config hash", "commit"]  # fmt: skip
+# What runs of one study have in common.
+COMMON = (("model", "name"), ("data", "path"), ("data", "sequence_length"), ("train", "batch_size"), ("train", "steps"))
+
+
+def check_comparable(records: Iterable[Record]) -> None:
+    """Raises SettingsError for records of other models, texts, batches or lengths: the longest would be the best."""
+    found = list(records)
+    for section, key in COMMON:
+        values = sorted({str(record["settings"][section].get(key)) for record in found})
+        if len(values) > 1:
+            raise SettingsError(f"these runs differ in {section}.{key} ({', '.join(values)}): make a study of each")
 
 
 def best_rows(records: Iterable[Record]) -> list[list[str]]:

@@ -126,3 +126,7 @@ def test_the_arena_has_each_optimizers_best_rate_and_those_tried(tmp_path, monke
     first = (tmp_path / "table.md").read_bytes()
     monkeypatch.setattr("sys.argv", ["collect_results.py", str(tmp_path)])
     assert collect_results.main() == 0 and (tmp_path / "table.md").read_bytes() == first
+    runs[0]["settings"]["train"]["steps"] += 100
+    collect_results.records.write(runs[0], tmp_path / "runs" / "0.json")
+    assert collect_results.main() == 2 and "these runs differ in train.steps (" in capsys.readouterr().err
+    assert (tmp_path / "table.md").read_bytes() == first

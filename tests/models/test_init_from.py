@@ -157,6 +157,7 @@ def settings_in(message: str) -> dict:
         ("tinyllama", {"rope_scaling": LLAMA_3_ROPE}),
         ("smollm", {"rope_theta": 1e4}),
         ("llama_2", {"rms_norm_eps": 1e-6}),
+        ("tinyllama", {"max_position_embeddings": 1024}),
     ],
 )
 def test_the_sentence_about_a_difference_names_the_settings_that_mend_it(family, other, tmp_path):
