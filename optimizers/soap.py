@@ -2,7 +2,8 @@
 W is oriented m x n with m <= n; S = U_L^T G U_R, and rotated back, U_L N U_R^T.
 
 bases="official", the habits of the authors' code:
-    t = 1:   L = (1 - b2) G G^T;  R = (1 - b2) G^T G;  U_L, U_R = their eigenvectors, descending;  no update
+    t = 1:   L = (1 - b2) G G^T;  R = (1 - b2) G^T G;  U_L, U_R = their eigenvectors, descending;  no update,
+             only weight decay, which the authors' code leaves out at this step
     t > 1:   k = t - 1;   m <- ema(S, b1);   v <- ema(S^2, b2);   L <- ema(G G^T, b2);   R <- ema(G^T G, b2)
              W <- W - lr sqrt(1 - b2^k) / (1 - b1^k) U_L [ m / (sqrt(v) + eps) ] U_R^T
              if k mod K == 0, each side:   sort U by diag(U^T L U), and v's entries with it;   U <- qr(L U)
