@@ -62,14 +62,15 @@ class FlipFlop(MatrixOptimizer):
     def update(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], t: int) -> Direction:
         logarithms, beta2 = state["log_scale"], group["beta2"]
         dtype = iteration_dtype(gradient, group["ns_dtype"])
+        wide = torch.promote_types(dtype, torch.bfloat16)  # float16 has few digits of a small column, which s raises
         unit = unit_momentum(
-            gradient, state["exp_avg"], group["momentum"], SMALLEST_NORM, nesterov=group["nesterov"], dtype=dtype
+            gradient, state["exp_avg"], group["momentum"], SMALLEST_NORM, nesterov=group["nesterov"], dtype=wide
         )
         scale = (-0.5 * logarithms).exp()
         norms = torch.linalg.vector_norm(unit, dim=-2, dtype=scale.dtype)
         norm = torch.linalg.vector_norm(norms * scale, dim=-1, keepdim=True)
-        even = unit.mul_((scale * reciprocal(norm)).unsqueeze(-2))  # in float32: a factor can be beyond float16's range
-        white = newton_schulz(even, QUINTIC, group["ns_steps"])
+        even = unit.mul_((scale * reciprocal(norm)).unsqueeze(-2))
+        white = newton_schulz(even.to(dtype), QUINTIC, group["ns_steps"])
         m, n = white.shape[-2:]
         squares = torch.linalg.vector_norm(white, dim=-2, dtype=scale.dtype).square()
         inverse_total = reciprocal(squares.sum(-1, keepdim=True))

@@ -26,7 +26,7 @@ BUDGETS: dict[str, dict[str, Budget]] = {
     "dion": {"llama_60m": Budget(113, 2.9, 0.11), "llama_1_3b": Budget(550, 5, 0.65)},
     "eigen_adam": {"llama_60m": Budget(110, 4.6, 0.18), "llama_1_3b": Budget(530, 7.8, 1.05)},
     "fira": {"llama_60m": Budget(322, 3.95, 0.15), "llama_1_3b": Budget(1450, 4.5, 0.65)},
-    "flip_flop": {"llama_60m": Budget(343, 9.4, 0.19), "llama_1_3b": Budget(1530, 15.2, 0.9)},
+    "flip_flop": {"llama_60m": Budget(350, 10.5, 0.22), "llama_1_3b": Budget(1550, 16.8, 1.15)},
     "galore": {"llama_60m": Budget(100, 2.8, 0.15), "llama_1_3b": Budget(380, 3.05, 0.65)},
     "galore_8bit": {"llama_60m": Budget(218, 3.4, 0.13), "llama_1_3b": Budget(1000, 7.65, 0.81)},
     "lamb": {"llama_60m": Budget(210, 3.7, 0.4), "llama_1_3b": Budget(1580, 5.8, 1.05)},

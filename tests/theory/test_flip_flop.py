@@ -91,3 +91,22 @@ def test_the_first_update_is_muons(monkeypatch):
         cls([weight], lr=1.0, **options).step()
         changes.append(weight.detach())
     torch.testing.assert_close(*changes)
+
+
+def test_a_small_column_keeps_its_digits_where_the_iteration_is_in_float16(monkeypatch):
+    """As on CUDA. Its elements are 4e-8 of the whole, below what float16 tells apart, and s raises them."""
+    monkeypatch.setattr("optimizers.flip_flop.iteration_dtype", lambda *_: torch.float16)
+    monkeypatch.setattr("optimizers.flip_flop.newton_schulz", newton_schulz)
+    even, factors = gaussian((64, 8)).T.float(), torch.ones(64)
+    factors[5] = 1e-6
+    moved = []
+    for G, s in ((even, torch.ones(64)), (even * factors, factors**2)):
+        weight = torch.nn.Parameter(torch.zeros(8, 64))
+        optimizer = FlipFlop([weight], lr=1.0, state_bits=32)
+        weight.grad = torch.zeros(8, 64)
+        optimizer.step()  # makes the state
+        optimizer.state[weight]["log_scale"].copy_(s.log())
+        weight.grad = G.clone()
+        optimizer.step()
+        moved.append(weight.detach().clone())
+    torch.testing.assert_close(*moved, rtol=0.01, atol=0.001)
