@@ -28,8 +28,11 @@ def evaluation_settings(run: str, changes: list[str]) -> Config:
     if not is_dir(model):
         raise SettingsError(f"{run} is not the folder of a finished run: it has no model folder")
     own = (argument("data.tokenizer", str(model)), argument("model.init_from", str(model)))
-    rows = vars(load([f"{run}/config.yaml"]).config.data)
-    kept = [f"data.{key}={json.dumps(rows[key])}" for key in ROWS]  # `data=files` would bring its own
+    data = vars(load([f"{run}/config.yaml"]).config.data)
+    named = [change.partition("=")[0] for change in changes]
+    if data["source"] == "builtin" and "data.eval_path" in named and not {"data", "data.source"} & set(named):
+        raise SettingsError(f"{run} was trained on the builtin text: other text needs data=files beside data.eval_path")
+    kept = [f"data.{key}={json.dumps(data[key])}" for key in ROWS]  # `data=files` would bring its own
     return load([f"{run}/config.yaml", *kept, *with_training_text(changes), *own]).config
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from analysis.run_evaluation import evaluation_settings, save
 from configs import identity
-from configs.schema import load
+from configs.schema import SettingsError, load
 from training.evaluation import Evaluation
 
 
@@ -23,6 +23,11 @@ def run(tmp_path):
 def test_rows_are_the_runs_own_unless_they_are_named(run, changes, rows):
     data = evaluation_settings(str(run), ["data=files", f"data.eval_path={run}/other.jsonl", *changes]).data
     assert (data.sequence_length, data.packing) == rows and data.source == "files"
+
+
+def test_other_text_for_a_builtin_run_needs_its_source(run):
+    with pytest.raises(SettingsError, match=r"was trained on the builtin text: other text needs data=files beside"):
+        evaluation_settings(str(run), [f"data.eval_path={run}/other.jsonl"])
 
 
 def _save_many(run, first):
