@@ -49,7 +49,7 @@ def test_a_step_does_not_depend_on_where_memory_lies(name, set_threads):
 
 
 def test_products_of_the_models_sizes_do_not_depend_on_where_memory_lies(set_threads):
-    """On some Intel processors and two threads this fails without MKL_CBWR: docs/numerics.md."""
+    """On some processors of Intel and AMD this fails without MKL_CBWR: docs/numerics.md."""
     set_threads(2)
     source = torch.Generator().manual_seed(0)
     for m, k, n in [(128, 2048, 352), (2048, 128, 352), (512, 1376, 128), (33, 129, 7), (129, 4096, 1)]:

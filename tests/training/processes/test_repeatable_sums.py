@@ -45,11 +45,20 @@ def without_torch(monkeypatch):
         monkeypatch.delenv(name)
 
 
-@pytest.mark.parametrize(("vendor", "asked"), [("GenuineIntel", "AUTO,STRICT"), ("AuthenticAMD", None), (None, None)])
-def test_only_intels_processors_are_asked(without_torch, tmp_path, vendor, asked):
+@pytest.mark.parametrize(
+    ("vendor", "family", "asked"),
+    [
+        ("GenuineIntel", 6, "AUTO,STRICT"),
+        ("AuthenticAMD", 23, None),
+        ("AuthenticAMD", 25, "AUTO,STRICT"),
+        ("HygonGenuine", 25, None),
+        (None, 0, None),
+    ],
+)
+def test_processors_with_a_fast_mode_are_asked(without_torch, tmp_path, vendor, family, asked):
     processor = tmp_path / "cpuinfo"
     if vendor:
-        processor.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+        processor.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: 1\n")
     ask_mkl(processor)
     assert os.environ.pop("MKL_CBWR", None) == asked
     assert os.environ.pop("MKL_DYNAMIC") == "FALSE"
