@@ -17,9 +17,9 @@ from ..parallel import shards, state_dicts
 from ..parallel.dealt_steps import Sent
 from . import adamw, byte_draws, eight_bit, narrow_steps
 from .generators import rounding_source
-from .options import SHARED, Params, check_all, plain_number, taking_shared
+from .options import SHARED, Params, check_all, taking_shared
 from .precision import ieee_products
-from .refusals import Form, check_form, check_gradient, check_rounding, check_tensor
+from .refusals import Form, check_form, check_gradient, check_rounding, check_tensor, check_writes
 from .traits import Traits
 
 
@@ -211,10 +211,8 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's. State that a process holds by rows, as its parameter is sharded, is a DTensor in it. Numbers are
-        Python's, also where numpy's were given, so that it loads with `weights_only=True`."""
-        state_dict = state_dicts.with_shards(self, super().state_dict())
-        groups = [{key: plain_number(value) for key, value in group.items()} for group in state_dict["param_groups"]]
-        return {**state_dict, "param_groups": groups}
+        Python's, also where numpy's were given."""
+        return state_dicts.with_plain_numbers(state_dicts.with_shards(self, super().state_dict()))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, but every tensor of state gets the dtype and device that the method holds it in.
@@ -319,13 +317,9 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     def _check_step(self, parameter: Tensor) -> None:
         check_gradient(parameter, type(self).__name__)
-        state = self.state.get(parameter)
+        state = self.state.get(parameter, {})
         check_form(parameter, state, self._forms, type(self).__name__)
-        if self._rounding_seed is None and state and "writes" in state:
-            raise ValueError(
-                "these weights were rounded stochastically before they were saved: call round_stochastically(seed) "
-                "with the same seed before the next step"
-            )
+        check_writes(state, rounds=self.rounds)
 
     def stepped_together(self, device_type: str) -> list[list[Tensor]]:
         """The trainable parameters, in the lists that `step_parameter` steps in one call on a device of this type."""

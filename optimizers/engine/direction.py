@@ -27,9 +27,9 @@ class Direction(NamedTuple):
         count, m, n = gradient.shape
         k = 0 if self.left is None else self.left.shape[-1]
         shapes = (count, m, 1), (count, 1, n), (count, m, k), (count, k, n), (count, m, n)
-        for name, part, shape in zip(self._fields, self, shapes, strict=False):
-            one_number = name in ("rows", "columns") and isinstance(part, Tensor) and part.shape == (count, 1, 1)
-            if isinstance(part, Tensor) and part.shape != shape and not one_number:
+        for name, part, shape in zip(self._fields[:-1], self[:-1], shapes, strict=True):
+            allowed = (shape, (count, 1, 1)) if name in ("rows", "columns") else (shape,)
+            if part is not None and part.shape not in allowed:
                 raise ValueError(
                     f"{method}.update returned {name} of shape {tuple(part.shape)}; for gradients of shape "
                     f"{tuple(gradient.shape)} it must be {shape}"

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Literal
 
+import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -43,7 +44,7 @@ def parts(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Part | None]]:
     for path, module in model.named_modules():
         holder = model.get_submodule(path.rpartition(".")[0])
         for key, parameter in module.named_parameters(recurse=False):
-            if key == "weight" and any(module is layer for layer in output):
+            if key == "weight" and module in output:
                 part: Part | None = "last_layer"
             else:
                 part = _part(f"{path}.{key}".lstrip("."), key, parameter, module, holder)
@@ -67,9 +68,12 @@ def _output_layers(model: nn.Module) -> list[nn.Module]:
     """
     for module in model.modules():
         if callable(get := getattr(module, "get_output_embeddings", None)) and (layer := get()) is not None:
-            shape = getattr(getattr(layer, "weight", None), "shape", None)
-            return [part for part in layer.modules() if getattr(getattr(part, "weight", None), "shape", ()) == shape]
+            return [part for part in layer.modules() if _weight_shape(part) == _weight_shape(layer)]
     return []
+
+
+def _weight_shape(module: nn.Module) -> torch.Size | None:
+    return getattr(getattr(module, "weight", None), "shape", None)
 
 
 def _part(name: str, key: str, parameter: nn.Parameter, module: nn.Module, holder: nn.Module) -> Part | None:

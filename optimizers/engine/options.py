@@ -96,15 +96,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def plain_number(value: Any) -> Any:
-    """A number of numpy's, or a tuple that holds such, as Python's; anything else as it is."""
-    if isinstance(value, tuple):
-        return tuple(map(plain_number, value))
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        return value
-    return int(value) if isinstance(value, numbers.Integral) else float(value)
-
-
 def _alternatives(annotation: Any) -> tuple[Any, ...]:
     """The types of a union, None last, or the one type."""
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
@@ -112,19 +103,18 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
-def declare(name: str, kind: Any, default: Any) -> Declared:
-    """The declaration in `kind`, an Annotated type. Raises TypeError for a type without an Option, or that no value can
-    be checked against."""
-    option = next((part for part in getattr(kind, "__metadata__", ()) if isinstance(part, Option)), None)
+def declare(name: str, annotated: Any, default: Any) -> Declared:
+    """The declaration in an Annotated type. Raises TypeError where it has no Option, or no value can be checked."""
+    option = next((part for part in getattr(annotated, "__metadata__", ()) if isinstance(part, Option)), None)
     if option is None:
-        raise TypeError(f"the option {name} must be Annotated[type, Option(meaning, ...)], got {kind}")
-    annotation = typing.get_args(kind)[0]
-    plain = _alternatives(annotation)[0]
-    numbers_of = typing.get_args(plain) if typing.get_origin(plain) is tuple else (plain,)
-    if typing.get_origin(plain) is not Literal and not set(numbers_of) <= {float, int, bool}:
+        raise TypeError(f"the option {name} must be Annotated[type, Option(meaning, ...)], got {annotated}")
+    annotation = typing.get_args(annotated)[0]
+    kind = _alternatives(annotation)[0]
+    parts = typing.get_args(kind) if typing.get_origin(kind) is tuple else (kind,)
+    if typing.get_origin(kind) is not Literal and not set(parts) <= {float, int, bool}:
         raise TypeError(
             f"the option {name} must be a float, an int, a bool, a Literal, or a tuple of as many floats as are named, "
-            f"not {plain}"
+            f"not {kind}"
         )
     return Declared(name, annotation, default, option)
 

@@ -16,7 +16,7 @@ class Form(NamedTuple):
     device: torch.device
 
 
-def check_form(parameter: Tensor, state: dict[str, Any] | None, forms: dict[Tensor, Form], optimizer: str) -> None:
+def check_form(parameter: Tensor, state: dict[str, Any], forms: dict[Tensor, Form], optimizer: str) -> None:
     """Raises ValueError for a parameter that is of another form than its `state` was made for, which `forms` has, or,
     without state, of a kind that no method here steps."""
     now = Form(parameter.shape, parameter.dtype, parameter.device)
@@ -37,6 +37,15 @@ def check_rounding(parameters: list[Tensor]) -> None:
         raise ValueError("stochastic_rounding is for bfloat16 parameters, all of them")
     if any(shards.processes(p) > 1 for p in parameters):
         raise ValueError("stochastic_rounding is not possible with sharded parameters")
+
+
+def check_writes(state: dict[str, Any], *, rounds: bool) -> None:
+    """Raises ValueError for the state of a weight that was rounded stochastically so far and no longer would be."""
+    if "writes" in state and not rounds:
+        raise ValueError(
+            "these weights were rounded stochastically before they were saved: call round_stochastically(seed) with "
+            "the same seed before the next step"
+        )
 
 
 def check_gradient(parameter: Tensor, optimizer: str) -> None:

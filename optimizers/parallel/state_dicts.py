@@ -1,5 +1,6 @@
 """State on the way to and from files: of one process, and of sharded parameters as one process would hold it."""
 
+import numbers
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,20 @@ def without_shards(state_dict: dict[str, Any]) -> dict[str, Any]:
         for i, held in state_dict["state"].items()
     }
     return {**state_dict, "state": state}
+
+
+def with_plain_numbers(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """`state_dict` with Python's numbers in its groups, not numpy's, which `weights_only=True` does not load."""
+    groups = [{key: _plain_number(value) for key, value in group.items()} for group in state_dict["param_groups"]]
+    return {**state_dict, "param_groups": groups}
+
+
+def _plain_number(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_plain_number, value))
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 # ---- loading

@@ -290,10 +290,6 @@ def test_a_wrapped_model_is_parted_as_the_model_is():
     assert "module.lm_head.weight" in found["matrices"] and len(found["matrices"]) == case.matrices + 1
 
 
-def compiled(layer: nn.Linear) -> nn.Module:
-    return torch.compile(layer)
-
-
 class Trained(nn.Module):
     """A layer with a copy that is trained in its place, as peft's `modules_to_save` holds them."""
 
@@ -307,7 +303,7 @@ class Trained(nn.Module):
         return self.modules_to_save["default"].weight
 
 
-@pytest.mark.parametrize("wrapper", [compiled, checkpoint_wrapper, Trained])
+@pytest.mark.parametrize("wrapper", [torch.compile, checkpoint_wrapper, Trained])
 def test_a_wrapped_last_layer_is_the_last_layer(wrapper):
     case = CASES["mistral"]
     model = case.model(case.config)

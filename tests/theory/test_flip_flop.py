@@ -110,3 +110,21 @@ def test_a_small_column_keeps_its_digits_where_the_iteration_is_in_float16(monke
         optimizer.step()
         moved.append(weight.detach().clone())
     torch.testing.assert_close(*moved, rtol=0.01, atol=0.001)
+
+
+def test_scales_of_square_matrices_go_towards_those_of_the_gradients(monkeypatch):
+    """What five Newton-Schulz steps leave uneven says which columns are large; exact whitening leaves s = 1."""
+    source = torch.Generator().manual_seed(0)
+    true = torch.linspace(-2, 2, 32, dtype=torch.float64)
+    L = torch.randn(32, 32, generator=source, dtype=torch.float64)
+    covered = []
+    for iteration in (lambda unit, *_: whitened(unit), newton_schulz):
+        monkeypatch.setattr("optimizers.flip_flop.newton_schulz", iteration)
+        weight = torch.nn.Parameter(torch.zeros(32, 32, dtype=torch.float64))
+        optimizer = FlipFlop([weight], lr=1e-3, momentum=0.9, state_bits=32)
+        for _ in range(600):
+            noise = torch.randn(32, 32, generator=source, dtype=torch.float64)
+            weight.grad = L @ noise * (0.5 * true).exp()
+            optimizer.step()
+        covered.append(float(optimizer.state[weight]["log_scale"] @ true / (true @ true)))
+    assert abs(covered[0]) < 1e-6 and covered[1] > 0.6

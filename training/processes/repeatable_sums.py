@@ -1,9 +1,8 @@
 """Sums that do not depend on where memory lies: docs/numerics.md. Import this before torch.
 
 MKL may choose the order of a sum by the addresses of its arguments, unless MKL_CBWR says otherwise before its first
-product. On any processor it may use fewer threads than it has at some products, and a sum depends on
-their number, unless MKL_DYNAMIC is FALSE. A user's own values stay. Where a host program has loaded torch, nothing is
-changed.
+product. It may use fewer threads than it has at some products, and a sum depends on their number, unless MKL_DYNAMIC is
+FALSE. A user's own values stay. Where a host program has loaded torch, nothing is changed.
 """
 
 import os
