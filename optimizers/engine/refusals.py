@@ -1,4 +1,4 @@
-"""Refusals of tensors that no method here steps."""
+"""What is refused before a step: parameters, gradients and state that no method here can step."""
 
 from typing import Any, NamedTuple
 

@@ -67,20 +67,6 @@ def without_shards(state_dict: dict[str, Any]) -> dict[str, Any]:
     return {**state_dict, "state": state}
 
 
-def with_plain_numbers(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """`state_dict` with Python's numbers in its groups, not numpy's, which `weights_only=True` does not load."""
-    groups = [{key: _plain_number(value) for key, value in group.items()} for group in state_dict["param_groups"]]
-    return {**state_dict, "param_groups": groups}
-
-
-def _plain_number(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(map(_plain_number, value))
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        return value
-    return int(value) if isinstance(value, numbers.Integral) else float(value)
-
-
 # ---- loading
 
 
@@ -206,6 +192,20 @@ def local_state_dict(optimizer: "BaseOptimizer", state_dict: dict[str, Any]) -> 
 
 
 # ---- saving
+
+
+def with_plain_numbers(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """`state_dict` with Python's numbers in its groups, not numpy's, which `weights_only=True` does not load."""
+    groups = [{key: _plain_number(value) for key, value in group.items()} for group in state_dict["param_groups"]]
+    return {**state_dict, "param_groups": groups}
+
+
+def _plain_number(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_plain_number, value))
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def full_state_dict(optimizer: "BaseOptimizer") -> dict[str, Any]:
