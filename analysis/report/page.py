@@ -131,10 +131,10 @@ def _tables(scale: str, tables: list[Table], pictures: Mapping[str, str]) -> str
 
 
 def _picture(name: str, svg: str) -> str:
-    data = base64.b64encode(svg.encode()).decode()
-    return (
-        f'<img class="picture" alt="{name}: perplexity against optimizer state" src="data:image/svg+xml;base64,{data}">'
-    )
+    """A picture in a region of its own: where the page is narrow it scrolls, so that its words stay readable."""
+    data, alt = base64.b64encode(svg.encode()).decode(), f"{name}: perplexity against optimizer state"
+    image = f'<img class="picture" alt="{alt}" src="data:image/svg+xml;base64,{data}">'
+    return f'<div class="wide" role="region" aria-label="{alt}" tabindex="0">{image}</div>'
 
 
 def _table(table: Table) -> str:
