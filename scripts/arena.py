@@ -69,9 +69,12 @@ def main() -> int:
     if given.dry:
         ready = {entry.name: entry for stage in stages for entry in due(spec, ledger, rows, stage)}
         return run_all([job(spec, entry, machine.launcher) for entry in ready.values()], devices=devices, dry=True)
-    for stage in stages:
-        if code := run_stage(spec, ledger, rows, stage, machine):
-            return code
+    try:
+        for stage in stages:
+            if code := run_stage(spec, ledger, rows, stage, machine):
+                return code
+    except SettingsError as error:
+        parser.error(str(error))
     return 0
 
 

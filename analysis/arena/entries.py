@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
-from analysis.arena.ledger import Ledger, Point
-from analysis.arena.spec import Cell, Spec, cells, config_of, file_of, positions_per_step, shared_settings
+from analysis.arena.ledger import Ledger, Point, ledger_of
+from analysis.arena.spec import Cell, Spec, cells, config_of, file_of, positions_per_step, shared_settings, spec_named
 from analysis.arena.walk import Walk, start_and_axes, walk
 
 
@@ -29,7 +30,8 @@ class Entry:
 
 
 def _shown(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """64 for 64.0; as many digits as tell a number from others."""
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def steps_of(spec: Spec, entry: Entry) -> int:
@@ -52,8 +54,19 @@ def arguments(spec: Spec, entry: Entry) -> list[str]:
 # ---- tuning
 
 
+def source_of_values(spec: Spec, ledger: Ledger) -> tuple[Spec, Ledger]:
+    """The arena that tunes the rows of this one, with its records: itself, or `tuned_in`."""
+    return (spec, ledger) if spec.tuned_in is None else _other(spec.tuned_in)
+
+
+@cache
+def _other(name: str) -> tuple[Spec, Ledger]:
+    return spec_named(name), ledger_of(name)
+
+
 def tuning(spec: Spec, row: str, cell: Cell, ledger: Ledger) -> Walk:
     """The walk of a row in a cell, as far as it has come. A row with `rates_of` has that row's."""
+    spec, ledger = source_of_values(spec, ledger)
     row = spec.rows[row].rates_of or row
     section = config_of(spec, row, cell).optimizer
     assert section.adam_lr is not None  # `configs.schema.build` sets it
@@ -67,8 +80,8 @@ def tuning(spec: Spec, row: str, cell: Cell, ledger: Ledger) -> Walk:
 
 
 def tuning_entries(spec: Spec, ledger: Ledger, rows: list[str]) -> Iterator[Entry]:
-    """The next run of every walk: the one that it waits for."""
-    for cell in cells(spec):
+    """The next run of every walk: the one that it waits for. None in an arena whose rows another one tunes."""
+    for cell in cells(spec) if spec.tuned_in is None else ():
         for row in dict.fromkeys(spec.rows[row].rates_of or row for row in rows):
             pending = tuning(spec, row, cell, ledger).pending
             if pending is not None:
@@ -132,7 +145,7 @@ def due(spec: Spec, ledger: Ledger, rows: list[str], stage: str) -> list[Entry]:
 
 def remaining(spec: Spec, ledger: Ledger, rows: list[str]) -> dict[str, tuple[int, int]]:
     """Stage -> (runs, positions) that have no record yet. For walks that go on their whole number is counted."""
-    walks = dict.fromkeys(spec.rows[row].rates_of or row for row in rows)
+    walks = dict.fromkeys(spec.rows[row].rates_of or row for row in rows) if spec.tuned_in is None else {}
     left = sum(
         spec.tuning.runs - len(found.points)
         for cell in cells(spec)
@@ -154,7 +167,7 @@ def remaining(spec: Spec, ledger: Ledger, rows: list[str]) -> dict[str, tuple[in
 def _wanted(spec: Spec, rows: list[str]) -> dict[str, set[tuple[str, int, int]]]:
     """Stage after tuning -> the runs of a cell, as (row, positions, seed), that no stage before it makes."""
     walks = [row for row in rows if spec.rows[row].rates_of is None]
-    tuned = {(row, spec.tuning.tokens, 0) for row in walks}
+    tuned = {(row, spec.tuning.tokens, 0) for row in walks if spec.tuned_in is None}
     finals = {(row, spec.tokens, seed) for row in rows for seed in spec.seeds(row)}
     ladders = {(row, tokens, spec.first_seed) for row in rows if spec.rows[row].ladder for tokens in spec.ladder}
     recipes = {(row, spec.tokens, 0) for row in walks if spec.published}

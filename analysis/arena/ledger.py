@@ -46,28 +46,32 @@ class Ledger:
         self.path = path
         self.lines: dict[str, Line] = {}
         if path.is_file():
-            whole, _, rest = path.read_text().rpartition("\n")
-            texts = whole.splitlines()
-            # An interrupted write leaves a part of a line, an editor a whole one without its end.
-            texts += [rest] if _line(rest) else []
-            for number, text in enumerate(texts, start=1):
-                line = _line(text)
-                if line is None:
-                    raise SettingsError(f"{path}: line {number} is no record of a run; delete it to run that again")
-                self.lines.setdefault(line["name"], line)
+            self._take(path.read_text(errors="replace"))
+
+    def _take(self, text: str) -> None:
+        """Take the records of the file's text that are not here yet."""
+        whole, _, rest = text.rpartition("\n")
+        # An interrupted write leaves a part of a line, an editor a whole one without its end.
+        for number, found in enumerate([*whole.splitlines(), *([rest] if _line(rest) else [])], start=1):
+            line = _line(found)
+            if line is None:
+                raise SettingsError(f"{self.path}: line {number} is no record of a run; delete it to run that again")
+            self.lines.setdefault(line["name"], line)
 
     def append(self, line: Line) -> None:
-        """Write a line at the end of the file, unless one of its name was read. Of two of a name the first counts.
+        """Write a line at the end of the file, unless it has one of that name, which counts then.
 
         Behind the last end of a line a part of a record is cut off, and a whole one gets its end.
         """
-        if line["name"] in self.lines:
-            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
-            whole, newline, rest = file.read().rpartition(b"\n")
+            found = file.read()
+            self._take(found.decode(errors="replace"))  # what other processes have appended since
+            if line["name"] in self.lines:
+                return
+            whole, newline, rest = found.rpartition(b"\n")
             if _line(rest.decode(errors="replace")):
                 file.write(b"\n")
             else:

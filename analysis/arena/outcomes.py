@@ -3,7 +3,7 @@
 import math
 import statistics
 
-from analysis.arena.entries import Entry, published, tuning
+from analysis.arena.entries import Entry, published, source_of_values, tuning
 from analysis.arena.ledger import Ledger, Line
 from analysis.arena.loss_curve import LossCurve, fit
 from analysis.arena.spec import Cell, Spec, positions_per_step
@@ -65,6 +65,7 @@ def reference_curve(spec: Spec, ledger: Ledger, cell: Cell) -> LossCurve | None:
 
 def tuning_runs(spec: Spec, ledger: Ledger, row: str, cell: Cell) -> list[Line]:
     """All ended tuning runs of a row in a cell, those of walks from other starts too."""
+    spec, ledger = source_of_values(spec, ledger)
     place = row, cell.size, cell.batch_size, spec.tuning.tokens, 0
     recipe = published(spec, row, cell).name
     return [
@@ -77,17 +78,18 @@ def tuning_runs(spec: Spec, ledger: Ledger, row: str, cell: Cell) -> list[Line]:
 
 def other_points(spec: Spec, ledger: Ledger, row: str, cell: Cell) -> list[list[Line]]:
     """The compared runs of a row that `recorded` leaves out, a list for each point: its walk is not over, or has gone
-    on since."""
+    on since. A tuning run of that length is one of them where runs with other seeds were made at its point."""
     tuned = tuning(spec, row, cell, ledger)
-    known = {published(spec, row, cell).name} | {line["name"] for line in tuning_runs(spec, ledger, row, cell)}
-    if tuned.pending is None:
-        known |= {Entry(row, cell, spec.tokens, tuned.best, seed).name for seed in spec.seeds(row)}
+    at_best = {Entry(row, cell, spec.tokens, tuned.best, seed).name for seed in spec.seeds(row)}
+    known = {published(spec, row, cell).name} | (at_best if tuned.pending is None else set())
+    walked = {line["name"] for line in tuning_runs(spec, ledger, row, cell)} if spec.rows[row].rates_of is None else ()
     left: dict[str, list[Line]] = {}
     for line in ledger.lines.values():
         place = line["row"], line["size"], line["batch_size"], line["tokens"]
-        if place == (row, cell.size, cell.batch_size, spec.tokens) and line["name"] not in known:
+        compared = line["seed"] in spec.seeds(row) or line["name"] not in walked
+        if compared and line["name"] not in known and place == (row, cell.size, cell.batch_size, spec.tokens):
             left.setdefault(str(sorted(line["point"].items())), []).append(line)
-    return list(left.values())
+    return [lines for lines in left.values() if any(line["name"] not in walked for line in lines)]
 
 
 def title_among_arenas(spec: Spec, cell: Cell) -> str:

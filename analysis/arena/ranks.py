@@ -3,9 +3,10 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from analysis.arena.ledger import Ledger
-from analysis.arena.outcomes import mean_perplexity, recorded, title_among_arenas
+from analysis.arena.ledger import Ledger, Line
+from analysis.arena.outcomes import finished, mean_perplexity, recorded, title_among_arenas
 from analysis.arena.spec import Spec, cells
 from analysis.arena.standings import SCALE
 from analysis.comparison import perplexities
@@ -14,7 +15,15 @@ from analysis.tables.cells import text
 from analysis.tables.nano_size import final_runs
 from analysis.tables.table import Table
 
-Column = Mapping[str, float]  # label of a row -> mean perplexity, infinite where all seeds diverged
+
+class Mean(NamedTuple):
+    """A row's mean perplexity, infinite where all seeds diverged, and as the table shows it."""
+
+    perplexity: float
+    shown: str
+
+
+Column = Mapping[str, Mean]  # by the row's label
 
 
 def ranks(arenas: Sequence[tuple[Spec, Ledger]]) -> Table:
@@ -35,21 +44,28 @@ def ranks(arenas: Sequence[tuple[Spec, Ledger]]) -> Table:
     rows = []
     for label in sorted(twice, key=lambda label: (shares[label], label)):
         cells = [
-            f"{text(column[label]) if math.isfinite(column[label]) else 'diverged'} ({places[title][label]})"
-            if label in column else ""
+            f"{column[label].shown} ({places[title][label]})" if label in column else ""
             for title, column in kept.items()
-        ]  # fmt: skip
+        ]
         rows.append([label, *cells])
     return Table(
         "ranks",
         "Ranks across batch sizes",
         "Mean perplexity over seeds at the tuned point, in brackets the rank among the column's rows in this table, "
-        "whose number its heading has. Rows are those of two columns or more, by their mean rank over that number. The "
-        "nano study is tuned in another way: `results/nano/table2.md`.",
+        "whose number its heading has. Of a row with seeds that diverged the number of the others follows its mean. "
+        "Rows are those of two columns or more, by their mean rank over that number. The nano study is tuned in "
+        "another way: `results/nano/table2.md`.",
         ["method", *(f"{title}, {len(column)} rows" for title, column in kept.items())],
         rows,
         SCALE,
     )
+
+
+def _mean(lines: list[Line]) -> Mean:
+    """Of a row's runs; where some diverged it says how many did not."""
+    ended, mean = len(finished(lines)), mean_perplexity(lines)
+    part = "" if ended == len(lines) else f", {ended} of {len(lines)}"
+    return Mean(mean, f"{text(mean)}{part}" if math.isfinite(mean) else "diverged")
 
 
 def _columns(arenas: Sequence[tuple[Spec, Ledger]]) -> dict[str, Column]:
@@ -59,6 +75,7 @@ def _columns(arenas: Sequence[tuple[Spec, Ledger]]) -> dict[str, Column]:
         for cell in cells(spec):
             found = recorded(spec, ledger, cell)
             title = title_among_arenas(spec, cell)
-            columns[title] = {style(row).label: mean_perplexity(lines) for row, lines in found.items()}
-    study = {style(row).label: statistics.fmean(perplexities(runs)) for row, runs in final_runs().items()}
+            columns[title] = {style(row).label: _mean(lines) for row, lines in found.items()}
+    means = {style(row).label: statistics.fmean(perplexities(runs)) for row, runs in final_runs().items()}
+    study = {label: Mean(mean, text(mean)) for label, mean in means.items()}
     return columns | {"nano study: 2,048 positions a step, 2M": study}

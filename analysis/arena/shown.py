@@ -23,17 +23,21 @@ def value(found: object) -> str:
     return f"{found:g}" if isinstance(found, float) else str(found)
 
 
-def perplexity(lines: list[Line]) -> list[str]:
-    """Mean perplexity, deviation and number of seeds: of those that reached the end, with what became of the others."""
+def perplexity(lines: list[Line], wanted: int = 0) -> list[str]:
+    """Mean perplexity, deviation and number of seeds: of those that reached the end, with what became of the others.
+    wanted: the number of runs that there will be."""
     ended = perplexities(finished(lines))
     mean = text(statistics.fmean(ended)) if ended else "diverged"
-    return [mean, text(deviation(ended)), seeds(lines)]
+    return [mean, text(deviation(ended)), seeds(lines, wanted)]
 
 
-def seeds(lines: list[Line]) -> str:
-    """3, or: 2 of 3, 1 diverged."""
-    diverged = len(lines) - len(finished(lines))
-    return f"{len(lines) - diverged} of {len(lines)}, {diverged} diverged" if diverged else str(len(lines))
+def seeds(lines: list[Line], wanted: int = 0) -> str:
+    """3, or: 2 of 3, 1 diverged, or: 2 of 4 so far."""
+    diverged, all_made = len(lines) - len(finished(lines)), len(lines) >= wanted
+    number = str(len(lines) - diverged)
+    if not all_made or diverged:
+        number += f" of {max(len(lines), wanted)}"
+    return ", ".join([number + ("" if all_made else " so far"), *([f"{diverged} diverged"] if diverged else [])])
 
 
 def held_out(lines: list[Line], name: str) -> str:

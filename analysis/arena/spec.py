@@ -60,6 +60,7 @@ class Spec:
     ladder: the data ratios, as positions; refreshes: how often a low-rank basis is renewed in a run; settings: of
     train.py, for all runs; against: rows that the others are tested against, at the level `significance` on one side;
     published: whether each row also runs as its file says; first_seed: of the compared runs (tuning has seed 0);
+    tuned_in: another arena whose tuned values the rows take instead of being tuned;
     held_out: name -> settings of other texts that the finished runs at `tokens` are evaluated on.
     """
 
@@ -73,6 +74,7 @@ class Spec:
     tuning: Tuning = field(default_factory=Tuning)
     published: bool = True
     first_seed: int = 0
+    tuned_in: str | None = None
     against: list[str] = field(default_factory=lambda: ["adam", "muon"])
     significance: float = 0.01
     held_out: dict[str, list[str]] = field(default_factory=dict)
@@ -119,6 +121,15 @@ def all_specs() -> list[Spec]:
     for path in paths:
         check_place(path)
     return [read_spec(path) for path in paths]
+
+
+@cache
+def spec_named(name: str) -> Spec:
+    """The arena of configs/arena and its folders that has this name. Raises SettingsError where there is none."""
+    found = list(ARENAS.rglob(f"{name}.yaml"))
+    if len(found) != 1:
+        raise SettingsError(f"{len(found) or 'no'} files below configs/arena are called {name}.yaml")
+    return read_spec(found[0])
 
 
 def check_place(path: Path) -> None:
@@ -173,6 +184,10 @@ def _check(spec: Spec) -> None:
         raise SettingsError(f"first_seed must be at least 0, got {spec.first_seed}")
     for row in spec.rows:
         _check_row(spec, row)
+    if spec.tuned_in is not None:
+        _check_source(spec, spec_named(spec.tuned_in))
+    if not spec.against:
+        raise SettingsError("against is empty")
     for row in spec.against:
         if row not in spec.rows:
             raise SettingsError(f"against: there is no row {row}")
@@ -193,12 +208,26 @@ def _check_row(spec: Spec, row: str) -> None:
     if len(entrant.own) > 1:
         raise SettingsError(f"rows.{row}.own: one option of its own is tuned, got {', '.join(entrant.own)}")
     for option, values in entrant.own.items():
-        if not values or None in values:
-            raise SettingsError(f"rows.{row}.own.{option} needs values to try, none of them null")
+        if not values or None in values or any(value in values[:k] for k, value in enumerate(values)):
+            raise SettingsError(f"rows.{row}.own.{option} needs values to try, none of them null or given twice")
     if entrant.rates_of is not None and (
         entrant.rates_of not in spec.rows or spec.rows[entrant.rates_of].rates_of is not None
     ):
         raise SettingsError(f"rows.{row}.rates_of: {entrant.rates_of} is no row that is tuned")
+
+
+def _check_source(spec: Spec, source: Spec) -> None:
+    """Raises SettingsError where another arena has no tuned values for this one."""
+    if source.tuned_in is not None:
+        raise SettingsError(f"tuned_in: {source.name} is not tuned itself")
+    for cell in cells(spec):
+        if cell not in cells(source):
+            raise SettingsError(f"tuned_in: {source.name} has no {cell.size} with a batch size of {cell.batch_size}")
+    for row, entrant in spec.rows.items():
+        if row not in source.rows:
+            raise SettingsError(f"tuned_in: {source.name} has no row {row}")
+        if entrant.lr or entrant.adam_lr or entrant.own or entrant.rates_of:
+            raise SettingsError(f"rows.{row}: its values are those of {source.name}, so it needs none")
 
 
 @dataclass

@@ -1,12 +1,13 @@
 """The table of an arena's comparison: the rows of a cell by perplexity, tested against the reference rows."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from analysis.arena import shown
 from analysis.arena.entries import published, tuning
 from analysis.arena.ledger import Ledger, Line
 from analysis.arena.loss_curve import LossCurve
+from analysis.arena.notes import note
 from analysis.arena.outcomes import (
     finished,
     loss_of,
@@ -37,14 +38,16 @@ def standings(spec: Spec, ledger: Ledger, cell: Cell) -> Table:
     within = pooled(losses.values())
     whole = {row: losses[row] for row, lines in found.items() if len(losses[row]) == len(lines)}
     tests = {other: _tests(other, whole, within) for other in spec.against}
-    clear = {other: significant(column, spec.significance, len(spec.rows) - 1) for other, column in tests.items()}
+    made = {row for row, lines in found.items() if len(lines) == spec.rows[row].seeds}
+    declared = {other: _declared(column, made) if other in made else {} for other, column in tests.items()}
+    clear = {other: significant(column, spec.significance, len(spec.rows) - 1) for other, column in declared.items()}
     longest, curve = reference_runs(spec, ledger, cell), reference_curve(spec, ledger, cell)
     rows = []
     for row in sorted(found, key=lambda row: mean_loss(found[row])):
         lines = found[row]
         summary = (finished(lines) or lines)[0]["summary"]
         rows.append(
-            [style(row).label, *shown.perplexity(lines),
+            [style(row).label, *shown.perplexity(lines, spec.rows[row].seeds),
              *(shown.held_out(lines, name) for name in spec.held_out),
              *(shown.p_value(tests[other][row], bold=row in clear[other]) if row in tests[other] else ""
                for other in spec.against),
@@ -58,7 +61,7 @@ def standings(spec: Spec, ledger: Ledger, cell: Cell) -> Table:
     return Table(
         f"{spec.name}_{cell.size}_{cell.batch_size}",
         f"{spec.title}: {title_of(spec, cell)}",
-        _note(spec, within, [test for column in tests.values() for test in column.values()]),
+        note(spec, within, [test for column in tests.values() for test in column.values()], found),
         ["method", "ppl", "sd", "n", *spec.held_out, *against, "in tokens", "in steps", "in seconds", "state bytes",
          "tuned", "tuning runs", "not bracketed", "as published", "config hash"],
         rows,
@@ -88,35 +91,6 @@ def others(spec: Spec, ledger: Ledger, cell: Cell) -> Table:
     )
 
 
-def _note(spec: Spec, within: Pooled | None, tests: list[Verdict]) -> str:
-    reference = style(spec.against[0]).label
-    welch = sorted(test.freedom for test in tests if test.welch)
-    freedom = " to ".join(dict.fromkeys(f"{each:.1f}" for each in (*welch[:1], *welch[-1:])))
-    by_welch = f" ({freedom} degrees of freedom)" if welch else ""
-    by_pool = f"{within.deviation:.4f} nats, {within.freedom} degrees of freedom" if within else "none yet"
-    return (
-        f"Perplexity on the validation text after {spec.tokens:,} positions, at the end of the schedule, mean over the "
-        "n seeds that got there. Of a held-out text with fewer seeds their number follows. p: one-sided t-test that a "
-        f"row's mean loss is no lower; Welch's where both rows have two seeds or more{by_welch}, otherwise Student's "
-        f"with the deviation pooled over all rows ({by_pool}); none for a row one of whose seeds diverged. Bold: "
-        f"significant at {spec.significance:g} after Holm's correction over all rows of the arena, those to come too. "
-        f"{_tuned_on(spec)}Speed-up in tokens: those that tuned {reference} needs for "
-        "the same loss, on its fitted curve, over the row's. Above the longest run of "
-        f"{reference} it is >; none where the curve would be extrapolated, or does not fit. Runs of all lengths have "
-        f"the values tuned at {spec.tuning.tokens:,} positions. In steps and seconds: where {reference}'s final loss "
-        "of the same seed is first met; 0: never; where some seeds never meet it the mean is over the others, whose "
-        "number follows. Seconds are by the runs' own clocks: they mean nothing where the machine did other work. "
-        "Tuning runs: all that are recorded. Not bracketed: a neighbour of the tuned value was not tried, or "
-        "there is none. As published: perplexity of the row's file as it stands, one seed."
-    )
-
-
-def _tuned_on(spec: Spec) -> str:
-    if spec.tuning.tokens != spec.tokens or spec.first_seed > 0:
-        return ""
-    return "The run of seed 0 is the best of the tuning runs, so a mean is biased towards a low loss. "
-
-
 def _tests(other: str, losses: Mapping[str, list[float]], within: Pooled | None) -> dict[str, Verdict]:
     """The test of each row against another."""
     found: dict[str, Verdict] = {}
@@ -125,6 +99,12 @@ def _tests(other: str, losses: Mapping[str, list[float]], within: Pooled | None)
             test = is_lower(values, losses[other], within)
             found |= {} if test is None else {row: test}
     return found
+
+
+def _declared(column: Mapping[str, Verdict], made: Container[str]) -> dict[str, Verdict]:
+    """The tests that may be called significant: of rows with all their seeds, each by its own deviation. The pooled one
+    is another's where rows differ in theirs."""
+    return {row: test for row, test in column.items() if test.welch and row in made}
 
 
 def _tuning(spec: Spec, ledger: Ledger, row: str, cell: Cell) -> list[str]:
@@ -152,7 +132,10 @@ def _hashes(lines: list[Line]) -> str:
 
 
 def _in_tokens(lines: list[Line], references: list[Line], curve: LossCurve | None) -> str:
-    """How many times fewer tokens than the reference, whose runs of all lengths are given."""
+    """How many times fewer tokens than the reference, whose runs of all lengths are given. Empty where a seed of the
+    row diverged: the others are the lucky ones."""
+    if len(finished(lines)) < len(lines):
+        return ""
     loss, tokens = mean_loss(lines), lines[0]["tokens"]
     most = max((line["tokens"] for line in references), default=0)
     end = curve.loss(most) if curve else mean_loss([line for line in references if line["tokens"] == most])
@@ -162,12 +145,17 @@ def _in_tokens(lines: list[Line], references: list[Line], curve: LossCurve | Non
     return text(saved / tokens if saved else None)
 
 
+def _device(line: Line) -> str | None:
+    return line["summary"].get("device")
+
+
 def _sooner(lines: list[Line], references: list[Line], clock: Clock) -> str:
     """How many times sooner the runs meet the final loss of the reference's run of their seed."""
     targets = {line["seed"]: line for line in finished(references)}
     ratios = []
     for line in lines:
-        if (target := targets.get(line["seed"])) is not None:
+        target = targets.get(line["seed"])
+        if target is not None and (clock != "train_seconds" or _device(line) == _device(target)):
             met = crossing(line["evaluations"], loss_of(target), clock)
             ratios.append(target["evaluations"][-1][clock] / met if met else 0.0)
     return mean_of_reached(ratios)

@@ -5,6 +5,7 @@ import math
 from analysis.arena import shown
 from analysis.arena.entries import Entry, tuning
 from analysis.arena.ledger import Ledger, Line, ledger_of
+from analysis.arena.notes import where_tuned
 from analysis.arena.outcomes import loss_of, recorded, reference_curve, title_of, tuning_runs
 from analysis.arena.ranks import ranks
 from analysis.arena.spec import Cell, Spec, all_specs, cells
@@ -22,7 +23,7 @@ def arena_tables() -> list[Table]:
         tables += [standings(spec, ledger, cell) for cell in cells(spec)]
         tables += [others(spec, ledger, cell) for cell in cells(spec)]
         tables += [ratios(spec, ledger, cell) for cell in cells(spec) if spec.ladder]
-        tables += [tried(spec, ledger)]
+        tables += [tried(spec, ledger)] if spec.tuned_in is None else []
     return [table for table in (*tables, ranks(list(begun.values()))) if table.rows]
 
 
@@ -54,7 +55,7 @@ def ratios(spec: Spec, ledger: Ledger, cell: Cell) -> Table:
         f"{spec.name}_{cell.size}_{cell.batch_size}_ratios",
         f"Data ratios: {title_of(spec, cell)}",
         "Perplexity at the end of a schedule of so many positions, one seed; in brackets the rank. All have the values "
-        f"tuned at {spec.tuning.tokens:,} positions.{fitted}",
+        f"tuned {where_tuned(spec)}.{fitted}",
         ["method", *(f"{tokens / 1e6:.3g}M" for tokens in spec.ladder)],
         rows,
         SCALE,

@@ -27,8 +27,20 @@ class Axis:
     start: float = 1.0
     values: tuple[Any, ...] = ()
 
-    def neighbour(self, point: Point, direction: int) -> Point | None:
-        """The point one step up (1) or down (-1); None at the end of the values."""
+    @property
+    def named(self) -> bool:
+        """Whether the values are names, which have no order: each is next to every other."""
+        return any(isinstance(value, str | bool) for value in self.values)
+
+    def neighbours(self, point: Point, direction: int) -> list[Point]:
+        """The points one step up (1) or down (-1): none at the end of the values. All other names are up."""
+        if self.named:
+            others = [value for value in self.values if value != point[self.setting]]
+            return [point | {self.setting: value} for value in others] if direction > 0 else []
+        found = self._neighbour(point, direction)
+        return [] if found is None else [found]
+
+    def _neighbour(self, point: Point, direction: int) -> Point | None:
         value = point[self.setting]
         if not self.values:
             # From the start: a value that is rounded at every step would differ on the way back.
@@ -75,9 +87,9 @@ def walk(start: Point, axes: list[Axis], tuning: Tuning, loss: Loss) -> Walk:
 
 
 def _bracketed(axis: Axis, best: Point, points: list[Point]) -> bool:
-    neighbours = [axis.neighbour(best, direction) for direction in (1, -1)]
-    names = any(isinstance(value, str | bool) for value in axis.values)  # the end of a list of names is no edge
-    return all(neighbour in points or (neighbour is None and names) for neighbour in neighbours)
+    sides = [axis.neighbours(best, direction) for direction in (1, -1)]
+    tried = all(point in points for side in sides for point in side)
+    return tried and (axis.named or all(sides))
 
 
 class _Steps:
@@ -104,6 +116,6 @@ class _Steps:
                     stood = None
                     while stood is not self.best:
                         stood = self.best
-                        point = axis.neighbour(stood, direction)
-                        if point is not None and point not in self.points:
-                            yield point
+                        for point in axis.neighbours(stood, direction):
+                            if point not in self.points:
+                                yield point

@@ -11,10 +11,11 @@ import torch
 from analysis import records
 from analysis.arena.entries import Entry, arguments, due, remaining, steps_of
 from analysis.arena.ledger import Ledger, Line
+from analysis.arena.provenance import check_unchanged
 from analysis.arena.spec import Spec
 from analysis.paths import ROOT
 from configs.identity import config_hash
-from configs.schema import load
+from configs.schema import SettingsError, load
 from experiments.jobs import Job, run_all, since_start, training
 from training.run.provenance import environment
 
@@ -54,7 +55,7 @@ def texts(spec: Spec, entry: Entry) -> dict[str, list[str]]:
 
 
 def line_of(spec: Spec, entry: Entry) -> Line | None:
-    """The record of an entry's run; None while it has not ended."""
+    """The record of an entry's run; None while it has not ended. Raises SettingsError for a run of other settings."""
     line: Line = {
         "name": entry.name,
         "row": entry.row,
@@ -71,6 +72,9 @@ def line_of(spec: Spec, entry: Entry) -> Line | None:
     folder = ROOT / RUNS / spec.name / entry.name
     if (folder / "summary.json").is_file():
         kept = records.record(folder)
+        now = config_hash(load(arguments(spec, entry)).config)
+        if kept["summary"].get("config_hash", now) != now:
+            raise SettingsError(f"{folder}: this run has other settings than the spec has now; move it away")
         line["loss"] = kept["summary"]["final_loss"]
         line["summary"] = dict(kept["summary"])
         line["optimizer"] = kept["settings"]["optimizer"]
@@ -105,13 +109,15 @@ def held_out_jobs(spec: Spec, entries: Sequence[Entry]) -> list[Job]:
 def run_stage(spec: Spec, ledger: Ledger, rows: list[str], stage: str, machine: Machine) -> int:
     """Run what a stage needs, and again what it then needs; returns an exit code.
 
-    A run that diverged is a result. One that failed for another reason ends the stage.
+    A run that diverged is a result. One that failed for another reason ends the stage. Raises SettingsError where
+    records or folders of runs have other settings than the spec has now.
     """
 
     def run(jobs: list[Job]) -> int:
         return run_all(jobs, at_once=machine.at_once, devices=machine.devices)
 
     while entries := due(spec, ledger, rows, stage):
+        check_unchanged(spec, ledger, entries)
         code = run(held_out_jobs(spec, entries))  # of runs that an earlier call has finished
         keep(spec, ledger, entries)
         left = [entry for entry in entries if entry.name not in ledger.lines]

@@ -6,12 +6,15 @@ import re
 
 import pytest
 
+from analysis.arena import entries as entries_module
 from analysis.arena import ranks as ranks_module
 from analysis.arena import shown
+from analysis.arena import spec as spec_module
 from analysis.arena.entries import Entry, arguments, due, published, remaining, steps_of, tuning
 from analysis.arena.ledger import Ledger
 from analysis.arena.loss_curve import fit
 from analysis.arena.outcomes import recorded
+from analysis.arena.provenance import check_unchanged
 from analysis.arena.ranks import ranks
 from analysis.arena.significance import Pooled, Verdict, is_lower, pooled, significant, survival
 from analysis.arena.spec import Cell, Entrant, all_specs, cells, read_spec
@@ -20,6 +23,7 @@ from analysis.arena.tables import ratios, tried
 from analysis.figures.frontier import front, frontier_figure
 from analysis.paths import ROOT
 from analysis.rows import style
+from configs.identity import config_hash
 from configs.schema import SettingsError, load
 
 CELL = Cell("llama_nano", 8)
@@ -34,6 +38,20 @@ rows:
   adam: {lr: 0.004, adam_lr: 0.03, seeds: 2, ladder: true}
   racs: {lr: 0.02, adam_lr: 0.03, own: {beta: [0.9, 0.95]}, seeds: 2, ladder: true}
   plain_racs: {file: nano/ablations/racs_no_ema.yaml, rates_of: racs}
+"""
+
+
+AGAIN = """
+title: again
+batch_sizes: [8]
+tokens: 40960
+tuned_in: small
+published: false
+first_seed: 2
+against: [adam]
+rows:
+  adam: {seeds: 2}
+  racs: {seeds: 3}
 """
 
 
@@ -54,7 +72,7 @@ def line(entry, loss, state=100, steps=10):
     return {
         "name": entry.name, "row": entry.row, "size": entry.cell.size, "batch_size": entry.cell.batch_size,
         "steps": steps, "tokens": entry.tokens, "point": entry.point, "seed": entry.seed, "loss": loss,
-        "summary": {"optimizer_state_bytes": state, "config_hash": "abc", "train_seconds": 2.0 * steps} if loss else {},
+        "summary": {"optimizer_state_bytes": state, "train_seconds": 2.0 * steps} if loss else {},
         "evaluations": rows,
     }  # fmt: skip
 
@@ -124,6 +142,89 @@ def test_the_arena_of_the_page_is_one_and_has_as_many_runs_as_it_says(tmp_path):
     counts = made(spec, Ledger(tmp_path / "first.jsonl"), lambda entry: 4 + 0.001 * entry.seed)
     steps = {steps_of(spec, Entry("adam", cell, tokens, {}, 0)) for cell in cells(spec) for tokens in (spec.tokens,)}
     assert f"is {sum(counts.values())} runs of {steps.pop()} steps" in page
+
+
+def test_rows_may_take_the_values_that_another_arena_has_tuned(spec, tmp_path, monkeypatch):
+    ledger = Ledger(tmp_path / "small.jsonl")
+    made(spec, ledger, loss_of)
+    monkeypatch.setattr(entries_module, "_other", lambda name: (spec, ledger))
+    monkeypatch.setattr(spec_module, "spec_named", lambda name: spec)
+    (tmp_path / "again.yaml").write_text(AGAIN)
+    again, records = read_spec(tmp_path / "again.yaml"), Ledger(tmp_path / "again.jsonl")
+    left = remaining(again, records, list(again.rows))
+    assert {stage: runs for stage, (runs, _) in left.items()} == made(again, records, loss_of)
+    assert {stage: runs for stage, (runs, _) in left.items()} == {"tuning": 0, "final": 5, "ladder": 0, "published": 0}
+    runs = recorded(again, records, CELL)
+    assert [(run["point"], run["seed"]) for run in runs["racs"]] == [
+        (tuning(spec, "racs", CELL, ledger).best, seed) for seed in (2, 3, 4)
+    ]
+    table = standings(again, records, CELL)
+    row = dict(zip(table.columns, table.rows[0], strict=True))
+    assert row["tuning runs"] == "4" and "tuned in the arena small." in table.note
+    assert "seed 0 is the best" not in table.note and not others(again, records, CELL).rows
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (("racs: {seeds: 3}", "racs: {lr: 1.0}"), r"rows\.racs: its values are those of small, so it needs none"),
+        (("racs: {seeds: 3}", "muon: {seeds: 3}"), "tuned_in: small has no row muon"),
+        (("[8]", "[16]"), "tuned_in: small has no llama_nano with a batch size of 16"),
+        (("tuned_in: small", "tuned_in: big"), r"no files below configs/arena are called big\.yaml"),
+    ],
+)
+def test_an_arena_that_cannot_take_anothers_values_is_refused(spec, tmp_path, monkeypatch, change, sentence):
+    named = spec_module.spec_named
+    monkeypatch.setattr(spec_module, "spec_named", lambda name: spec if name == "small" else named(name))
+    (tmp_path / "again.yaml").write_text(AGAIN.replace(*change))
+    with pytest.raises(SettingsError, match=sentence):
+        read_spec(tmp_path / "again.yaml")
+
+
+def test_runs_of_other_settings_are_not_mixed(spec, tmp_path):
+    ledger = Ledger(tmp_path / "small.jsonl")
+    made(spec, ledger, loss_of)
+    for run in ledger.lines.values():
+        entry = Entry(run["row"], CELL, run["tokens"], run["point"], run["seed"])
+        run["summary"]["config_hash"] = config_hash(load(arguments(spec, entry)).config)
+    assert "other settings" not in standings(spec, ledger, CELL).note
+    spec.rows["racs"].seeds = 3
+    check_unchanged(spec, ledger, due(spec, ledger, list(spec.rows), "final"))
+    spec.settings = ["optimizer.weight_decay=0.1"]
+    note = standings(spec, ledger, CELL).note
+    assert note.endswith("Made with other settings than the spec has now: Adam, RACS, plain racs.")
+    with pytest.raises(SettingsError, match=r"rows\.racs: its records were made with other settings than configs/exp"):
+        check_unchanged(spec, ledger, due(spec, ledger, list(spec.rows), "final"))
+    best = tuning(spec, "racs", CELL, ledger).best
+    ledger.lines[Entry("racs", CELL, 40960, best, 1).name]["summary"]["git_commit"] = "abc-dirty"
+    assert standings(spec, ledger, CELL).note.endswith("changes that were not committed: RACS (1).")
+
+
+def test_nothing_is_significant_before_all_seeds_are_made_or_by_anothers_deviation(spec, tmp_path):
+    ledger = Ledger(tmp_path / "small.jsonl")
+    made(spec, ledger, loss_of)
+    rows = standing(spec, ledger)
+    assert rows["RACS"]["p against Adam"].startswith("**") and rows["plain racs"]["p against Adam"][0] != "*"
+    assert float(rows["plain racs"]["p against Adam"]) < 1e-4
+    for row in ("racs", "adam"):
+        spec.rows[row].seeds = 3
+        rows = standing(spec, ledger)
+        assert rows["RACS"]["p against Adam"][0] != "*" and rows["RACS"]["n"] == (
+            "2 of 3 so far" if row == "racs" else "2"
+        )
+        spec.rows[row].seeds = 2
+
+
+def test_seconds_are_compared_on_one_kind_of_processor(spec, tmp_path):
+    ledger = Ledger(tmp_path / "small.jsonl")
+    made(spec, ledger, loss_of)
+    for run in ledger.lines.values():
+        run["summary"]["device"] = "one" if run["seed"] == 0 or run["row"] == "adam" else "another"
+    rows = standing(spec, ledger)
+    assert rows["RACS"]["in seconds"] != "" and rows["RACS"]["in steps"] != ""
+    for run in ledger.lines.values():
+        run["summary"]["device"] = run["row"]
+    assert standing(spec, ledger)["RACS"]["in seconds"] == "" != standing(spec, ledger)["RACS"]["in steps"]
 
 
 def test_a_published_recipe_keeps_its_files_refreshes(tmp_path):
@@ -199,7 +300,8 @@ def test_a_row_with_diverged_seeds_stays_and_one_without_others_is_last(spec, tm
     rows = standing(spec, ledger)
     assert list(rows) == ["RACS", "Adam", "plain racs"]
     assert rows["RACS"]["n"] == "1 of 2, 1 diverged" and rows["RACS"]["in steps"].endswith("(1 of 2)")
-    assert rows["RACS"]["p against Adam"] == ""  # the seeds that are left are no sample of the row
+    # The seeds that are left are no sample of the row.
+    assert rows["RACS"]["p against Adam"] == rows["RACS"]["in tokens"] == ""
     assert rows["plain racs"]["ppl"] == "diverged" and rows["plain racs"]["p against Adam"] == ""
     axes = frontier_figure(spec, ledger, [CELL]).axes[0]
     assert "all seeds diverged: plain racs" in axes.get_xlabel()
@@ -354,6 +456,8 @@ def test_the_front_are_the_rows_that_no_other_beats_in_both():
     [
         (("seeds: 2, ladder: true}\n  racs", "seeds: 0}\n  racs"), r"rows\.adam\.seeds must be at least 1"),
         (("against: [adam]", "against: [sgd]"), "against: there is no row sgd"),
+        (("against: [adam]", "against: []"), "against is empty"),
+        (("own: {beta: [0.9, 0.95]}", "own: {beta: [0.9, 0.9]}"), r"rows\.racs\.own\.beta needs values .* given twice"),
         (("rates_of: racs", "rates_of: plain_racs"), r"rows\.plain_racs\.rates_of: plain_racs is no row that is tuned"),
         (("tokens: 40960", "tokens: 40961"), "40961 positions are no whole number of steps of 2048"),
         (("runs: 4", "runs: 0"), "tuning needs at least one run"),

@@ -25,6 +25,15 @@ def test_a_torn_line_is_cut_off_and_the_others_stay(tmp_path):
     assert Ledger(ledger.path).lines[second.name]["loss"] == 3.0
 
 
+def test_of_two_processes_with_one_run_the_first_counts_for_both(tmp_path):
+    """Otherwise the second goes on with a loss that no table has."""
+    run = Entry("adam", CELL, 20480, {"lr": 0.1}, 0)
+    ours, theirs = Ledger(tmp_path / "a.jsonl"), Ledger(tmp_path / "a.jsonl")
+    theirs.append(line(run, 4.0))
+    ours.append(line(run, 3.0))
+    assert ours.lines[run.name]["loss"] == 4.0 and len(ours.path.read_text().splitlines()) == 1
+
+
 def test_a_whole_last_line_without_its_end_is_a_record_and_stays(tmp_path):
     first, second = (Entry("adam", CELL, 20480, {"lr": lr}, 0) for lr in (0.1, 0.2))
     path = tmp_path / "a.jsonl"

@@ -85,5 +85,13 @@ def test_an_option_of_few_values_is_tried_before_the_rates():
 
 def test_values_of_an_own_option_end_where_they_end():
     axis = Axis("betas", values=((0.8, 0.9), (0.9, 0.9)))
-    assert axis.neighbour({"betas": (0.9, 0.9)}, 1) is None
-    assert axis.neighbour({"betas": (0.9, 0.9)}, -1) == {"betas": (0.8, 0.9)}
+    assert axis.neighbours({"betas": (0.9, 0.9)}, 1) == []
+    assert axis.neighbours({"betas": (0.9, 0.9)}, -1) == [{"betas": (0.8, 0.9)}]
+
+
+def test_names_have_no_order_so_every_other_is_tried():
+    losses = {"two_sided": 5.0, "blocks": 4.0, "scalar": 5.2, "last": 4.5}
+    point, axes = start_and_axes(Entrant(own={"c": list(losses)}), 0.01, 0.02, Tuning())
+    found = walk(point, axes[:1], Tuning(runs=9), lambda at: losses[at["c"]])
+    assert found.best["c"] == "blocks" and len(found.points) == 4 and found.bracketed == ["c"]
+    assert walk(point, axes[:1], Tuning(runs=3), lambda at: losses[at["c"]]).bracketed == []

@@ -91,6 +91,21 @@ def finish(folder):
     (folder / "summary.json").write_text(json.dumps({"final_loss": 5.0, "train_seconds": 1.0, "seed": 0}))
 
 
+def test_a_folder_of_a_run_with_other_settings_is_no_record(small, tmp_path, monkeypatch, capfd):
+    def run_all(jobs, **_):
+        for job in jobs:
+            finish(job.proof.parent)
+            summary = json.loads(job.proof.read_text()) | {"config_hash": "of before"}
+            job.proof.write_text(json.dumps(summary))
+        return 0
+
+    monkeypatch.setattr(conduct, "run_all", run_all)
+    with pytest.raises(SystemExit):
+        small()
+    assert "this run has other settings than the spec has now" in capfd.readouterr().err
+    assert not (tmp_path / "small.jsonl").exists()
+
+
 def test_a_final_is_recorded_with_its_evaluations_or_waits_for_them(small, tmp_path, monkeypatch):
     """An evaluation that fails, and a call that ended before the evaluations, leave no line without them."""
     evaluates = False
