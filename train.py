@@ -3,10 +3,10 @@
     accelerate launch train.py [FILE.yaml ...] [key=value ...]
     python train.py [FILE.yaml ...] [key=value ...] --plan | --plan=json [--processes=N] [--card=NAME]
 
-Without a FILE: configs/quickstart.yaml. Every key, with its default and meaning, is in models/model_settings.py,
-data/data_settings.py, training/train_settings.py or configs/sections.py; docs/options.md has the optimizers'. The same
-command again resumes the run. The exit code is 0 for a finished run, 2 when the settings or the data are at fault, 1
-when the machine is, 128 + the signal (130, 143, ...) after an interrupt and its checkpoint.
+Without a FILE: configs/quickstart.yaml. Every key, with its default and meaning, is in docs/settings.md, those of the
+optimizers in docs/options.md. The same command again resumes the run. The exit code is 0 for a finished run, 2 when the
+settings or the data are at fault, 1 when the machine is, 128 + the signal (130, 143, ...) after an interrupt and its
+checkpoint.
 """
 
 import training.processes.repeatable_sums  # noqa: F401 - before torch

@@ -89,6 +89,7 @@ def test_table_of_optimizers_has_a_row_for_every_name():
 def test_options_are_written_as_the_constructors_declare_them():
     assert document_options.readme(README.read_text()) == README.read_text()
     assert document_options.page() == document_options.PAGE.read_text()
+    assert document_options.settings() == document_options.SETTINGS.read_text()
 
 
 def test_every_page_of_docs_is_linked_from_the_readme():
