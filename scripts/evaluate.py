@@ -34,6 +34,7 @@ def main(arguments: list[str]) -> int:
             threads=config.train.threads,
             deterministic=config.run.deterministic,
             dtype=config.train.dtype,
+            tf32=config.train.tf32,
         )
         found = evaluate_run(config, ending.world)
         ending.world.close()

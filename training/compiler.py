@@ -22,6 +22,8 @@ def compile_layers(model: LlamaForCausalLM, train: Train, sequence_length: int, 
     compiled = should_compile(model, train, sequence_length, device)
     if compiled:
         log.info("compiling the layers: the first step takes about half a minute more; train.compile=false skips it")
+        # DDP would cut each layer's graph where a bucket ends. Messages need no cuts: layers are compiled one by one.
+        torch._dynamo.config.optimize_ddp = False
         model.compile(dynamic=False)
     return compiled
 

@@ -120,7 +120,8 @@ def kernels_of(call: Callable[[], object]) -> Kernels | None:
         call()
         torch.cuda.synchronize()
     events = profile.profiler.kineto_results.events()
-    on_device = [event for event in events if event.device_type() == DeviceType.CUDA]
+    # torch's own name for a whole step is a span of the device too.
+    on_device = [event for event in events if event.device_type() == DeviceType.CUDA and not event.is_user_annotation()]
     return covered([(event.start_ns() / 1e9, event.end_ns() / 1e9) for event in on_device])
 
 

@@ -80,10 +80,10 @@ def _layerwise(folder: Path, model: str, setup: Setup) -> list[Measured]:
     codes, peaks = [], []
     for layerwise in ("false", "true"):
         path = folder / f"layerwise_{layerwise}"
-        codes.append(run(path, model, {**ADAM, "train.layerwise": layerwise}))
-        peaks.append(json.loads((path / "summary.json").read_text())["peak_memory_bytes"] if not codes[-1] else 0)
         if setup.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
+        codes.append(run(path, model, {**ADAM, "run.deterministic": "true", "train.layerwise": layerwise}))
+        peaks.append(json.loads((path / "summary.json").read_text())["peak_memory_bytes"] if not codes[-1] else 0)
     same = losses(folder / "layerwise_true") == losses(folder / "layerwise_false")
     return [
         holds("layerwise, exit codes", str(codes), codes == [0, 0], "0"),

@@ -15,14 +15,24 @@ def ieee_products(device_type: str) -> Iterator[None]:
     difference of large products: it would be rounding then (docs/numerics.md), and bases orthonormal to 1e-4 only.
     """
     backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
-    before = [backend.fp32_precision for backend in backends]
+    before, mode = [backend.fp32_precision for backend in backends], _mode()
     with contextlib.ExitStack() as autocast:
         if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
             autocast.enter_context(torch.autocast(device_type, enabled=False))
         try:
-            for backend in backends:
-                backend.fp32_precision = "ieee"
+            # torch's older switch sets these too. Against it they could not be read by whoever asks for either.
+            torch.set_float32_matmul_precision("highest")
             yield
         finally:
+            if mode is not None:
+                torch.set_float32_matmul_precision(mode)
             for backend, precision in zip(backends, before, strict=True):
                 backend.fp32_precision = precision
+
+
+def _mode() -> str | None:
+    """The older switch; None where a program has used the newer ones against it, which torch refuses to read."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None

@@ -26,8 +26,10 @@ COPIES = {"copy_", "_to_copy", "_foreach_copy_"}
 # Products that are added to a matrix. Out of place, that matrix is copied first: torch's CUDA code multiplies into it.
 ADDED = {"addmm", "baddbmm"}
 # ATen/native/cuda/MultiTensorApply.cuh: tensors that one launch of a foreach operator takes, by the number of lists;
-# blocks of it, and elements of a block.
-TENSORS, BLOCKS, BLOCK = (110, 64, 48, 36, 30), 320, 65536
+# blocks of it, and elements of a block. A build for CUDA 13 takes more; without CUDA those of 12 are counted.
+CUDA_13 = int((torch.version.cuda or "12").split(".")[0]) >= 13
+TENSORS = (770, 448, 336, 252, 210) if CUDA_13 else (110, 64, 48, 36, 30)
+BLOCKS, BLOCK = 2240 if CUDA_13 else 320, 65536
 
 
 class Kernel(NamedTuple):

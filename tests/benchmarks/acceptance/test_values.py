@@ -10,6 +10,7 @@ from benchmarks.acceptance.environment import environment
 from benchmarks.acceptance.feeding import of_source
 from benchmarks.acceptance.items import Setup
 from benchmarks.acceptance.step_times import Rates, roofline
+from optimizers import registry
 from tests.phantom.count import Kernel
 
 CPU = Setup(torch.device("cpu"))
@@ -19,7 +20,7 @@ def measured(items):
     return [line for item in items for line in item.measure()]
 
 
-@pytest.mark.parametrize("name", ["adam", "alice", "racs"])
+@pytest.mark.parametrize("name", registry.names())
 def test_the_contract_holds_on_a_cpu(name):
     lines = list(contract._one(name, CPU.device))
     assert [line.passed for line in lines] == [True, True] and 0 < lines[0].value < 1
@@ -82,9 +83,9 @@ def test_products_of_odd_widths_run_and_are_named():
 
 
 def test_memory_is_judged_by_the_plan():
-    good = allocator.judged("60m", planned=100, allocated=90, reserved=100, retries=0)
+    good = allocator.judged("60m", planned=100, full=90, fragments=1.1, retries=0)
     assert [line.passed for line in good] == [None, True, True, True]
-    bad = allocator.judged("60m", planned=100, allocated=120, reserved=150, retries=1)
+    bad = allocator.judged("60m", planned=100, full=120, fragments=1.25, retries=1)
     assert [line.passed for line in bad] == [None, False, False, False]
 
 
