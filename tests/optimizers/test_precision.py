@@ -22,7 +22,11 @@ def test_steps_multiply_in_float32_and_leave_the_choice_alone(chosen, monkeypatc
     seen = []
 
     def watch(original):
-        return lambda self, *rest: seen.append(MATMUL.fp32_precision) or original(self, *rest)
+        def watched(self, *rest):  # the getters raise if the two ways of choosing disagree
+            seen.append((MATMUL.fp32_precision, torch.get_float32_matmul_precision(), MATMUL.allow_tf32))
+            return original(self, *rest)
+
+        return watched
 
     monkeypatch.setattr(Muon, "step_group", watch(Muon.step_group))
     monkeypatch.setattr(Muon, "step_adam", watch(Muon.step_adam))
@@ -34,9 +38,21 @@ def test_steps_multiply_in_float32_and_leave_the_choice_alone(chosen, monkeypatc
             optimizer.step_parameter(weight)
     if not layerwise:
         optimizer.step()
-    assert seen == ["ieee", "ieee"]
-    # The getter raises if the two ways of choosing disagree.
+    assert seen == [("ieee", "highest", False)] * 2
     assert torch.get_float32_matmul_precision() == chosen and MATMUL.allow_tf32 == (chosen == "high")
+
+
+def test_a_choice_by_the_newer_switch_alone_is_kept(chosen):
+    """torch then refuses to read the older one, which a step must not take for an error."""
+    before = MATMUL.fp32_precision
+    MATMUL.fp32_precision = {"ieee": "tf32", "tf32": "ieee"}[before]
+    try:
+        weight = torch.nn.Parameter(torch.ones(3))
+        weight.grad = torch.ones(3)
+        Adam([weight]).step()
+        assert {MATMUL.fp32_precision, before} == {"ieee", "tf32"}
+    finally:
+        MATMUL.fp32_precision = before
 
 
 def test_the_choice_is_restored_after_an_error(chosen, monkeypatch):

@@ -13,6 +13,7 @@ PARTS = {  # of memory
     "loss_bytes": "loss, a chunk of logits",
     "gathered_bytes": "gathered layers",
     "reduction_bytes": "gradients on their way",
+    "averaged_bytes": "averages of gradients, late",
     "transient_bytes": "optimizer's transients",
 }
 

@@ -21,6 +21,8 @@ class ProcessMemory(TypedDict):
     of a micro-batch, the loss's own buffers, with FSDP2 the gathered layers, and messages of gradients; during the
     optimizer's step its transients. `peak_bytes` is what is held and the larger of these two.
 
+    `averaged_bytes`: with DDP in bfloat16 the float32 copies in which gradients are averaged. NCCL may hold all of them
+    until the step has begun, so they are counted beside its transients.
     `accumulated_gradient_bytes`: with FSDP2 and more than one micro-batch the whole gradients are added up in float32.
     """
 
@@ -32,6 +34,7 @@ class ProcessMemory(TypedDict):
     loss_bytes: int
     gathered_bytes: int
     reduction_bytes: int
+    averaged_bytes: int
     transient_bytes: int
     peak_bytes: int
 
@@ -71,11 +74,12 @@ def process_memory(
         ),
         "gathered_bytes": _gathered(layers, whole) if sharded else 0,
         "reduction_bytes": _reduction(layers, whole, width, sharded) if processes > 1 else 0,
+        "averaged_bytes": whole // width * 4 if processes > 1 and not sharded and width < 4 else 0,
         "transient_bytes": transient_bytes(config.optimizer.name, optimizer, processes=processes, sharded=sharded),
         "peak_bytes": 0,
     }
     found["peak_bytes"] = sum(found[key] for key in HELD) + max(
-        sum(found[key] for key in PASSING), found["transient_bytes"]
+        sum(found[key] for key in PASSING), found["averaged_bytes"] + found["transient_bytes"]
     )
     return found
 
