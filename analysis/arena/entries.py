@@ -66,6 +66,7 @@ def _other(name: str) -> tuple[Spec, Ledger]:
 
 def tuning(spec: Spec, row: str, cell: Cell, ledger: Ledger) -> Walk:
     """The walk of a row in a cell, as far as it has come. A row with `rates_of` has that row's."""
+    row = spec.rows[row].rates_of or row
     spec, ledger = source_of_values(spec, ledger)
     row = spec.rows[row].rates_of or row
     section = config_of(spec, row, cell).optimizer

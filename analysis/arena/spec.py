@@ -224,9 +224,9 @@ def _check_source(spec: Spec, source: Spec) -> None:
         if cell not in cells(source):
             raise SettingsError(f"tuned_in: {source.name} has no {cell.size} with a batch size of {cell.batch_size}")
     for row, entrant in spec.rows.items():
-        if row not in source.rows:
+        if (entrant.rates_of or row) not in source.rows:
             raise SettingsError(f"tuned_in: {source.name} has no row {row}")
-        if entrant.lr or entrant.adam_lr or entrant.own or entrant.rates_of:
+        if entrant.lr or entrant.adam_lr or entrant.own:
             raise SettingsError(f"rows.{row}: its values are those of {source.name}, so it needs none")
 
 

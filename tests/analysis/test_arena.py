@@ -52,6 +52,7 @@ against: [adam]
 rows:
   adam: {seeds: 2}
   racs: {seeds: 3}
+  like_racs: {file: nano/ablations/racs_no_ema.yaml, rates_of: racs}
 """
 
 
@@ -153,14 +154,16 @@ def test_rows_may_take_the_values_that_another_arena_has_tuned(spec, tmp_path, m
     again, records = read_spec(tmp_path / "again.yaml"), Ledger(tmp_path / "again.jsonl")
     left = remaining(again, records, list(again.rows))
     assert {stage: runs for stage, (runs, _) in left.items()} == made(again, records, loss_of)
-    assert {stage: runs for stage, (runs, _) in left.items()} == {"tuning": 0, "final": 5, "ladder": 0, "published": 0}
+    assert {stage: runs for stage, (runs, _) in left.items()} == {"tuning": 0, "final": 6, "ladder": 0, "published": 0}
     runs = recorded(again, records, CELL)
     assert [(run["point"], run["seed"]) for run in runs["racs"]] == [
         (tuning(spec, "racs", CELL, ledger).best, seed) for seed in (2, 3, 4)
     ]
+    assert [run["point"] for run in runs["like_racs"]] == [runs["racs"][0]["point"]]
     table = standings(again, records, CELL)
-    row = dict(zip(table.columns, table.rows[0], strict=True))
-    assert row["tuning runs"] == "4" and "tuned in the arena small." in table.note
+    tuned = {row[0]: row[table.columns.index("tuning runs")] for row in table.rows}
+    assert tuned == {"RACS": "4", "Adam": "4", "like racs": "those of RACS"}
+    assert "tuned in the arena small." in table.note
     assert "seed 0 is the best" not in table.note and not others(again, records, CELL).rows
 
 
@@ -168,7 +171,7 @@ def test_rows_may_take_the_values_that_another_arena_has_tuned(spec, tmp_path, m
     ("change", "sentence"),
     [
         (("racs: {seeds: 3}", "racs: {lr: 1.0}"), r"rows\.racs: its values are those of small, so it needs none"),
-        (("racs: {seeds: 3}", "muon: {seeds: 3}"), "tuned_in: small has no row muon"),
+        (("  racs: {seeds: 3}", "  racs: {seeds: 3}\n  muon: {seeds: 3}"), "tuned_in: small has no row muon"),
         (("[8]", "[16]"), "tuned_in: small has no llama_nano with a batch size of 16"),
         (("tuned_in: small", "tuned_in: big"), r"no files below configs/arena are called big\.yaml"),
     ],
