@@ -19,7 +19,7 @@ from . import adamw, byte_draws, eight_bit, narrow_steps
 from .generators import rounding_source
 from .options import SHARED, Params, check_all, taking_shared
 from .precision import ieee_products
-from .refusals import Form, check_form, check_gradient, check_rounding, check_tensor, check_writes
+from .refusals import Form, check_form, check_gradient, check_group, check_rounding, check_tensor, check_writes
 from .traits import Traits
 
 
@@ -104,17 +104,8 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's, after checking the group. Raises ValueError for bad options, shapes, dtypes or sharding."""
-        algorithm = param_group.get("algorithm", "method")
-        if algorithm not in ("method", "adam"):
-            raise ValueError(f"algorithm must be one of method, adam, got {algorithm!r}")
-        roles = ("matrix", *self.traits.roles)
-        if param_group.get("role", "matrix") not in roles:
-            raise ValueError(f"role must be one of {', '.join(roles)}, got {param_group['role']!r}")
-        for option in ("maximize", "amsgrad"):  # of torch's optimizers; left alone, it would be taken for obeyed
-            if param_group.get(option):
-                raise ValueError(f"{option} is no option of {type(self).__name__}")
-        adam = algorithm == "adam"
-        if adam:
+        check_group(param_group, self.traits, type(self).__name__)
+        if adam := param_group.get("algorithm") == "adam":
             param_group = {**adamw.DEFAULTS, **param_group}
         super().add_param_group(param_group)
         group = self.param_groups[-1]

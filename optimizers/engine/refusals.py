@@ -1,4 +1,4 @@
-"""What is refused before a step: parameters, gradients and state that no method here can step."""
+"""What is refused: groups that say what no method understands; parameters, gradients and state that none can step."""
 
 from typing import Any, NamedTuple
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..parallel import shards
+from .traits import Traits
 
 
 class Form(NamedTuple):
@@ -14,6 +15,18 @@ class Form(NamedTuple):
     shape: torch.Size
     dtype: torch.dtype
     device: torch.device
+
+
+def check_group(group: dict[str, Any], traits: Traits, optimizer: str) -> None:
+    """Raises ValueError for a group of parameters that says what no method, or not this one, understands."""
+    if (algorithm := group.get("algorithm", "method")) not in ("method", "adam"):
+        raise ValueError(f"algorithm must be one of method, adam, got {algorithm!r}")
+    roles = ("matrix", *traits.roles)
+    if (role := group.get("role", "matrix")) not in roles:
+        raise ValueError(f"role must be one of {', '.join(roles)}, got {role!r}")
+    for option in ("maximize", "amsgrad"):  # of torch's optimizers; left alone, it would be taken for obeyed
+        if group.get(option):
+            raise ValueError(f"{option} is no option of {optimizer}")
 
 
 def check_form(parameter: Tensor, state: dict[str, Any], forms: dict[Tensor, Form], optimizer: str) -> None:
