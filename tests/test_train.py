@@ -278,7 +278,7 @@ def test_help_says_how_to_call_it_and_where_the_keys_are(capsys):
     captured = capsys.readouterr()
     assert "key=value" in captured.out and captured.err == ""
     pages = re.findall(r"\w+/\w+\.\w+", captured.out)
-    assert len(pages) == 6 and all((Path(train.__file__).parent / page).is_file() for page in pages)
+    assert len(pages) == 3 and all((Path(train.__file__).parent / page).is_file() for page in pages)
 
 
 def test_a_plan_opens_no_data(tmp_path, capsys):
