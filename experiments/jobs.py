@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,13 +56,21 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def run_all(jobs: Sequence[Job], *, at_once: int = 1, devices: Sequence[str] = (), dry: bool = False) -> int:
+def run_all(
+    jobs: Sequence[Job],
+    *,
+    at_once: int = 1,
+    devices: Sequence[str] = (),
+    dry: bool = False,
+    after_each: Callable[[], None] = lambda: None,
+) -> int:
     """Run the jobs that are not done in order, `at_once` at a time. A job that fails does not stop the others.
 
     Returns an exit code: 0, 1 if any failed, 128 + the signal after one of `signals.STOPS`, when all have saved and
     ended.
 
     With `devices` a job gets the CUDA device that the fewest others are on. `dry` prints the commands instead.
+    `after_each` is called when a job has ended, while others run: it must not raise.
     """
     waiting = [job for job in jobs if job.again or not (ROOT / job.proof).exists()]
     if dry:
@@ -72,14 +80,14 @@ def run_all(jobs: Sequence[Job], *, at_once: int = 1, devices: Sequence[str] = (
         return 0
     if len(waiting) < len(jobs):
         say(f"{len(jobs) - len(waiting)} of {len(jobs)} are finished")
-    return _Queue(waiting, at_once, devices).run()
+    return _Queue(waiting, at_once, devices, after_each).run()
 
 
 class _Queue:
     """Jobs that wait and jobs that run."""
 
-    def __init__(self, waiting: list[Job], at_once: int, devices: Sequence[str]):
-        self.waiting, self.at_once, self.devices = waiting, at_once, devices
+    def __init__(self, waiting: list[Job], at_once: int, devices: Sequence[str], after_each: Callable[[], None]):
+        self.waiting, self.at_once, self.devices, self.after_each = waiting, at_once, devices, after_each
         self.running: dict[subprocess.Popen[bytes], tuple[Job, str | None]] = {}
         self.failed = False
 
@@ -119,6 +127,7 @@ class _Queue:
                 self.failed = True
                 verdict = f"FAILED with exit code {process.returncode}, see {job.log}: "
             say(f"{job.name}: {verdict}{_last_line(ROOT / job.log)}")
+            self.after_each()
 
 
 @contextlib.contextmanager

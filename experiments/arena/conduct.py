@@ -1,5 +1,6 @@
 """An arena from its spec to its records: stage after stage, until nothing is left to run."""
 
+import contextlib
 import re
 import sys
 from collections.abc import Sequence
@@ -42,7 +43,7 @@ def keep(spec: Spec, ledger: Ledger, entries: Sequence[Entry]) -> None:
     """Append the records of those entries that have ended. A line is never changed, so a finished run of the comparison
     waits until it is evaluated on every other text."""
     for entry in entries:
-        line = line_of(spec, entry)
+        line = None if entry.name in ledger.lines else line_of(spec, entry)
         if line is not None and (line["loss"] is None or texts(spec, entry).keys() <= line.get("held_out", {}).keys()):
             ledger.append(line)
 
@@ -114,7 +115,11 @@ def run_stage(spec: Spec, ledger: Ledger, rows: list[str], stage: str, machine: 
     """
 
     def run(jobs: list[Job]) -> int:
-        return run_all(jobs, at_once=machine.at_once, devices=machine.devices)
+        return run_all(jobs, at_once=machine.at_once, devices=machine.devices, after_each=keep_ended)
+
+    def keep_ended() -> None:
+        with contextlib.suppress(SettingsError):  # raised again when the others have ended
+            keep(spec, ledger, entries)
 
     while entries := due(spec, ledger, rows, stage):
         check_unchanged(spec, ledger, entries)

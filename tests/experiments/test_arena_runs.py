@@ -91,6 +91,20 @@ def finish(folder):
     (folder / "summary.json").write_text(json.dumps({"final_loss": 5.0, "train_seconds": 1.0, "seed": 0}))
 
 
+def test_a_run_is_recorded_when_it_ends_not_with_the_last(small, tmp_path, monkeypatch):
+    lines = []
+
+    def run_all(jobs, *, after_each, **_):
+        for job in jobs:
+            finish(job.proof.parent)
+            after_each()
+            lines.append(len((tmp_path / "small.jsonl").read_text().splitlines()))
+        return 128 + 15 if jobs else 0  # as after an interrupt
+
+    monkeypatch.setattr(conduct, "run_all", run_all)
+    assert small() == 128 + 15 and lines == [1, 2]
+
+
 def test_a_folder_of_a_run_with_other_settings_is_no_record(small, tmp_path, monkeypatch, capfd):
     def run_all(jobs, **_):
         for job in jobs:

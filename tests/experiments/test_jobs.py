@@ -80,6 +80,12 @@ def test_jobs_run_in_order_and_as_many_at_a_time_as_asked(tmp_path):
     assert devices == ["4", "7", "4"]
 
 
+def test_what_comes_after_each_job_does_not_wait_for_the_last(tmp_path):
+    jobs, seen = [shell(tmp_path, name, 'touch "$1"') for name in "abc"], []
+    assert run_all(jobs, after_each=lambda: seen.append(sum(job.proof.exists() for job in jobs))) == 0
+    assert seen == [1, 2, 3]
+
+
 def test_dry_prints_commands_that_can_be_pasted(tmp_path, capfd):
     job = training("a b", ["x.yaml", "optimizer.betas=[0.9, 0.99]"], tmp_path, ["accelerate", "launch"])
     assert run_all([job, training("c", ["x.yaml"], tmp_path)], devices=["3"], dry=True) == 0
