@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from analysis.arena.ledger import Line
-from analysis.arena.provenance import changed, is_dirty
+from analysis.arena.same_settings import changed
 from analysis.arena.significance import Pooled, Verdict
 from analysis.arena.spec import Spec
 from analysis.rows import style
@@ -47,11 +47,14 @@ def where_tuned(spec: Spec) -> str:
 def _made_otherwise(spec: Spec, found: Mapping[str, list[Line]]) -> str:
     """Whose runs are not those that the files of a commit would make."""
     other = [style(row).label for row, lines in found.items() if changed(spec, lines)]
-    dirty = {style(row).label: sum(map(is_dirty, lines)) for row, lines in found.items()}
-    changes = [f"{label} ({count})" for label, count in dirty.items() if count]
-    return (f" Made with other settings than the spec has now: {', '.join(other)}." if other else "") + (
-        f" Runs of a tree with changes that were not committed: {', '.join(changes)}." if changes else ""
-    )
+    counts = {row: sum(map(_is_dirty, lines)) for row, lines in found.items()}
+    dirty = [f"{style(row).label} ({count})" for row, count in counts.items() if count]
+    text = f" Made with other settings than the spec has now: {', '.join(other)}." if other else ""
+    return text + (f" Runs of a tree with changes that were not committed: {', '.join(dirty)}." if dirty else "")
+
+
+def _is_dirty(line: Line) -> bool:
+    return str(line["summary"].get("git_commit", "")).endswith("-dirty")
 
 
 def _tuned_on(spec: Spec) -> str:

@@ -12,7 +12,7 @@ import torch
 from analysis import records
 from analysis.arena.entries import Entry, arguments, due, remaining, steps_of
 from analysis.arena.ledger import Ledger, Line
-from analysis.arena.provenance import check_unchanged
+from analysis.arena.same_settings import check_unchanged
 from analysis.arena.spec import Spec
 from analysis.paths import ROOT
 from configs.identity import config_hash

@@ -4,6 +4,8 @@ import shutil
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 import train
 from configs.schema import SettingsError, load
@@ -49,3 +51,25 @@ def test_a_compiled_run_resumes_to_the_same_bits(text, tmp_path, monkeypatch, pa
     assert train.main(tiny.command(text, tmp_path / "resumed", *settings)) == 0
     assert tiny.weights(tmp_path / "resumed") == tiny.weights(tmp_path / "whole")
     assert tiny.metrics(tmp_path / "resumed") == tiny.metrics(tmp_path / "whole")
+
+
+def test_replicas_do_not_cut_a_layers_graph(monkeypatch):
+    """A layer of 3 MiB is larger than DDP's first bucket, of 1 MiB."""
+    config = load(["model=llama_micro", "data=builtin", "train.compile=true"]).config
+    model, graphs = build_model(config.model, dtype=torch.float32, seed=0, device=CPU), []
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    real = model.compile
+    monkeypatch.setattr(model, "compile", lambda **options: real(backend=count, **options))
+    monkeypatch.setattr(torch._dynamo.config, "optimize_ddp", True)
+    compiler.compile_layers(model, config.train, config.data.sequence_length, CPU)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        ids = torch.arange(64).view(2, 32)
+        DistributedDataParallel(model)(ids, labels=ids)
+    finally:
+        dist.destroy_process_group()
+    assert len(graphs) == 1  # for all layers; cut, it is two

@@ -1,4 +1,4 @@
-"""Do an arena's records have the settings that its spec has now, and the state of a commit?"""
+"""Do an arena's records have the settings that its spec has now?"""
 
 from collections.abc import Iterable
 
@@ -31,8 +31,3 @@ def check_unchanged(spec: Spec, ledger: Ledger, entries: Iterable[Entry]) -> Non
                 f"rows.{row}: its records were made with other settings than {file_of(spec, row)} and the spec have "
                 "now; give the row another name, so that its runs are not mixed"
             )
-
-
-def is_dirty(line: Line) -> bool:
-    """Whether the run was made from a tree with changes that were not committed."""
-    return str(line["summary"].get("git_commit", "")).endswith("-dirty")
