@@ -55,10 +55,14 @@ def ranks(arenas: Sequence[tuple[Spec, Ledger]]) -> Table:
         "whose number its heading has. Of a row with seeds that diverged the number of the others follows its mean. "
         "Rows are those of two columns or more, by their mean rank over that number. The nano study is tuned in "
         "another way: `results/nano/table2.md`.",
-        ["method", *(f"{title}, {len(column)} row{'s'[: len(column) > 1]}" for title, column in kept.items())],
+        ["method", *(f"{title}, {_rows(len(column))}" for title, column in kept.items())],
         rows,
         SCALE,
     )
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'' if count == 1 else 's'}"
 
 
 def _mean(lines: list[Line]) -> Mean:

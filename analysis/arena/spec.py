@@ -97,6 +97,15 @@ class Cell:
 
 def read_spec(path: Path) -> Spec:
     """The arena that a YAML file declares. Raises SettingsError, one sentence, for a file that is none."""
+    spec = _parsed(path)
+    try:
+        _check(spec)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from error
+    return spec
+
+
+def _parsed(path: Path) -> Spec:
     try:
         given = OmegaConf.load(path)
         if not isinstance(given, DictConfig):
@@ -108,10 +117,6 @@ def read_spec(path: Path) -> Spec:
         raise SettingsError(f"{path}: {str(error).splitlines()[0]}") from error
     assert isinstance(spec, Spec)
     spec.name = path.stem
-    try:
-        _check(spec)
-    except SettingsError as error:
-        raise SettingsError(f"{path}: {error}") from error
     return spec
 
 
@@ -125,10 +130,13 @@ def all_specs() -> list[Spec]:
 
 @cache
 def spec_named(name: str) -> Spec:
-    """The arena of configs/arena and its folders that has this name. Raises SettingsError where there is none."""
+    """The arena of configs/arena and its folders that has this name. Raises SettingsError where there is none that is
+    tuned itself."""
     found = list(ARENAS.rglob(f"{name}.yaml"))
     if len(found) != 1:
         raise SettingsError(f"{len(found) or 'no'} files below configs/arena are called {name}.yaml")
+    if _parsed(found[0]).tuned_in is not None:  # seen before it is checked, or two that name each other had no end
+        raise SettingsError(f"tuned_in: {name} is not tuned itself")
     return read_spec(found[0])
 
 
@@ -218,8 +226,6 @@ def _check_row(spec: Spec, row: str) -> None:
 
 def _check_source(spec: Spec, source: Spec) -> None:
     """Raises SettingsError where another arena has no tuned values for this one."""
-    if source.tuned_in is not None:
-        raise SettingsError(f"tuned_in: {source.name} is not tuned itself")
     for cell in cells(spec):
         if cell not in cells(source):
             raise SettingsError(f"tuned_in: {source.name} has no {cell.size} with a batch size of {cell.batch_size}")

@@ -181,6 +181,14 @@ def test_an_arena_that_cannot_take_anothers_values_is_refused(spec, tmp_path, mo
         read_spec(tmp_path / "again.yaml")
 
 
+def test_an_arena_that_takes_its_own_values_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(spec_module, "ARENAS", tmp_path)
+    for name, source in (("self", "self"), ("one", "two"), ("two", "one")):
+        (tmp_path / f"{name}.yaml").write_text(AGAIN.replace("tuned_in: small", f"tuned_in: {source}"))
+        with pytest.raises(SettingsError, match=r"tuned_in: \w+ is not tuned itself|no files below"):
+            read_spec(tmp_path / f"{name}.yaml")
+
+
 def test_runs_of_other_settings_are_not_mixed(spec, tmp_path):
     ledger = Ledger(tmp_path / "small.jsonl")
     made(spec, ledger, loss_of)
