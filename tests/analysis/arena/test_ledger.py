@@ -7,7 +7,7 @@ import pytest
 from analysis.arena.entries import Entry
 from analysis.arena.ledger import Ledger
 from configs.schema import SettingsError
-from tests.analysis.test_arena import CELL, line
+from tests.analysis.arena.on_paper import CELL, line
 
 
 def test_a_torn_line_is_cut_off_and_the_others_stay(tmp_path):
