@@ -5,9 +5,13 @@
     everything else as in Alice; the size of C stays sqrt(m - r)
 
 Alice's compensation treats all directions outside the basis alike. So a direction below their mean gains nothing by
-being inside. Numbers that are not held stay in memory as zeros: the prototype counts what an adaptive rank would save.
+being inside. Numbers that are not held stay in memory as zeros. How much of a run's state is held:
+
+    python -m experiments.beyond.adaptive_rank RUN/checkpoints/step_00000250
 """
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,3 +61,18 @@ class AdaptiveRank(Alice):
             state.update(U=U, Qt=Qt)
         options["update_interval"] = clock + 1  # the basis is renewed already
         return Alice.reference_update(G, state, t + 1, clock=clock, source=source, **options)
+
+
+def held(state: dict[str, Any]) -> tuple[int, int, int, int]:
+    """Of one matrix's state: (columns held, columns, numbers held, numbers)."""
+    (m, r), n = state["basis"].shape, state["exp_avg"].shape[1]
+    k = int((state["basis"] != 0).any(0).sum())
+    numbers = sum(value.numel() for value in state.values() if isinstance(value, Tensor))
+    tracked = r * r - k * k if "tracked" in state else 0
+    return k, r, numbers - (r - k) * (m + 2 * n) - tracked, numbers
+
+
+if __name__ == "__main__":
+    saved = torch.load(Path(sys.argv[1]) / "optimizer.pt", map_location="cpu", weights_only=True)
+    counts = zip(*(held(state) for state in saved["state"].values() if "basis" in state), strict=True)
+    print("{} of {} columns, {:,} of {:,} numbers".format(*map(sum, counts)))
