@@ -31,7 +31,9 @@ NAMES: tuple[tuple[str, Part], ...] = (
     (r"(^|\.)A_log$", "other"),
     (r"(^|[._])(attn|attention|mlp|feed_forward)\..*weight$", "matrix"),
 )
-_ROUTER = re.compile(r"Router|Gating|TopK|MoEGate")
+# What chooses among experts: by its kind, and, of layers beside them, by its own name.
+_ROUTER = re.compile(r"Router|TopKGat|Top\dGate|MoEGate")
+_ROUTER_NAME = re.compile(r"(^|[._])(gate|gating|router|switch)$")
 
 
 def parts(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Part | None]]:
@@ -92,8 +94,8 @@ def _part(name: str, key: str, parameter: nn.Parameter, module: nn.Module, holde
     if "Expert" in kind and parameter.ndim == 3 and "bias" not in key:
         return "experts"
     if parameter.ndim == 2 and _multiplies(module, key):
-        # A layer beside experts chooses among them, and one of a single row or column is a vector.
-        return "other" if hasattr(holder, "experts") or 1 in parameter.shape else "matrix"
+        routes = hasattr(holder, "experts") and _ROUTER_NAME.search(name.removesuffix(f".{key}"))
+        return "other" if routes or 1 in parameter.shape else "matrix"  # one of a single row or column is a vector
     for pattern, part in NAMES:
         if re.search(pattern, name) and (part != "matrix" or parameter.ndim == 2):
             return part

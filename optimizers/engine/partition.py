@@ -137,11 +137,12 @@ def _chosen(model: nn.Module, rules: Rules) -> dict[str, str]:
 def describe(optimizer: torch.optim.Optimizer) -> str:
     """A line per group and name pattern: who steps it, how many tensors, their shapes and elements.
 
-    Tensors of groups without names, which a constructor that is called by hand makes, are called "unnamed".
+    Tensors of groups without names, which a constructor that is called by hand makes, are called "unnamed". A group of
+    another package's optimizer is stepped by its class.
     """
     lines = []
     for group in optimizer.param_groups:
-        label = group.get("label", group["algorithm"])
+        label = group.get("label", group.get("algorithm", type(optimizer).__name__))
         kinds: dict[str, list] = {}
         names = group.get("param_names", ["unnamed"] * len(group["params"]))
         for name, parameter in zip(names, group["params"], strict=True):

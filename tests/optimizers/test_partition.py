@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import optimizers
@@ -33,6 +34,42 @@ def test_matrices_to_the_method_and_the_rest_to_adam(last_layer):
     assert {name for name, label in where.items() if label == "method"} == expected
     assert [group["lr"] for group in optimizer.param_groups] == [0.02, 0.003]
     assert "lm_head.weight" in partition.describe(optimizer)
+
+
+def of(kind: str, **layers: nn.Module) -> nn.Module:
+    """A module of a class of this name, which holds `layers`."""
+    module = type(kind, (nn.Module,), {})()
+    for name, layer in layers.items():
+        module.add_module(name, layer)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("model", "by_adam"),
+    [
+        (of("TopKSAE", encoder=nn.Linear(8, 24), decoder=nn.Linear(24, 8)), set()),
+        (of("SpatialGatingUnit", proj=nn.Linear(8, 8)), set()),
+        (of("GatingMLP", fc1=nn.Linear(8, 24), fc2=nn.Linear(12, 8)), set()),
+        (
+            of("Block", qkv=nn.Linear(8, 24), out=nn.Linear(8, 8), router=nn.Linear(8, 4), experts=nn.ModuleList()),
+            {"router.weight"},
+        ),
+        (of("Moe", gate=nn.Linear(8, 4), latent_proj=nn.Linear(8, 4), experts=nn.ModuleList()), {"gate.weight"}),
+        (of("TopKGating", layer=nn.Linear(8, 4), up=nn.Linear(8, 4)), {"layer.weight", "up.weight"}),
+        (of("SwitchTop1Router", classifier=nn.Linear(8, 4)), {"classifier.weight"}),
+    ],
+)
+def test_only_what_chooses_among_experts_is_a_router(model, by_adam):
+    where = destinations(optimizers.build(nn.Sequential(model, nn.Linear(8, 8)), "muon", lr=0.01))
+    assert {name for name, label in where.items() if label == "adam" and "bias" not in name} == {
+        f"0.{name}" for name in by_adam
+    }
+
+
+def test_any_optimizer_is_described():
+    model = nn.Linear(8, 4)
+    assert partition.describe(torch.optim.AdamW(model.parameters())).split()[:2] == ["AdamW", "unnamed"]
+    assert partition.describe(optimizers.Muon([model.weight])).split()[:2] == ["method", "unnamed"]
 
 
 @pytest.mark.parametrize("name", registry.names())
