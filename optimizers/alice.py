@@ -75,7 +75,7 @@ class Alice(MatrixOptimizer):
     A matrix with at most `rank` rows has a whole basis, and no compensation.
     """
 
-    traits = Traits(last_layer="method")
+    traits = Traits(last_layer="method", awaits_gradient=True)
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from .engine import Direction, MatrixOptimizer, Option, register
+from .engine import Direction, MatrixOptimizer, Option, Traits, register
 from .engine.options import EpsAboveZero, LearningRate, Params, Stagger, UpdateInterval, WeightDecay
 from .functional.numerics import average, working_dtype
 from .functional.subspace import keep_signs, leading_eigenvectors
@@ -29,6 +29,8 @@ ThreeBetas = Annotated[
 @register("eigen_adam")
 class EigenAdam(MatrixOptimizer):
     """Adam in the full eigenbasis of the averaged G G^T."""
+
+    traits = Traits(awaits_gradient=True)
 
     def __init__(
         self,

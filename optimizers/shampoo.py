@@ -26,6 +26,7 @@ class Shampoo(MatrixOptimizer):
     """
 
     traits = Traits(
+        awaits_gradient=True,
         refreshed=("left_root", "right_root"),
         last_layer_refusal="Shampoo needs the full eigenbasis of both sides, and one side of lm_head and of embeddings "
         "is the vocabulary",

@@ -44,7 +44,11 @@ Bases = Annotated[
 class SOAP(MatrixOptimizer):
     """Adam in Shampoo's eigenspaces."""
 
-    traits = Traits(refreshed=("left_basis", "right_basis", "exp_avg", "exp_avg_sq"), same_every_step=False)
+    traits = Traits(
+        awaits_gradient=True,
+        refreshed=("left_basis", "right_basis", "exp_avg", "exp_avg_sq"),
+        same_every_step=False,
+    )
 
     def __init__(
         self,

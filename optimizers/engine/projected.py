@@ -24,7 +24,7 @@ RATIO_EPS = 1e-8  # added to the norms that Fira and APOLLO divide by, as in the
 class ProjectedOptimizer(MatrixOptimizer):
     """Refresh and state of the methods whose moments are those of U^T G."""
 
-    traits = Traits(transposes_squares=True)
+    traits = Traits(transposes_squares=True, awaits_gradient=True)
 
     def state_shapes(self, m: int, n: int, dtype: torch.dtype, group: dict[str, Any]) -> dict:
         r = min(group["rank"], m)

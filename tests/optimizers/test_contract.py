@@ -208,6 +208,22 @@ def test_survives_zero_gradients(name):
     assert all(not torch.equal(a, b) for a, b in zip(after, before, strict=True))
 
 
+@pytest.mark.parametrize("name", [name for name in registry.names() if registry.get(name)[0].traits.awaits_gradient])
+@pytest.mark.parametrize("matrices", [1, 3])
+def test_a_basis_waits_for_a_gradient(name, matrices):
+    """That of zeros would be any. A layer behind one that starts at zero gets such, and torch's get_state_dict makes
+    them."""
+    shapes = [(16, 24)] * matrices
+    late, early = parameters(shapes), parameters(shapes)
+    waiting, other = make(name, late), make(name, early)
+    for weight in late:
+        weight.grad = torch.zeros_like(weight)
+    waiting.step()
+    assert all(torch.equal(a, b) for a, b in zip(late, early, strict=True))
+    moved, expected = (train(optimizer, range(1, 5)) for optimizer in (waiting, other))
+    assert all(torch.equal(a, b) for a, b in zip(moved, expected, strict=True))
+
+
 @every_optimizer
 def test_zero_rows_and_columns_give_finite_updates(name):
     weights = parameters()
