@@ -38,11 +38,11 @@ def step(state: dict[Tensor, dict], group: dict[str, Any], parameters: list[Tens
 
     Of sharded parameters the local rows are stepped: through DTensor each call would cost more than its work.
     """
-    rows = [
-        [local(parameter), local(_gradient(parameter)), state[parameter]["exp_avg"], state[parameter]["exp_avg_sq"]]
-        for parameter in parameters
-    ]
-    # The fused kernel reads memory as if all four tensors had the same dense strides.
+    rows = []
+    for parameter in parameters:
+        gradient = local(_gradient(parameter)).to(parameter.dtype)
+        rows.append([local(parameter), gradient, state[parameter]["exp_avg"], state[parameter]["exp_avg_sq"]])
+    # The fused kernel reads memory as if all four tensors had one dtype and the same dense strides.
     aligned = [row if len({t.stride() for t in row}) == 1 else [t.contiguous() for t in row] for row in rows]
     weights, gradients, averages, squares = (list(tensors) for tensors in zip(*aligned, strict=True))
     _adamw(group, weights, gradients, averages, squares, [state[parameter]["step"] for parameter in parameters])

@@ -37,7 +37,7 @@ def step(parameter: Tensor, state: dict[str, Any], group: dict[str, Any], source
         _step(exact, gradient.float().contiguous(), state, group, group["weight_decay"])
         parameter.copy_(rounding.stochastic(exact, source))
     elif parameter.dtype != torch.float64 and parameter.is_contiguous():
-        _step(parameter, gradient.contiguous(), state, group, group["weight_decay"])
+        _step(parameter, gradient.to(parameter.dtype).contiguous(), state, group, group["weight_decay"])
     else:
         change = torch.zeros(parameter.shape, dtype=torch.float32, device=parameter.device)
         _step(change, gradient.to(change).contiguous(), state, group, weight_decay=0.0)

@@ -3,8 +3,8 @@
 Methods for matrices build on `matrix.MatrixOptimizer`; methods for any shape build on `BaseOptimizer` itself.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from ..parallel import shards, state_dicts
 from ..parallel.dealt_steps import Sent
-from . import adamw, byte_draws, eight_bit, narrow_steps
+from . import adamw, byte_draws, eight_bit, hooks, narrow_steps
 from .generators import rounding_source
 from .options import SHARED, Params, check_all, taking_shared
 from .precision import ieee_products
@@ -60,7 +60,8 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._owners, self._forms, self._sent = {}, {}, []
+        self._owners, self._sent = {}, []
+        self._forms = {parameter: Form.of(parameter) for parameter in self._parameters()}
         for group in self.param_groups:
             self._deal(group)
 
@@ -113,8 +114,8 @@ class BaseOptimizer(torch.optim.Optimizer):
             for parameter in group["params"]:
                 check_tensor(parameter, type(self).__name__)
                 shards.check(parameter)
-            if self.rounds:
-                check_rounding(group["params"])
+            if self._rounding_seed is not None:
+                check_rounding(group["params"], self._rounding_seed)
             if adam:
                 for key in self.defaults.keys() - adamw.DEFAULTS.keys() - {"algorithm"}:
                     group.pop(key, None)
@@ -177,6 +178,7 @@ class BaseOptimizer(torch.optim.Optimizer):
     def _allocated(self, parameter: Tensor, group: dict[str, Any]) -> None:
         if self.state.get(parameter):
             return
+        self._forms[parameter] = Form.of(parameter)
         if not self.owns(parameter):
             if parameter not in self.state:
                 self.state[parameter] = state_dicts.plain(self.template(parameter, group))
@@ -203,7 +205,9 @@ class BaseOptimizer(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """As torch's. State that a process holds by rows, as its parameter is sharded, is a DTensor in it. Numbers are
         Python's, also where numpy's were given."""
-        return state_dicts.with_plain_numbers(state_dicts.with_shards(self, super().state_dict()))
+        with hooks.set_aside(self, hooks.AFTER_SAVING) as (after,):
+            state_dict = state_dicts.with_plain_numbers(state_dicts.with_shards(self, super().state_dict()))
+        return hooks.changed(state_dict, after, self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, but every tensor of state gets the dtype and device that the method holds it in.
@@ -212,33 +216,30 @@ class BaseOptimizer(torch.optim.Optimizer):
         are understood. Raises ValueError, and changes nothing, for groups of another method or size, and for tensors of
         other names or shapes than the parameters' state has.
         """
-        self._load(state_dicts.without_shards(state_dict), torch.clone)
+        self._load(state_dict, state_dicts.without_shards, torch.clone)
 
-    def _load(self, state_dict: dict[str, Any], read: Callable[[Tensor], Tensor]) -> None:
-        # torch would call the hooks around its own part of loading, in which there is no tensor of state.
-        before, after = self._optimizer_load_state_dict_pre_hooks, self._optimizer_load_state_dict_post_hooks
-        for change in before.values():
-            changed = change(self, state_dict)
-            state_dict = state_dict if changed is None else changed
-        state_dict = state_dicts.checked(self, state_dict)
-        saved = [i for group in state_dict["param_groups"] for i in group["params"]]
-        self._optimizer_load_state_dict_pre_hooks = OrderedDict()
-        self._optimizer_load_state_dict_post_hooks = OrderedDict()
-        try:
+    def _load(
+        self,
+        state_dict: dict[str, Any],
+        localised: Callable[[dict[str, Any]], dict[str, Any]],
+        read: Callable[[Tensor], Tensor],
+    ) -> None:
+        with hooks.set_aside(self, hooks.BEFORE_LOADING, hooks.AFTER_LOADING) as (before, after):
+            state_dict = state_dicts.checked(self, localised(hooks.changed(state_dict, before, self)))
             super().load_state_dict({**state_dict, "state": {i: {} for i in state_dict["state"]}})
-        finally:
-            self._optimizer_load_state_dict_pre_hooks = before
-            self._optimizer_load_state_dict_post_hooks = after
-        for i, (parameter, group) in zip(saved, state_dicts.members(self), strict=True):
-            if i in state_dict["state"]:
-                self.state[parameter] = state_dicts.placed(self, parameter, group, state_dict["state"][i], read)
+            saved = (i for group in state_dict["param_groups"] for i in group["params"])
+            for i, (parameter, group) in zip(saved, state_dicts.members(self), strict=True):
+                if i in state_dict["state"]:
+                    self.state[parameter] = state_dicts.placed(self, parameter, group, state_dict["state"][i], read)
         for told in after.values():
             told(self)
 
     def full_state_dict(self) -> dict[str, Any]:
         """The `state_dict` of one process that holds everything. With sharded parameters every process must call it;
         the first gets it, with tensors on the CPU, and the others get {}."""
-        return state_dicts.full_state_dict(self)
+        with hooks.set_aside(self, hooks.AFTER_SAVING) as (after,):
+            state_dict = state_dicts.full_state_dict(self)
+        return hooks.changed(state_dict, after, self) if state_dict else {}
 
     def load_full_state_dict(self, state_dict: dict[str, Any], read: Callable[[Tensor], Tensor] = torch.clone) -> None:
         """`load_state_dict` of a `full_state_dict` made on any number of processes, sharded or not.
@@ -247,7 +248,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         after the other, when all has been checked, so the tensors of `state_dict` may be on the meta device, and their
         values in a file.
         """
-        self._load(state_dicts.local_state_dict(self, state_dict), read)
+        self._load(state_dict, partial(state_dicts.local_state_dict, self), read)
 
     # ---- step
 
@@ -348,7 +349,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         """
         if not self.traits.rounds_stochastically:
             raise ValueError(f"stochastic_rounding is not possible with {type(self).__name__}")
-        check_rounding(self._parameters())
+        check_rounding(self._parameters(), seed)
         self._rounding_seed = seed
 
     @property

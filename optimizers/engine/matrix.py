@@ -275,7 +275,7 @@ class MatrixOptimizer(BaseOptimizer):
         if {p for stack in stacks for p in stack.parameters} != wanted or not all(
             self._is_intact(stack, group) for stack in stacks
         ):
-            stacks = self._plans[id(group)] = self._plan(group, parameters)
+            stacks = self._plan(group, parameters)
         return stacks
 
     def _is_intact(self, stack: Stack, group: dict[str, Any]) -> bool:
@@ -298,7 +298,7 @@ class MatrixOptimizer(BaseOptimizer):
         trainable = [p for p in group["params"] if p is parameter or (p.requires_grad and p.numel() > 0)]
         for p in trainable:
             self._allocated(p, group)
-        self._plans[id(group)] = self._plan(group, trainable)
+        self._plan(group, trainable)
         return self._stepped_with(parameter, group)
 
     def stepped_together(self, device_type: str) -> list[list[Tensor]]:
@@ -323,10 +323,14 @@ class MatrixOptimizer(BaseOptimizer):
         return lists
 
     def _plan(self, group: dict[str, Any], parameters: list[Tensor]) -> list[Stack]:
-        places = self._places()
+        """New stacks, of `parameters`, in the place of those of the last step."""
+        planned, places = set(parameters), self._places()
+        for stack in self._plans.pop(id(group), []):
+            stack.release(planned)
         elements = sum(p.numel() for p in self._trainable(group) if self._steps_here(p))
         lists = self._alike(group, parameters, parameters[0].device.type)
-        return [self._stack(members, group, places, elements) for members in lists]
+        self._plans[id(group)] = [self._stack(members, group, places, elements) for members in lists]
+        return self._plans[id(group)]
 
     def _places(self) -> dict[Tensor, range]:
         """Each parameter's place among all of the optimizer, or those of the matrices that it stacks. A group that is
@@ -352,6 +356,7 @@ class MatrixOptimizer(BaseOptimizer):
             "decay_factor": self.decay_factor(group),
             "group_elements": elements,
             "states": [self.state[parameter] for parameter in owned],
+            "keys": tuple(state_dicts.tensors(self.template(parameters[0], group))),
             "takes_narrow": self.traits.takes_narrow,
         }
         if not isinstance(parameters[0], DTensor) or self.owner(parameters[0]) is None:

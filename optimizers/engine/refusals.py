@@ -1,5 +1,6 @@
 """What is refused: groups that say what no method understands; parameters, gradients and state that none can step."""
 
+import numbers
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,10 @@ class Form(NamedTuple):
     shape: torch.Size
     dtype: torch.dtype
     device: torch.device
+
+    @classmethod
+    def of(cls, parameter: Tensor) -> "Form":
+        return cls(parameter.shape, parameter.dtype, parameter.device)
 
 
 def check_group(group: dict[str, Any], traits: Traits, optimizer: str) -> None:
@@ -32,10 +37,9 @@ def check_group(group: dict[str, Any], traits: Traits, optimizer: str) -> None:
 def check_form(parameter: Tensor, state: dict[str, Any], forms: dict[Tensor, Form], optimizer: str) -> None:
     """Raises ValueError for a parameter that is of another form than its `state` was made for, which `forms` has, or,
     without state, of a kind that no method here steps."""
-    now = Form(parameter.shape, parameter.dtype, parameter.device)
+    now = Form.of(parameter)
     if not state:
         check_tensor(parameter, optimizer)
-        forms[parameter] = now
     elif forms.setdefault(parameter, now) != now:
         raise ValueError(
             f"a parameter is {tuple(now.shape)}, {now.dtype}, on {now.device}, and its state was made for "
@@ -44,8 +48,10 @@ def check_form(parameter: Tensor, state: dict[str, Any], forms: dict[Tensor, For
         )
 
 
-def check_rounding(parameters: list[Tensor]) -> None:
-    """Raises ValueError for parameters that cannot be rounded stochastically."""
+def check_rounding(parameters: list[Tensor], seed: int) -> None:
+    """Raises ValueError for parameters that cannot be rounded stochastically, and for a seed that is none."""
+    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool):
+        raise ValueError(f"the seed of stochastic rounding must be a whole number, got {seed!r}")
     if any(p.dtype != torch.bfloat16 for p in parameters):
         raise ValueError("stochastic_rounding is for bfloat16 parameters, all of them")
     if any(shards.processes(p) > 1 for p in parameters):

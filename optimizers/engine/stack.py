@@ -31,12 +31,13 @@ class Stack:
     decay_factor: float
     group_elements: int  # trainable elements of the group that the stack is a part of
     states: list[dict[str, Any]]  # of the owned parameters, as the optimizer holds them
+    keys: tuple[str, ...]  # the names of the method's tensors of state; what others put beside them is left alone
     takes_narrow: bool  # `Traits.takes_narrow`
     state: dict[str, Tensor] = field(init=False)
     sharded = False
 
     def __post_init__(self) -> None:
-        keys = [key for key, value in self.states[0].items() if isinstance(value, Tensor)] if self.owned else []
+        keys = self.keys if self.owned else ()
         if self._is_one_tensor:
             self.state = {key: self.states[0][key] for key in keys}
         elif len(self.owned) == 1:
@@ -48,7 +49,7 @@ class Stack:
             for key in keys:
                 for state, view in zip(self.states, self.state[key].unbind(0), strict=True):
                     state[key] = view
-        self._views = [{key: state[key] for key in keys} for state in self.states]
+        self._views = [{key: (state[key], _memory(state[key])) for key in keys} for state in self.states]
 
     @property
     def _is_one_tensor(self) -> bool:
@@ -79,12 +80,22 @@ class Stack:
         return sum(parameter.numel() for parameter in self.parameters)
 
     def is_intact(self) -> bool:
-        """Whether the matrices' state is still the stack's: loading a checkpoint replaces it."""
+        """Whether the matrices' state is still the stack's: loading a checkpoint replaces it, and `tensor.data = ...`
+        its memory."""
         return all(
-            state.get(key) is tensor
+            _unmoved(state.get(key), view)
             for state, views in zip(self.states, self._views, strict=True)
-            for key, tensor in views.items()
+            for key, view in views.items()
         )
+
+    def release(self, kept: set[Tensor]) -> None:
+        """Give the matrices that are not `kept` state in memory of their own: a view keeps that of the whole stack."""
+        if len(self.owned) == 1:
+            return
+        for parameter, state, views in zip(self.owned, self.states, self._views, strict=True):
+            for key, view in views.items() if parameter not in kept else ():
+                if _unmoved(state.get(key), view):
+                    state[key] = state[key].clone()
 
     def gradient(self) -> Tensor | None:
         """The gradients [B, m, n] of the owned matrices in `gradient_dtype`; None where none is owned. A single
@@ -149,6 +160,16 @@ class Stack:
         if self.parameters[0].ndim == 1:
             return matrices.squeeze(-2)
         return matrices.mT if self.transposed else matrices
+
+
+def _memory(tensor: Tensor) -> int:
+    """Identifies the memory of a tensor, of a fake one too."""
+    return tensor.untyped_storage()._cdata
+
+
+def _unmoved(held: Any, view: tuple[Tensor, int]) -> bool:
+    """Whether `held` is the tensor that a stack has given, in the memory that it had then."""
+    return held is view[0] and _memory(held) == view[1]
 
 
 def matrix_shape(parameter: Tensor) -> tuple[int, int]:

@@ -201,8 +201,8 @@ def with_plain_numbers(state_dict: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain_number(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(map(_plain_number, value))
+    if isinstance(value, tuple | list):
+        return type(value)(map(_plain_number, value))
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         return value
     return int(value) if isinstance(value, numbers.Integral) else float(value)

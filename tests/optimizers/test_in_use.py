@@ -48,7 +48,7 @@ def test_numbers_of_numpy_are_saved_as_plain_ones(name, tmp_path):
         if isinstance(value, float):
             optimizer.param_groups[0][key] = np.float64(value)
         elif key == "betas":
-            optimizer.param_groups[0][key] = tuple(np.array(value))
+            optimizer.param_groups[0][key] = list(np.array(value)) if name == "adam" else tuple(np.array(value))
     train(optimizer, range(1, 3))
     torch.save(optimizer.state_dict(), tmp_path / "saved.pt")
     loaded = torch.load(tmp_path / "saved.pt", weights_only=True)
@@ -184,6 +184,23 @@ def test_hooks_of_loading_see_the_state(name):
     assert len(seen) == 2 and all(torch.equal(held["exp_avg"] * 2, saved["state"][0]["exp_avg"]) for held in seen)
 
 
+@pytest.mark.parametrize("name", ["adam", "muon", "galore"])
+@pytest.mark.parametrize("full", [False, True])
+def test_hooks_may_change_the_form_of_what_is_saved(name, full):
+    """Those of saving get all that is saved, and those of loading come before it is checked."""
+    optimizer = make(name)
+    train(optimizer, range(1, 4))
+    optimizer.register_state_dict_post_hook(lambda _, state_dict: {"wrapped": state_dict})
+    other = make(name)
+    other.register_load_state_dict_pre_hook(lambda _, state_dict: state_dict["wrapped"])
+    if full:
+        other.load_full_state_dict(optimizer.full_state_dict())
+    else:
+        other.load_state_dict(optimizer.state_dict())
+    weight, loaded = (one.param_groups[0]["params"][0] for one in (optimizer, other))
+    assert torch.equal(optimizer.state[weight]["exp_avg"], other.state[loaded]["exp_avg"])
+
+
 @pytest.mark.parametrize("name", ["adam", "racs", "muon"])
 def test_a_refused_step_has_moved_nothing(name):
     """Whichever group holds what is refused."""
@@ -229,6 +246,23 @@ def test_a_parameter_of_another_form_than_its_state_is_refused_before_anything_m
     else:
         with pytest.raises(ValueError, match="does not step float16 parameters"):
             optimizer.step()
+
+
+@pytest.mark.parametrize("known", [lambda o: o.load_state_dict(o.state_dict()), BaseOptimizer.allocate_state, None])
+@pytest.mark.parametrize("name", ["adam", "racs", "muon"])
+def test_another_form_is_refused_after_loading_copying_and_allocating_too(name, known):
+    optimizer = make(name)
+    if known is not BaseOptimizer.allocate_state:
+        train(optimizer, range(1, 2))
+    if known is None:
+        optimizer = copy.deepcopy(optimizer)
+    else:
+        known(optimizer)
+    (weight,) = optimizer.param_groups[0]["params"]
+    weight.data = torch.cat([weight.data] * 8)
+    weight.grad = torch.ones_like(weight)
+    with pytest.raises(ValueError, match="its state was made for"):
+        optimizer.step()
 
 
 @pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])

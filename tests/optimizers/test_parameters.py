@@ -43,6 +43,23 @@ def test_adam_steps_any_strides_as_torch_does(parameter, gradient, as_group):
     assert torch.allclose(ours, theirs, rtol=0, atol=1e-6)
 
 
+@every_optimizer
+@pytest.mark.parametrize("algorithm", ["method", "adam"])
+def test_gradients_in_float32_step_bfloat16_weights(name, algorithm):
+    """Programs that add up many micro-batches keep them so."""
+    cls, first, second = registry.get(name)[0], *(torch.full((16, 24), 0.01) for _ in range(2))
+    weights = [torch.nn.Parameter(weight.bfloat16()) for weight in (first, second)]
+    steps = [cls([{"params": [w], "algorithm": algorithm, "lr": 0.01}], **options_of(name)) for w in weights]
+    weights[0].grad_dtype = None
+    for step in range(1, 4):
+        weights[1].grad = torch.randn(16, 24, generator=torch.Generator().manual_seed(step)).bfloat16()
+        weights[0].grad = weights[1].grad.float()
+        for optimizer in steps:
+            optimizer.step()
+    assert torch.allclose(weights[0], weights[1], rtol=2.0**-6, atol=2.0**-12)
+    assert not torch.equal(weights[0], first.bfloat16())
+
+
 def test_adam_leaves_the_memory_around_a_slice_alone():
     memory = torch.zeros(8, 16)
     weight = torch.nn.Parameter(memory[:, :6])

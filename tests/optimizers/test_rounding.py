@@ -136,6 +136,9 @@ def test_refused_where_it_cannot_be():
         make("lars", parameters(dtype=torch.bfloat16))
     with pytest.raises(ValueError, match="bfloat16"):
         make("racs", parameters())
+    for seed in (None, 1.5, "1", True):
+        with pytest.raises(ValueError, match="the seed of stochastic rounding must be a whole number, got"):
+            registry.get("racs")[0](parameters(dtype=torch.bfloat16)).round_stochastically(seed)
 
 
 def test_rounding_that_was_not_asked_for_again_after_loading_is_asked_for():
