@@ -1,5 +1,6 @@
 """Interruptions of a run of one process: the same command again, and the end is bit for bit the same."""
 
+import errno
 import multiprocessing
 import os
 import shutil
@@ -152,4 +153,20 @@ def test_the_newest_checkpoint_is_damaged(text, whole_run, tmp_path):
     damaged.write_bytes(content)
     assert run([], argv, tmp_path / "log2") == 0
     assert "step_00000008" in (tmp_path / "log2").read_text()
+    assert_same_end(tmp_path / "run", whole_run)
+
+
+def test_a_checkpoint_that_cannot_be_read_changes_nothing(text, whole_run, tmp_path, monkeypatch, capsys):
+    argv = tiny.command(text, tmp_path / "run")
+    assert run(["kill:training.loop.Trainer._update:8"], argv, tmp_path / "log") == -signal.SIGKILL
+    rows = tiny.metrics(tmp_path / "run")
+
+    def refuse(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(checkpoint, "_fingerprint", refuse)
+    assert train.main(argv) == 1
+    assert "step_00000006: Input/output error" in capsys.readouterr().err.splitlines()[-1]
+    assert (tiny.metrics(tmp_path / "run"), tiny.saved_steps(tmp_path / "run")) == (rows, [3, 6])
+    assert run([], argv, tmp_path / "log") == 0
     assert_same_end(tmp_path / "run", whole_run)

@@ -39,7 +39,7 @@ from training.run.atomic import fsync, write_atomically
 from training.run.compact import compact, tensors
 from training.run.disk import free_bytes, in_words
 from training.run.stored import Stored, open_safetensors, open_torch
-from training.run_errors import SaveError
+from training.run_errors import MachineError, SaveError
 
 FORMAT = 1
 MODEL, OPTIMIZER, RANDOM, STREAMS, STATE = FILES = (
@@ -96,8 +96,13 @@ def save(
     disk has no room for one more: then all but the newest whole one are deleted first.
     """
     final = folder / f"step_{step:08d}"
-    if final.exists() and fault(final) is None:
-        return final
+    try:
+        if final.exists() and fault(final) is None:
+            return final
+    except OSError as error:
+        raise SaveError(
+            f"cannot save the checkpoint of step {step}: {final} cannot be read: {error.strerror}; it is untouched"
+        ) from error
     model_state = {name: tensor.detach().contiguous() for name, tensor in model_state.items()}
     optimizer_state = compact(optimizer_state)
     random_states = compact(random_states)
@@ -154,10 +159,18 @@ def newest(folder: Path) -> Checkpoint | None:
     """The newest whole checkpoint in `folder`, None if there is none.
 
     Every file is read and compared with its checksum. A torn or damaged checkpoint gives a warning that names the
-    damage, and the one before is tried. ValueError for one of another format version.
+    damage, and the one before is tried. MachineError for one that cannot be read, which may be whole, and ValueError
+    for one of another format version.
     """
     for path in _newest_first(folder):
-        if reason := fault(path):
+        try:
+            reason = fault(path)
+        except OSError as error:
+            raise MachineError(
+                f"cannot read the checkpoint {path}: {error.strerror}; nothing was changed: start again when it can be "
+                "read, or move it elsewhere to go on from the one before"
+            ) from error
+        if reason:
             log.warning("checkpoint %s is damaged and will not be used: %s", path, reason)
         else:
             return read(path)
@@ -208,8 +221,14 @@ def reclaimable(folder: Path, whole: Path | None) -> int:
 
 
 def delete_older(folder: Path, missing: int = 1) -> bool:
-    """Delete all checkpoints but the newest whole one, if there is one and that frees `missing` bytes; says whether."""
-    whole = next((path for path in _newest_first(folder) if fault(path) is None), None)
+    """Delete all checkpoints but the newest whole one, if there is one and that frees `missing` bytes; says whether.
+
+    None is deleted where one cannot be read, because the newest whole one is not known then.
+    """
+    try:
+        whole = next((path for path in _newest_first(folder) if fault(path) is None), None)
+    except OSError:
+        return False
     if reclaimable(folder, whole) < missing:
         return False
     remove_leftovers(folder)
@@ -228,9 +247,16 @@ def remove_leftovers(folder: Path) -> None:
         _delete(path)
 
 
+def damaged(folder: Path) -> bool:
+    """Whether a checkpoint in `folder`, none of which is whole, was whole once: it has its marker."""
+    return any((path / MARKER).exists() for path in _newest_first(folder))
+
+
 def fault(path: Path) -> str | None:
-    """The damage of the checkpoint at `path` in a few words; None if it is whole."""
-    name = MARKER
+    """The damage of the checkpoint at `path` in a few words; None if it is whole.
+
+    Raises OSError if a file is there and cannot be read: that says nothing of what it holds.
+    """
     try:
         marker = json.loads((path / MARKER).read_text())
         for name in FILES:
@@ -241,8 +267,6 @@ def fault(path: Path) -> str | None:
                 return f"the checksum of {name} differs"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except OSError as error:
-        return f"{name} cannot be read ({error.strerror})"
     except (ValueError, KeyError, TypeError, RecursionError):
         return f"{MARKER} makes no sense"
     return None
@@ -259,7 +283,10 @@ def _fingerprint(path: Path) -> dict[str, int | str]:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    paths = [path for path in folder.glob("step_*") if re.fullmatch(r"step_\d{8,}", path.name)]
+    try:  # iterdir, because glob takes a folder that cannot be read for an empty one
+        paths = [path for path in folder.iterdir() if re.fullmatch(r"step_\d{8,}", path.name)]
+    except FileNotFoundError:
+        return []
     return sorted(paths, key=lambda path: int(path.name.removeprefix("step_")), reverse=True)
 
 

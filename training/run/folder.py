@@ -155,14 +155,15 @@ class RunFolder:
             write_atomically(self.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
 
     def read_summary(self) -> dict[str, Any] | None:
-        """The summary if the run in this folder is finished, else None."""
-        try:
-            return dict(json.loads(self.summary.read_text()))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            log.warning("%s is not readable (%s): the run counts as unfinished", self.summary, error)
-            return None
+        """The summary if the run in this folder is finished, else None. Raises RunFolderError if it cannot be read."""
+        with self._refusing():
+            try:
+                return dict(json.loads(self.summary.read_text()))
+            except FileNotFoundError:
+                return None
+            except (ValueError, TypeError, RecursionError) as error:
+                log.warning("%s is not readable (%s): the run counts as unfinished", self.summary, error)
+                return None
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Declare the run finished. Raises SaveError."""

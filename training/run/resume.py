@@ -40,7 +40,8 @@ def find_start(folder: RunFolder, config: Config) -> Start:
     """Look into `folder`, which this process must have locked, for where the run of `config` starts.
 
     Raises SettingsError when the run in the folder had other settings, and those are not allowed to change, or there is
-    no checkpoint to go on from with the new ones.
+    no checkpoint to go on from with the new ones; RunFolderError when the run would begin anew although checkpoints are
+    there, all of them damaged; MachineError when one cannot be read.
     """
     found = checkpoint.newest(folder.checkpoints)
     summary = folder.read_summary()
@@ -68,6 +69,11 @@ def find_start(folder: RunFolder, config: Config) -> Start:
     if finished and changed:
         log.warning("the run in %s has other settings (%s), and no step is left to train with the new ones",
                     folder.path, ", ".join(changed))  # fmt: skip
+    if found is None and not finished and checkpoint.damaged(folder.checkpoints):
+        raise RunFolderError(
+            f"run.dir: no checkpoint in {folder.checkpoints} is whole; mend one, choose another run.dir or run.name, "
+            f"or move {folder.path} elsewhere to begin anew"
+        )
     return Start(found, summary if finished else None, seed)
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import logging
 import os
 import random
@@ -175,6 +176,45 @@ def test_a_damaged_file_means_the_checkpoint_before(tmp_path, caplog, name, dama
 
     checkpoint.prune(save(tmp_path, 2))  # and the next save of that step makes it good
     assert_holds(checkpoint.newest(tmp_path), 2)
+
+
+UNREADABLE = [errno.EACCES, errno.EIO, errno.ESTALE, errno.EMFILE]
+
+
+@pytest.mark.parametrize("code", UNREADABLE, ids=errno.errorcode.get)
+@pytest.mark.parametrize("name", [*checkpoint.FILES, checkpoint.MARKER])
+def test_a_checkpoint_that_cannot_be_read_is_not_damaged(tmp_path, monkeypatch, name, code):
+    """No other one is taken for the newest, and nothing is deleted or overwritten."""
+    for step in (1, 2):
+        save(tmp_path, step)
+    before, opened = fingerprint(tmp_path), io.open
+
+    def refuse(path, *arguments, **named):
+        if Path(path) == tmp_path / "step_00000002" / name:
+            raise OSError(code, os.strerror(code), str(path))
+        return opened(path, *arguments, **named)
+
+    monkeypatch.setattr(io, "open", refuse)
+    with pytest.raises(MachineError, match=f"cannot read the checkpoint .*step_00000002: {os.strerror(code)}; nothing"):
+        checkpoint.newest(tmp_path)
+    with pytest.raises(SaveError, match=f"step_00000002 cannot be read: {os.strerror(code)}"):
+        save(tmp_path, 2)
+    assert not checkpoint.delete_older(tmp_path)
+    monkeypatch.undo()
+    assert fingerprint(tmp_path) == before
+    assert checkpoint.newest(tmp_path).step == 2
+
+
+def test_a_folder_that_cannot_be_listed_is_not_empty(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError):
+        checkpoint.newest(tmp_path)
 
 
 def test_another_format_is_refused(tmp_path, monkeypatch):

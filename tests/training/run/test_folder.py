@@ -179,6 +179,14 @@ def test_a_run_is_finished_when_its_summary_is_whole(tmp_path, caplog):
     assert "counts as unfinished" in caplog.text
 
 
+def test_a_summary_that_cannot_be_read_is_refused(tmp_path):
+    """The run may be finished."""
+    folder = RunFolder(tmp_path)
+    folder.summary.mkdir()
+    with pytest.raises(RunFolderError, match=r"^run\.dir: cannot use"):
+        folder.read_summary()
+
+
 def test_a_summary_that_cannot_be_written_is_not_there(tmp_path):
     folder = RunFolder(tmp_path)
     with files_of_at_most(10), pytest.raises(SaveError, match=r"summary\.json: File too large"):

@@ -10,6 +10,7 @@ from configs.schema import Config, SettingsError, load
 from training.run import checkpoint
 from training.run.folder import RunFolder
 from training.run.resume import Start, find_start
+from training.run_errors import RunFolderError
 
 
 @pytest.fixture
@@ -79,4 +80,20 @@ def test_other_settings_without_a_step_to_train_are_said(folder, caplog):
 @pytest.mark.parametrize("summary", [{}, {"steps": 6}, {"steps": "6", "final_loss": 2.0, "tokens_per_second": 5.0}])
 def test_another_file_by_the_name_of_the_summary_finishes_nothing(folder, summary):
     folder.write_summary(summary)
+    assert start(folder) == Start(None, None, 0)
+
+
+def test_a_run_does_not_begin_anew_over_damaged_checkpoints(folder):
+    for step in (3, 5):
+        save(folder, step, config())
+        (folder.checkpoints / f"step_{step:08d}" / "optimizer.pt").write_bytes(b"half")
+    with pytest.raises(RunFolderError, match=r"run\.dir: no checkpoint in .*checkpoints is whole; mend one, choose"):
+        start(folder)
+    finish(folder, config())
+    assert start(folder).summary is not None
+
+
+def test_a_run_begins_anew_where_its_first_save_was_cut_short(folder):
+    save(folder, 3, config())
+    (folder.checkpoints / "step_00000003" / checkpoint.MARKER).unlink()
     assert start(folder) == Start(None, None, 0)
