@@ -95,11 +95,19 @@ def test_a_full_disk_ends_a_run_only_at_its_end(text, whole_run, tmp_path):
     assert_same_end(tmp_path / "run", whole_run)
 
     argv = tiny.command(text, tmp_path / "other")
-    assert run([f"{full}:4"], argv, tmp_path / "log2") == 1
+    assert run([f"{full}:4", f"{full}:4"], argv, tmp_path / "log2") == 1  # again without the older one
     assert (tmp_path / "log2").read_text().splitlines()[-1].startswith("cannot save the checkpoint of step 12")
-    assert tiny.saved_steps(tmp_path / "other") == [6, 9]
+    assert tiny.saved_steps(tmp_path / "other") == [9]
     assert run([], argv, tmp_path / "log2") == 0  # room was made
     assert_same_end(tmp_path / "other", whole_run)
+
+
+def test_a_quota_takes_the_older_checkpoint(text, whole_run, tmp_path):
+    argv = tiny.command(text, tmp_path / "run")
+    assert run(["full:training.run.checkpoint.save_file:3"], argv, tmp_path / "log") == 0
+    assert "No space left" not in (tmp_path / "log").read_text()
+    assert tiny.saved_steps(tmp_path / "run") == [9, 12]
+    assert_same_end(tmp_path / "run", whole_run)
 
 
 @pytest.mark.parametrize("write", ["export.fsync:1", "curve.write_atomically:1", "folder.write_atomically:2"])

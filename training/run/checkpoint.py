@@ -37,7 +37,7 @@ from torch import Tensor
 
 from training.run.atomic import fsync, write_atomically
 from training.run.compact import compact, tensors
-from training.run.disk import free_bytes, in_words
+from training.run.disk import free_bytes, in_words, is_full
 from training.run.stored import Stored, open_safetensors, open_torch
 from training.run_errors import MachineError, SaveError
 
@@ -93,7 +93,7 @@ def save(
 
     Raises SaveError with one sentence if the disk refuses (full, over quota, broken). Nothing of the attempt
     is left behind, so the caller may go on and try again later. Older checkpoints are not touched, except where the
-    disk has no room for one more: then all but the newest whole one are deleted first.
+    disk or a quota has no room for one more: then all but the newest whole one are deleted for it.
     """
     final = folder / f"step_{step:08d}"
     try:
@@ -111,7 +111,21 @@ def save(
     needed = sum(tensor.nbytes for tensor in tensors([model_state, optimizer_state]))
     room = f"{in_words(needed)} needed"
 
-    temporary = final.with_suffix(".tmp")
+    def write() -> None:
+        temporary = final.with_suffix(".tmp")
+        try:
+            temporary.mkdir()
+            save_file(model_state, temporary / MODEL, metadata={"format": "pt"})
+            _torch_save(optimizer_state, temporary / OPTIMIZER)
+            _torch_save(random_states, temporary / RANDOM)
+            (temporary / STREAMS).write_bytes(gzip.compress(streams_json, compresslevel=1, mtime=0))
+            (temporary / STATE).write_text(state_json)
+            _publish(temporary, final)
+        except BaseException:
+            _delete(temporary)
+            _delete(final)
+            raise
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
@@ -123,18 +137,13 @@ def save(
         if free < needed:
             # Refuse while there is a little room left: the metrics and the logs still need it.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        temporary.mkdir()
-        save_file(model_state, temporary / MODEL, metadata={"format": "pt"})
-        _torch_save(optimizer_state, temporary / OPTIMIZER)
-        _torch_save(random_states, temporary / RANDOM)
-        (temporary / STREAMS).write_bytes(gzip.compress(streams_json, compresslevel=1, mtime=0))
-        (temporary / STATE).write_text(state_json)
-        _publish(temporary, final)
-    except BaseException as error:
-        _delete(temporary)
-        _delete(final)
-        if not isinstance(error, OSError | SafetensorError | RuntimeError):
-            raise
+        try:
+            write()
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if not (is_full(error) and delete_older(folder)):  # a quota does not show in the free bytes
+                raise
+            write()
+    except (OSError, SafetensorError, RuntimeError) as error:
         raise SaveError(
             f"cannot save the checkpoint of step {step} in {folder}: {_reason(error)} ({room}); "
             "the newest one before it is untouched"

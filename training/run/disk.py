@@ -19,11 +19,12 @@ def in_words(count: int) -> str:
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether an error, or its cause, is a full disk or quota. safetensors has the number in its text."""
+    """Whether an error is a full disk or quota, or came of one. safetensors has the number in its text, torch its
+    own words and the other error as the context."""
     full = (errno.ENOSPC, errno.EDQUOT)
     while error is not None:
         found = re.search(r"os error (\d+)", str(error))
         if (isinstance(error, OSError) and error.errno in full) or (found and int(found[1]) in full):
             return True
-        error = error.__cause__
+        error = error.__cause__ or error.__context__
     return False

@@ -352,6 +352,27 @@ def test_a_disk_with_room_for_two_keeps_the_newest_whole_one(tmp_path, monkeypat
     assert checkpoint.newest(tmp_path).path == saved
 
 
+@pytest.mark.parametrize("where", ["_torch_save", "fsync"])
+def test_a_quota_with_room_for_two_keeps_the_newest_whole_one(tmp_path, monkeypatch, where):
+    """It is noticed when a file is written, or flushed to a server; the disk says that it has room."""
+    for step in (1, 2):
+        save(tmp_path, step)
+    original = getattr(checkpoint, where)
+
+    def refuse(*arguments):
+        if len(list(tmp_path.glob("step_*"))) > 2:
+            if where == "fsync":
+                raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+            arguments = (arguments[0], Path("/dev/full"))
+        original(*arguments)
+
+    monkeypatch.setattr(checkpoint, where, refuse)
+    for step in (3, 4):
+        save(tmp_path, step)
+        assert_holds(checkpoint.newest(tmp_path), step)
+        assert [path.name for path in sorted(tmp_path.iterdir())] == [f"step_{n:08d}" for n in (step - 1, step)]
+
+
 def test_nothing_is_deleted_for_a_checkpoint_that_cannot_fit(tmp_path, monkeypatch):
     for step in (1, 2):
         save(tmp_path, step)
