@@ -245,6 +245,10 @@ BAD = {
     "too little text": ("data.eval_tokens=1_000_000", "data.eval_tokens"),
     "vocabulary": ("model.vocab_size=1000", "model.vocab_size"),
     "model folder": ("model.init_from=/nowhere", "model.init_from"),
+    "model folder of the run": (
+        lambda folder, text: f"model.init_from={folder}/./run/model",
+        "run/model is where the run in",
+    ),
     "reference": ("run.reference=/nowhere", "run.reference"),
     "model folder of no user": ("model.init_from=~nobody-here/model", "model.init_from: ~nobody-here/model"),
     "reference of no user": ("run.reference=~nobody-here/run", "run.reference: cannot read ~nobody-here/run"),

@@ -23,6 +23,7 @@ import yaml
 
 from configs.messages import one_line
 from configs.schema import Config
+from configs.user_paths import expanded
 from training.run.atomic import write_atomically
 from training.run.disk import free_bytes, in_words
 from training.run.plain_json import finite
@@ -94,14 +95,17 @@ class RunFolder:
 
     def _refuse_foreign_results(self) -> None:
         """Refuse a folder that holds what the run would overwrite or delete, and no sign of an earlier run."""
-        files = (self.config, self.metrics, self.summary, self.curve)
-        filled = (path for path in (self.model, self.checkpoints) if path.exists() and any(path.iterdir()))
-        found = next((path for path in (*files, *filled) if path.exists()), None)
-        if found is None or (self.path / "lock").exists() or any(self.checkpoints.glob("step_*/complete.json")):
+        files = [path for path in (self.config, self.metrics, self.summary, self.curve) if path.exists()]
+        # A run that was refused leaves its lock, which says nothing of other files, and an empty metrics.jsonl.
+        written = [path for path in files if path.stat().st_size > 0]
+        filled = [path for path in (self.model, self.checkpoints) if path.exists() and any(path.iterdir())]
+        found = [*written, *filled]
+        if not found or any(self.checkpoints.glob("step_*/complete.json")):
             return
         if not _is_of_a_run(self.config):
             raise RunFolderError(
-                f"run.dir: {self.path} holds {found.name}, which is of no run and would be lost; choose another run.dir"
+                f"run.dir: {self.path} holds {found[0].name}, which is of no run and would be lost; "
+                "choose another run.dir"
             )
 
     def release(self) -> None:
@@ -182,9 +186,18 @@ class RunFolder:
 
 @contextlib.contextmanager
 def locked_run_folder(config: Config, world: "World") -> Iterator[RunFolder]:
-    """The folder of the run, which the main process locks for all. RunFolderError, on every process, if it cannot."""
+    """The folder of the run, which the main process locks for all.
+
+    Raises RunFolderError, on every process, if it cannot, or if the run would replace the model that it starts from.
+    """
     assert config.run.dir is not None, "configs.schema fills it in"
     folder = RunFolder(Path(config.run.dir))
+    initial = config.model.init_from
+    if initial is not None and Path(os.path.realpath(expanded(initial))).is_relative_to(os.path.realpath(folder.model)):
+        raise RunFolderError(
+            f"model.init_from: {initial} is where the run in {folder.path} writes its own model, and would be lost; "
+            "choose another run.dir"
+        )
     try:
         world.from_main(folder.lock)
         yield folder
@@ -193,10 +206,11 @@ def locked_run_folder(config: Config, world: "World") -> Iterator[RunFolder]:
 
 
 def _is_of_a_run(config: Path) -> bool:
-    """Whether the file `config` is there and holds the settings of a run. Raises OSError."""
+    """Whether the file `config` is there and holds the settings of a run, pretraining or GLUE. Raises OSError."""
     try:
         settings = yaml.safe_load(config.read_text())
-        return settings["run"].keys() >= {"name", "seed"} and "optimizer" in settings
+        own, keys = ("glue", {"task", "seed"}) if "glue" in settings else ("run", {"name", "seed"})
+        return settings[own].keys() >= keys and "optimizer" in settings
     except (FileNotFoundError, yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return False
 

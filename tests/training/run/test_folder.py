@@ -82,20 +82,30 @@ def test_a_file_in_the_way_of_a_result_is_found_at_the_start(tmp_path, name):
     "name", ["model/config.json", "checkpoints/step_00000010/weights.bin", "metrics.jsonl", "config.yaml", "curve.png"]
 )
 def test_a_folder_with_results_of_no_run_is_refused_and_kept(tmp_path, name):
+    """Also beside the lock of a run that was refused there before."""
+    with RunFolder(tmp_path):
+        pass
     file = tmp_path / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("run: mine\n")
     with pytest.raises(RunFolderError, match=rf"holds {Path(name).parts[0]}, which is of no run"), RunFolder(tmp_path):
         pass
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {file, tmp_path / "lock"}
 
 
-@pytest.mark.parametrize("sign", ["lock", "config.yaml", "checkpoints/step_00000003/complete.json"])
-def test_each_file_of_a_run_shows_that_its_results_are_its_own(tmp_path, sign):
+def test_a_run_that_was_refused_after_it_had_opened_its_metrics_starts_again(tmp_path):
+    (tmp_path / "metrics.jsonl").touch()
+    with RunFolder(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("own", ["run: {name: a, seed: 0}", "glue: {task: rte, seed: 0}"])
+@pytest.mark.parametrize("sign", ["config.yaml", "checkpoints/step_00000003/complete.json"])
+def test_each_file_of_a_run_shows_that_its_results_are_its_own(tmp_path, sign, own):
     (tmp_path / "model").mkdir()
     for path in (tmp_path / "model" / "config.json", tmp_path / "metrics.jsonl", tmp_path / sign):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("run: {name: a, seed: 0}\noptimizer: {name: adam}\n")
+        path.write_text(f"{own}\noptimizer: {{name: adam}}\n")
     with RunFolder(tmp_path):
         assert (tmp_path / "model" / "config.json").exists()
 
@@ -108,7 +118,7 @@ def test_a_link_to_nothing_is_found_at_the_start(tmp_path, name):
 
 
 def test_a_mount_in_place_of_the_model_is_found_at_the_start(tmp_path):
-    (tmp_path / "lock").touch()
+    (tmp_path / "config.yaml").write_text("run: {name: a, seed: 0}\noptimizer: {name: adam}\n")
     (tmp_path / "model").symlink_to("/proc")
     with pytest.raises(RunFolderError, match=r"model is a mount, which cannot be replaced"), RunFolder(tmp_path):
         pass
