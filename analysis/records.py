@@ -15,6 +15,7 @@ import yaml
 
 from configs.messages import one_line
 from configs.schema import SettingsError
+from configs.yaml_values import from_yaml
 from training.run.metrics import read_metrics
 
 TRAIN_ROWS = 200
@@ -69,7 +70,7 @@ class Record(TypedDict):
 def record(folder: Path) -> Record:
     """The record of the finished run in `folder`."""
     rows = read_metrics(folder / "metrics.jsonl")
-    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    settings = from_yaml((folder / "config.yaml").read_text())
     settings["run"]["dir"] = None  # a record's name says its settings; a reader has no use for the folder
     kept: Record = {
         "summary": json.loads((folder / "summary.json").read_text()),

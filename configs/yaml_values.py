@@ -85,9 +85,48 @@ def line_numbers(text: str) -> dict[str, int]:
 
 def quoted(text: str) -> str:
     """`text` as the value of an argument that is read as this text: as it is, or in quotes."""
-    escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # "${" would begin an interpolation
+    escaped = _escaped(text)
     plain = Unread(escaped).text() == escaped and not Unread(escaped).is_list()
     return escaped if plain else json.dumps(escaped, ensure_ascii=False)
+
+
+def to_yaml(settings: dict[str, Any]) -> str:
+    """Resolved settings, plain values only, as a settings file that is read as these settings."""
+    return yaml.dump(settings, Dumper=_ResolvedDumper, sort_keys=False, allow_unicode=True)
+
+
+def from_yaml(text: str) -> Any:
+    """The value that `to_yaml` wrote. Raises yaml.YAMLError, ValueError and RecursionError."""
+    return yaml.load(text, Loader=_ResolvedLoader)
+
+
+class _ResolvedDumper(yaml.SafeDumper):
+    """Texts have no interpolation."""
+
+
+class _ResolvedLoader(yaml.SafeLoader):
+    """Texts are those that `_ResolvedDumper` was given."""
+
+
+def _represent(dumper: _ResolvedDumper, text: str) -> yaml.Node:
+    return dumper.represent_str(_escaped(text))
+
+
+def _construct(loader: _ResolvedLoader, node: yaml.ScalarNode) -> str:
+    return _unescaped(str(loader.construct_scalar(node)))
+
+
+_ResolvedDumper.add_representer(str, _represent)
+_ResolvedLoader.add_constructor("tag:yaml.org,2002:str", _construct)
+
+
+def _escaped(text: str) -> str:
+    """`text` without an interpolation, which "${" would begin; backslashes before it are doubled."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"(\\*)\1\\\$\{", r"\1${", text)
 
 
 def problem(error: yaml.YAMLError) -> str:

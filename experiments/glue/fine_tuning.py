@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-import yaml
 from torch import nn
 
 import optimizers
@@ -59,7 +58,7 @@ def _train(config: GlueConfig, run_folder: RunFolder) -> dict[str, Any]:
     if glue.max_length > tokenizer.model_max_length:
         raise SettingsError(f"glue.max_length must be at most {glue.model}'s {tokenizer.model_max_length} tokens")
     optimizer = build_optimizer(model, config)
-    write_atomically(run_folder.config, yaml.safe_dump(plain(config), sort_keys=False).encode())
+    run_folder.write_config(plain(config))
     trainer = transformers.Trainer(
         model,
         _arguments(config, run_folder.checkpoints),

@@ -24,6 +24,7 @@ import yaml
 from configs.messages import one_line
 from configs.schema import Config
 from configs.user_paths import expanded
+from configs.yaml_values import from_yaml, to_yaml
 from training.run.atomic import write_atomically
 from training.run.disk import free_bytes, in_words
 from training.run.plain_json import finite
@@ -146,7 +147,7 @@ class RunFolder:
         """The config this folder was last started with, None in a new one."""
         with self._refusing():
             try:
-                config = dict(yaml.safe_load(self.config.read_text()))
+                config = dict(from_yaml(self.config.read_text()))
             except FileNotFoundError:
                 return None
             except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
@@ -156,7 +157,7 @@ class RunFolder:
     def write_config(self, config: dict[str, Any]) -> None:
         """Put the resolved config, plain values only, into config.yaml."""
         with self._refusing():
-            write_atomically(self.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+            write_atomically(self.config, to_yaml(config).encode())
 
     def read_summary(self) -> dict[str, Any] | None:
         """The summary if the run in this folder is finished, else None. Raises RunFolderError if it cannot be read."""

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from configs.identity import to_dict
+from configs.reading import argument
+from configs.schema import load
 from tests.training.run.rows import files_of_at_most
 from training.run.folder import RunFolder
 from training.run_errors import RunFolderError, SaveError
@@ -164,6 +167,16 @@ def test_config_comes_back(tmp_path):
     folder.write_config(config)
     assert folder.read_config() == config
     assert list(folder.read_config()) == list(config)
+
+
+@pytest.mark.parametrize("name", ["cost${x}", "${run.seed}", r"a\${b}", r"\\${c", "a}${", "1e3", "null", "[a]", "'a'"])
+def test_config_is_a_settings_file_of_the_same_settings(tmp_path, name):
+    config = load([argument("run.name", name), argument("data.tokenizer", f"/{name}/a")]).config
+    folder = RunFolder(tmp_path)
+    folder.write_config(to_dict(config))
+    assert config.run.name == name
+    assert folder.read_config() == to_dict(config)
+    assert load([str(folder.config)]).config == config
 
 
 def test_an_unreadable_config_is_refused_in_one_sentence(tmp_path):
