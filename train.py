@@ -26,7 +26,7 @@ if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its old name
 import torch
 
 from configs.checks import check_layout
-from configs.schema import Config, load
+from configs.schema import Config, load, set_seed
 from data.held_out import EvaluationData
 from data.loader import TrainingData
 from data.tokenizer import check_vocabulary, load_tokenizer
@@ -88,7 +88,7 @@ def run(config: Config, world: World) -> int:
         with settings_errors():
             folder = opened.enter_context(locked_run_folder(config, world))
             start = world.from_main(lambda: find_start(folder, config))
-            config.run.seed = start.seed
+            set_seed(config, start.seed)
             if start.summary is not None:
                 result = final_line(start.summary, folder)
                 world.from_main(lambda: say(f"this run is finished: {result}"))

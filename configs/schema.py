@@ -48,6 +48,7 @@ __all__ = [
     "load",
     "optimizer_options",
     "read_into",
+    "set_seed",
 ]
 
 USAGE = "train.py [FILE.yaml ...] [key=value ...] [--plan | --plan=json] [--processes=N] [--card=NAME]"
@@ -106,9 +107,21 @@ def build(settings: Settings) -> Config:
     check(config, settings)
     if config.optimizer.adam_lr is None:
         config.optimizer.adam_lr = ADAM_LR.get(config.model.name, 0.001)
-    config.run.name = config.run.name or f"{config.model.name}_{config.optimizer.name}_s{config.run.seed}"
+    config.run.name = config.run.name or _default_name(config)
     config.run.dir = str(expanded(config.run.dir or f"runs/{config.run.name}"))
     return config
+
+
+def set_seed(config: Config, seed: int) -> None:
+    """Give a run the seed with which it began, and the name that goes with it, unless it has a name of its own."""
+    unnamed = config.run.name == _default_name(config)
+    config.run.seed = seed
+    if unnamed:
+        config.run.name = _default_name(config)
+
+
+def _default_name(config: Config) -> str:
+    return f"{config.model.name}_{config.optimizer.name}_s{config.run.seed}"
 
 
 def read_into(sections: type[Sections], settings: Settings) -> Sections:

@@ -116,7 +116,11 @@ def test_a_run_keeps_the_seed_it_began_with_and_says_so(text, tmp_path, capsys, 
     assert train.main([*argv, "run.seed=7"]) == 0
     assert "began with run.seed=0" in caplog.text and "is finished" in capsys.readouterr().out
     assert train.main([*argv, "run.seed=7", "train.steps=3", "run.allow_config_change=true"]) == 0
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["seed"] == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["seed"], summary["name"]) == (0, "llama_nano_adam_s0")
+    assert load([str(tmp_path / "run" / "config.yaml")]).config.run.name == "llama_nano_adam_s0"
+    assert train.main([*argv, "run.seed=7", "train.steps=4", "run.allow_config_change=true", "run.name=own_s7"]) == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["name"] == "own_s7"
 
 
 @pytest.mark.slow
