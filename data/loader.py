@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from data.data_errors import DataError
 from data.data_settings import Data
 from data.packing import ids_of_a_document, labels, pad, rows
+from data.prepared import tokenizer_fingerprint
 from data.shuffle import Cursor, Stream, StreamState
 from data.sources import Document, training_source, warn_of_shared_files
 from data.tokenizer import Encoder
@@ -58,8 +59,8 @@ class TrainingData:
         evaluated: the files of `EvaluationData`; the main process warns if one is trained on.
 
     Raises:
-        DataError: by the constructor, for settings and files that cannot be right or a state of other data; by
-            `next`, for mistakes in the text, or a stream's end without `data.repeat`.
+        DataError: by the constructor, for settings and files that cannot be right or a state of other data or of
+            another tokenizer; by `next`, for mistakes in the text, or a stream's end without `data.repeat`.
         SourceUnavailable: by `next`, when a file cannot be fetched. Batches made before an error come first.
     """
 
@@ -93,6 +94,7 @@ class TrainingData:
         source = training_source(section)
         if process_index == 0:
             warn_of_shared_files(source, evaluated)
+        fingerprint = tokenizer_fingerprint(tokenizer)
         streams = [
             Stream(
                 source,
@@ -101,6 +103,7 @@ class TrainingData:
                 seed=section.seed,
                 buffer=section.shuffle_buffer,
                 repeat=section.repeat,
+                tokenizer=fingerprint,
                 state=None if states is None else states[str(s)],
                 mended=mended,
             )

@@ -39,11 +39,12 @@ class Stream:
 
     Args:
         seed, buffer, repeat: data.seed, data.shuffle_buffer, data.repeat.
+        tokenizer: fingerprint of the one that makes tokens of the documents.
         state: from `state()`, to resume there; None starts at the beginning.
         mended: the files are those of the state, whose sizes may have changed since.
 
     Raises:
-        DataError: the state is of other data or of other settings.
+        DataError: the state is of other data, of another tokenizer or of other settings.
     """
 
     def __init__(
@@ -55,11 +56,13 @@ class Stream:
         seed: int,
         buffer: int,
         repeat: bool,
+        tokenizer: str,
         state: StreamState | None,
         mended: bool = False,
     ) -> None:
         self.source, self.index, self.count = source, index, count
         self.seed, self.buffer, self.repeat, self.mended = seed, max(buffer, 1), repeat, mended
+        self.tokenizer = tokenizer
         if len(source.files) >= count:
             self.files, self.every, self.offset = range(index, len(source.files), count), 1, 0
         else:  # every stream reads all files and keeps every `count`-th document
@@ -71,7 +74,7 @@ class Stream:
 
     def state(self, cursor: Cursor) -> StreamState:
         """The state from which `__init__` resumes at `cursor`."""
-        return asdict(cursor) | self._order() | {"revision": self.source.revision}
+        return asdict(cursor) | self._order() | {"revision": self.source.revision, "tokenizer": self.tokenizer}
 
     def _order(self) -> StreamState:
         """All that the order of documents depends on; a cursor is valid for one order only."""
@@ -92,6 +95,11 @@ class Stream:
                 f"{self.source.setting}: the saved position belongs to other data (names or sizes of the "
                 f"{len(self.source.files)} files differ); give the data back, or start a new run"
                 f"{self._older_revision(state)}"
+            )
+        if state.get("tokenizer", self.tokenizer) != self.tokenizer:  # a state of an older version has none
+            raise DataError(
+                f"data.tokenizer: the saved position in {self.source.setting} was reached with another tokenizer; "
+                "give that one back, or start a new run"
             )
         for key, now in order.items():
             before = state.get(key)  # a state of an older version has not all of them

@@ -12,6 +12,7 @@ import torch
 from data import loader
 from data.data_errors import DataError
 from data.loader import TrainingData
+from data.tokenizer import BUILTIN, load_tokenizer
 from tests.data.conftest import VOCABULARY, documents_of, make_section, steps, texts, write_shards
 
 
@@ -87,6 +88,19 @@ def test_a_state_of_other_data_is_refused(section, tokenizer, tmp_path):
     section.seed, section.streams = 42, 8
     with pytest.raises(DataError, match=r"no stream 4; set data.streams=4"):
         steps(section, tokenizer, 1, states=states)
+
+
+def test_a_state_of_another_tokenizer_is_refused(section, tokenizer):
+    """Of the same name or folder, whatever was put there. A state of an older version does not say which it was."""
+    states = steps(section, tokenizer, 2)[-1][2]
+    other = load_tokenizer(make_section(tokenizer=str(BUILTIN)))
+    other.add_tokens(["people"])
+    with pytest.raises(DataError, match=r"^data\.tokenizer: the saved position in .* with another tokenizer"):
+        steps(section, other, 1, states=states)
+    older = json.loads(json.dumps(states))
+    for state in older.values():
+        del state["tokenizer"]
+    assert len(steps(section, other, 1, states=older)) == 1
 
 
 def test_a_run_goes_on_after_a_line_of_its_files_was_mended(section, tokenizer, tmp_path, caplog):
