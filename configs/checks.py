@@ -34,11 +34,18 @@ def check(config: Config, settings: Settings) -> None:
 
 
 def check_bounds(sections: "DataclassInstance", settings: Settings) -> None:
-    """Refuse numbers out of the bounds that their sections declare. Raises SettingsError."""
+    """Refuse numbers out of the bounds that their sections declare, and empty texts where null means no value.
+
+    Raises SettingsError.
+    """
     for section in dataclasses.fields(sections):
         values = getattr(sections, section.name)
         for f in dataclasses.fields(values):
             key, value, bounds = f"{section.name}.{f.name}", getattr(values, f.name), f.metadata
+            if f.default is None and isinstance(value, str | list):
+                texts = value if isinstance(value, list) else [value]
+                filled = bool(texts) and all(text.strip() for text in texts if isinstance(text, str))
+                settings.require(filled, key, f"must not be empty or blank, got {value!r}; null means no value")
             if isinstance(value, int | float) and not isinstance(value, bool):
                 most = bounds.get("most", LARGEST if isinstance(value, int) else value)
                 least, above = bounds.get("least", value), bounds.get("above")
@@ -83,7 +90,6 @@ def _check_paths(config: Config, settings: Settings) -> None:
     for key, name in (("run.name", run.name), ("model.name", config.model.name)):
         plain = name is None or (name == Path(name).name and name not in ("", ".."))
         settings.require(plain, key, f"must be one plain part of a path, got {name!r}")
-    settings.require(run.dir is None or run.dir.strip() != "", "run.dir", f"must name a folder, got {run.dir!r}")
     known = run.dir is None or not str(expanded(run.dir)).startswith("~")
     settings.require(known, "run.dir", f"begins with the home of a user who is not known here, got {run.dir}")
     _check_text(config.data, settings)

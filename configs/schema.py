@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from configs.checks import check
 from configs.identity import flatten
@@ -193,6 +193,8 @@ def _fill(schema: DictConfig, settings: Settings) -> None:
             hint = typing.get_type_hints(OmegaConf.get_type(node))[name]
             value = value_of(value, hint, key)
             try:
+                if hint is bool and isinstance(value, int) and value not in (0, 1):
+                    raise ValidationError  # OmegaConf takes every number but 0 for true
                 OmegaConf.update(node, name, value, merge=False)
             except (OmegaConfBaseException, OverflowError) as error:  # a whole number too large for a float
                 raise SettingsError(f"{where}{key} must be {_expected(hint)}, got {value!r}") from error

@@ -111,7 +111,7 @@ def test_numbers_lists_and_texts_are_read_as_typed():
         "*.jsonl",
         "&x",
         "[a",
-        "\t",
+        "a\tb",
         "- a",
         "1e5",
         " a ",
@@ -228,7 +228,7 @@ def test_plan_flags():
         ("data.held_out=0.6", "data.held_out must be at most 0.5"),
         ("run.name=../x", "run.name must be one plain part of a path"),
         ("run.name=..", "run.name must be one plain part of a path"),
-        ("run.dir=", "run.dir must name a folder"),
+        ("data.packing=2", "data.packing must be true or false, got 2"),
         ("run.dir=~nobody-here/x", "run.dir begins with the home of a user who is not known here"),
         ("run.name=${nothing}", "run.name: "),
         ("train.steps=[1,", "not valid YAML"),
@@ -271,6 +271,24 @@ def test_a_refusal_names_the_key_and_the_nearest_valid_one(arguments, words):
 )
 def test_a_refusal_of_a_file_names_the_line(write, text, words):
     assert words in refusal("configs/quickstart.yaml", write(text))
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["data.eval_path", "data.tokenizer", "run.reference", "run.dir", "run.name", "model.init_from", "wandb.group"],
+)
+@pytest.mark.parametrize("text", ["", " ", "''"])
+def test_an_empty_text_is_not_taken_for_null(key, text):
+    """It is what an unset variable of the shell leaves."""
+    assert refusal(f"{key}={text}").startswith(f"{key} must not be empty or blank, got '")
+    assert refusal(f"{key}={text}").endswith("; null means no value")
+
+
+@pytest.mark.parametrize("paths", ["[]", "[a.jsonl, '']"])
+def test_a_list_of_paths_has_no_empty_one(paths):
+    words = f"must not be empty or blank, got {yaml.safe_load(paths)}; null means no value"
+    for key in ("data.path", "data.eval_path"):
+        assert refusal("data=files", "data.held_out=0.1", "data.path=x", f"{key}={paths}") == f"{key} {words}"
 
 
 def test_a_batch_must_divide_among_the_processes():
