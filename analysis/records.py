@@ -16,6 +16,7 @@ import yaml
 from configs.messages import one_line
 from configs.schema import SettingsError
 from configs.yaml_values import from_yaml
+from training.run.atomic import write_atomically
 from training.run.metrics import read_metrics
 
 TRAIN_ROWS = 200
@@ -94,15 +95,15 @@ def write(kept: Record, path: Path) -> None:
         if key == "evaluations":
             text = "[\n" + ",\n".join(json.dumps(row) for row in kept["evaluations"]) + "\n]"
         parts.append(f"{json.dumps(key)}: {text}")
-    path.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+    write_atomically(path, ("{\n" + ",\n".join(parts) + "\n}\n").encode())
 
 
 def gather(runs: Path, records: Path, name: Callable[[Path, Record], str] | None = None) -> int:
     """Write the record of every finished run below `runs` into `records`; returns their number.
 
     A record is named after its run's settings, so that runs of any folders keep apart. `name` makes other names, from
-    a run's folder and record. Raises SettingsError for a folder that holds no whole run, and where another run has the
-    name: no record is lost.
+    a run's folder and record. Raises SettingsError for a folder that holds no whole run, and where another run or a
+    damaged record has the name: no record is lost.
     """
     folders = [path.parent for path in sorted(runs.rglob("summary.json"))]
     for folder in folders:
@@ -111,7 +112,7 @@ def gather(runs: Path, records: Path, name: Callable[[Path, Record], str] | None
             path = records / f"{(name or _settings_name)(folder, kept)}.json"
         except (KeyError, TypeError, ValueError, OSError, yaml.YAMLError) as error:
             raise SettingsError(f"{folder} holds no whole run ({type(error).__name__}: {one_line(error)})") from error
-        if path.is_file() and json.loads(path.read_text())["summary"] != kept["summary"]:
+        if path.is_file() and _read(path)["summary"] != kept["summary"]:
             raise SettingsError(f"{path} is of another run than {folder}, of equal settings and seed; move it away")
         write(kept, path)
     return len(folders)
@@ -124,8 +125,20 @@ def _settings_name(folder: Path, kept: Record) -> str:
 
 
 def read(records: Path) -> dict[str, Record]:
-    """Every record of a folder, by name."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(records.glob("*.json"))}
+    """Every record of a folder, by name. Raises SettingsError for one that is damaged."""
+    return {path.stem: _read(path) for path in sorted(records.glob("*.json"))}
+
+
+def _read(path: Path) -> Record:
+    """The record in a file. Raises SettingsError if it is not whole."""
+    try:
+        kept: Record = json.loads(path.read_text())
+        whole = kept.keys() >= Record.__required_keys__
+    except (ValueError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise SettingsError(f"{path} is no whole record of a run; move it away, and take it from the run folder again")
+    return kept
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, list[float | None]]:

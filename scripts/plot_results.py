@@ -9,6 +9,7 @@ from the lowest to the highest. A figure of ours alone is not drawn without reco
 """
 
 import argparse
+import sys
 
 from analysis import records
 from analysis.arena.final_curves import arena_curves
@@ -18,11 +19,11 @@ from analysis.paths import ARENA_RESULTS, FULL, NANO, RESULTS
 from analysis.report.page import page
 from analysis.tables.all_tables import all_tables
 from analysis.tables.nano_size import step_seconds
+from configs.schema import SettingsError
 
 
-def main() -> None:
-    """Draw every figure and write the page."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+def draw() -> None:
+    """Draw every figure and write the page. Raises SettingsError for a damaged record."""
     full, nano = (list(records.read(folder / "runs").values()) for folder in (FULL, NANO))
     write_svgs(full_size_figures(full), RESULTS / "figures")
     write_svgs(nano_figures(nano, step_seconds()), NANO / "figures")
@@ -33,5 +34,16 @@ def main() -> None:
     (RESULTS / "report.html").write_text(page(full, nano, all_tables(), arena_curves(), pictures))
 
 
+def main() -> int:
+    """Draw; returns the exit code."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    try:
+        draw()
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,6 +1,8 @@
 """From run folders to records."""
 
+import errno
 import json
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +77,35 @@ def test_a_folder_that_holds_no_whole_run_is_named(tmp_path, damage):
     (tmp_path / "runs" / "mine" / "summary.json").write_text(damage)
     with pytest.raises(SettingsError, match=r"runs/mine holds no whole run"):
         records.gather(tmp_path / "runs", tmp_path / "records")
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[:100], lambda _: "[]", lambda _: '{"summary": {}}'])
+def test_a_damaged_record_is_named_and_kept(tmp_path, damage):
+    write_run(tmp_path / "runs" / "mine")
+    gathered = tmp_path / "runs", tmp_path / "records", lambda folder, _: folder.name
+    assert records.gather(*gathered) == 1
+    (file,) = (tmp_path / "records").iterdir()
+    whole = file.read_text()
+    file.write_text(damage(whole))
+    for again in (lambda: records.gather(*gathered), lambda: records.read(tmp_path / "records")):
+        with pytest.raises(SettingsError, match=r"records/mine\.json is no whole record of a run; move it away"):
+            again()
+    assert file.read_text() == damage(whole)
+
+
+def test_a_record_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    write_run(tmp_path / "runs" / "mine")
+    gathered = tmp_path / "runs", tmp_path / "records", lambda folder, _: folder.name
+    records.gather(*gathered)
+    before = records.read(tmp_path / "records")
+    (tmp_path / "runs" / "mine" / "evaluations.json").write_text('{"books": {"perplexity": 6.0}}')
+
+    def full(path, data):
+        path.open("wb").write(data[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "write_text", lambda path, text: full(path, text.encode()))
+    with pytest.raises(OSError, match="No space left"):
+        records.gather(*gathered)
+    assert records.read(tmp_path / "records") == before
