@@ -1,5 +1,8 @@
 """Writing of a prepared store: any source's text, tokenised once (see data/prepared.py)."""
 
+import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import logging
@@ -64,16 +67,47 @@ def prepare(store: Path, section: "Data", tokenizer: PreTrainedTokenizerBase) ->
     The store appears whole or not at all: it is written under another name, synced and renamed.
 
     Raises:
-        DataError: the folder exists, or the text is at fault.
+        DataError: the folder exists, another process is preparing it, or the text is at fault.
         SourceUnavailable: a file cannot be fetched.
     """
-    if store.exists():
-        raise DataError(f"{store} exists; remove it, or prepare the data somewhere else")
+    _refuse_existing(store)
     sources = {"train": training_source(section), "validation": evaluation_source(section)}
     warn_of_shared_files(sources["train"], sources["validation"].files)
+    with _locked(store):
+        _refuse_existing(store)  # another process may have finished it since
+        _write(store, section, tokenizer, sources)
+
+
+def _refuse_existing(store: Path) -> None:
+    if store.exists():
+        raise DataError(f"{store} exists; remove it, or prepare the data somewhere else")
+
+
+@contextlib.contextmanager
+def _locked(store: Path) -> Iterator[None]:
+    """The right to prepare the store, which the kernel drops with the process. Raises DataError if another has it."""
+    store.parent.mkdir(parents=True, exist_ok=True)
+    path = store.with_name(store.name + ".lock")
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{store} is being prepared by another process; wait for its end") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            logging.warning("the file system of %s has no locks: do not prepare it twice at a time", store)
+        yield
+        path.unlink(missing_ok=True)  # not after a failure: two processes could then hold files of one name
+
+
+def _write(
+    store: Path, section: "Data", tokenizer: PreTrainedTokenizerBase, sources: dict[str, TextSource | PreparedSource]
+) -> None:
+    """Write the store beside its place, then move it there."""
     partial = store.with_name(store.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial.mkdir()
     ids = id_count(tokenizer)
     dtype = np.dtype("<u2" if ids <= 1 << 16 else "<u4")
     splits: dict[str, Any] = {}

@@ -13,9 +13,9 @@ packing and row length are chosen when the store is read, and the rows are those
 
 import logging
 import sys
-from pathlib import Path
 
 from configs.schema import SettingsError, load
+from configs.user_paths import expanded
 from data.preparation import prepare
 from data.prepared import read_manifest, verify
 from data.tokenizer import load_tokenizer
@@ -38,14 +38,14 @@ def main(arguments: list[str]) -> int:
             raise SettingsError(
                 "data.source=prepared reads a store, this script makes one; name the source of the text"
             )
-        prepare(Path(arguments[0]), section, load_tokenizer(section))
+        prepare(expanded(arguments[0]), section, load_tokenizer(section))
+        splits = read_manifest(arguments[0])["splits"]
     except ValueError as error:  # settings and data
         print(error, file=sys.stderr)
         return 2
     except OSError as error:  # disk and network
         print(error, file=sys.stderr)
         return 1
-    splits = read_manifest(arguments[0])["splits"]
     print(", ".join(f"{split}: {entry['tokens']} tokens" for split, entry in splits.items()), "in", arguments[0])
     return 0
 

@@ -7,12 +7,15 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from data import preparation
 from data.data_errors import DataError
 from data.held_out import EvaluationData
 from data.loader import TrainingData
 from data.preparation import prepare
 from data.prepared import PreparedSource, verify
+from data.sources import TextSource
 from data.tokenizer import load_tokenizer
+from scripts import prepare_data
 from scripts.prepare_data import main
 from tests.data.conftest import VOCABULARY, make_section, steps, texts, write_shards
 
@@ -111,6 +114,38 @@ def test_a_broken_text_leaves_no_store(text, tokenizer, tmp_path):
     prepare(tmp_path / "store", text, tokenizer)
 
 
+def test_a_store_is_prepared_by_one_process_at_a_time(text, tokenizer, tmp_path, monkeypatch):
+    """The second start leaves alone what the first one is writing, whose store is whole."""
+    read, refused = TextSource.read, []
+
+    def read_while_another_starts(source, *arguments):
+        with pytest.raises(DataError, match="store is being prepared by another process; wait for its end") as raised:
+            prepare(tmp_path / "store", text, tokenizer)
+        refused.append(raised)
+        return read(source, *arguments)
+
+    monkeypatch.setattr(TextSource, "read", read_while_another_starts)
+    prepare(tmp_path / "store", text, tokenizer)
+    assert refused
+    verify(str(tmp_path / "store"))
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("store.")]
+
+
+def test_a_store_that_another_process_finished_is_kept(text, tokenizer, tmp_path, monkeypatch):
+    """It appears between the first look for it and the lock."""
+    found = preparation.training_source
+
+    def find_while_another_finishes(section):
+        monkeypatch.setattr(preparation, "training_source", found)
+        prepare(tmp_path / "store", text, tokenizer)
+        return found(section)
+
+    monkeypatch.setattr(preparation, "training_source", find_while_another_finishes)
+    with pytest.raises(DataError, match="store exists"):
+        prepare(tmp_path / "store", text, tokenizer)
+    verify(str(tmp_path / "store"))
+
+
 def test_another_tokenizer_is_refused(store, tokenizer, tmp_path):
     path = tmp_path / "store" / "manifest.json"
     manifest = json.loads(path.read_text())
@@ -177,7 +212,7 @@ def test_a_store_in_the_home_folder(store, monkeypatch):
     assert next(TrainingData(store, tokenizer, vocab_size=VOCABULARY, batch_size=8)).input_ids.shape == (8, 16)
 
 
-def test_command_line(text, tmp_path, capsys):
+def test_command_line(text, tmp_path, capsys, monkeypatch):
     store = str(tmp_path / "made")
     assert main([store, "data=files", f"data.path={text.path}", "data.eval_tokens=10"]) == 0
     assert main(["--verify", store]) == 0
@@ -185,3 +220,7 @@ def test_command_line(text, tmp_path, capsys):
     assert main([store, "data=files", f"data.path={text.path}"]) == 2
     assert main([str(tmp_path / "b"), "data=files", "data.path=missing"]) == 2
     assert "data.path=missing: no file matches" in capsys.readouterr().err
+    monkeypatch.setattr(prepare_data, "prepare", lambda *_: None)
+    (tmp_path / "made" / "train.ids").write_bytes(b"")
+    assert main([store, "data=files", f"data.path={text.path}"]) == 2
+    assert "train.ids has 0 bytes, its manifest says" in capsys.readouterr().err
