@@ -117,6 +117,10 @@ def _write(
         encoder = Encoder(tokenizer, ids, special_tokens=section.special_tokens_in_text)
         splits[split], written = _write_split(partial, split, source, encoder, dtype)
         checksums |= written
+    tokenizer.save_pretrained(partial / "tokenizer")
+    for path in sorted((partial / "tokenizer").rglob("*")):
+        if path.is_file():
+            checksums[path.relative_to(partial).as_posix()] = _checksum(path)
     manifest = {
         "format": FORMAT,
         "dtype": dtype.str,
@@ -126,12 +130,18 @@ def _write(
         "splits": splits,
         "checksums": checksums,
     }
-    tokenizer.save_pretrained(partial / "tokenizer")
     with (partial / "manifest.json").open("w") as file:
         json.dump(manifest, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
     partial.rename(store)
+
+
+def _checksum(path: Path) -> dict[str, Any]:
+    """Put the file on the disk; returns its size and checksum."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _write_split(

@@ -1,7 +1,7 @@
 """Text tokenised once by scripts/prepare_data.py: memory-mapped ids that give the same rows as their source.
 
     STORE/manifest.json       settings of its source, sizes and SHA-256 of the files below; written last
-    STORE/tokenizer/          the tokenizer, as transformers saves it
+    STORE/tokenizer/          the tokenizer, as transformers saves it; older stores have no SHA-256 of it
     STORE/<split>.ids         ids of all documents end to end, without EOS, uint16 or uint32
     STORE/<split>.ends        uint64 [documents], where each document's ids end
     STORE/<split>.positions   uint64 [documents], the position after each document in its file (see data.files.reader)
@@ -91,7 +91,7 @@ def read_manifest(folder: str | list[str] | None) -> dict[str, Any]:
     if not _is_whole(manifest):
         raise DataError(f"{path} is damaged: entries are missing, or do not agree; prepare the data again")
     for name, expected in manifest["checksums"].items():
-        file = path.with_name(name)
+        file = path.parent / name
         size = file.stat().st_size if file.exists() else 0
         if size != expected["bytes"]:
             raise DataError(f"{file} has {size} bytes, its manifest says {expected['bytes']}; prepare the data again")
@@ -110,7 +110,8 @@ def _is_whole(manifest: dict[str, Any]) -> bool:
             written = tuple(checksums[f"{split}.{kind}"]["bytes"] for kind in ("ids", "ends", "positions"))
             if written != sizes or not all(isinstance(text, str) for text in (entry["fingerprint"], *names)):
                 return False
-        return all(isinstance(expected["sha256"], str) for expected in checksums.values())
+        files = checksums.values()
+        return all(isinstance(file["sha256"], str) and isinstance(file["bytes"], int) for file in files)
     except (KeyError, TypeError, AttributeError):
         return False
 

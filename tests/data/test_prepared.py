@@ -166,6 +166,21 @@ def test_a_damaged_store_is_refused(store, tmp_path):
         load_tokenizer(store)
 
 
+def test_a_tokenizer_that_was_changed_in_its_store_is_refused(store, tmp_path):
+    """A store that was made before its tokenizer had checksums still verifies."""
+    path, file = tmp_path / "store" / "manifest.json", tmp_path / "store" / "tokenizer" / "tokenizer.json"
+    file.write_bytes(file.read_bytes().replace(b"</s>", b"<\\s>"))
+    with pytest.raises(DataError, match=r"tokenizer/tokenizer.json is damaged \(its SHA-256 differs\)"):
+        verify(store.path)
+    file.unlink()
+    with pytest.raises(DataError, match=r"tokenizer/tokenizer.json has 0 bytes, its manifest says \d+"):
+        load_tokenizer(store)
+    manifest = json.loads(path.read_text())
+    kept = {name: entry for name, entry in manifest["checksums"].items() if not name.startswith("tokenizer/")}
+    path.write_text(json.dumps(manifest | {"checksums": kept}))
+    verify(store.path)
+
+
 def test_a_damaged_manifest_is_refused(store, tmp_path):
     path = tmp_path / "store" / "manifest.json"
     manifest = json.loads(path.read_text())
@@ -179,6 +194,7 @@ def test_a_damaged_manifest_is_refused(store, tmp_path):
         {"checksums": []},
         {"checksums": {}},
         {"checksums": manifest["checksums"] | {"train.ids": 5}},
+        {"checksums": manifest["checksums"] | {"tokenizer/tokenizer.json": {"sha256": "0"}}},
         {"dtype": "zz"},
         {"dtype": None},
         {"dtype": "<u4"},
