@@ -1,6 +1,8 @@
 """The rows of a task, from the hub or a folder, checked, and as tokens."""
 
+import csv
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ READERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".tsv": ("csv", {"sep": "\t", "keep_default_na": False}),
     ".parquet": ("parquet", {}),
 }
+IN_QUOTES = re.compile(r'"(?:[^"]|"")*"')  # a field of a .tsv file
 
 
 def read(name: str, folder: str | None) -> tuple[datasets.Dataset, datasets.Dataset]:
@@ -58,11 +61,34 @@ def _file(folder: Path, split: str) -> Path:
 
 def _from_file(file: Path) -> datasets.Dataset:
     kind, options = READERS[file.suffix]
+    if file.suffix == ".tsv":
+        options = {**options, "quoting": _quoting(file)}
     try:
         return datasets.load_dataset(kind, data_files=[str(file)], split="train", **options)
     except (datasets.exceptions.DatasetsError, OSError, ValueError, TypeError) as error:
         reason = first_line(error.__cause__ or error)
         raise SettingsError(f"{file} cannot be read as {kind}: {reason}") from error
+
+
+def _quoting(file: Path) -> int:
+    """How the fields of a .tsv file are quoted, as `csv` names it.
+
+    A line is a row. If every field with a quotation mark is in quotation marks, those inside doubled, they are of the
+    format (QUOTE_MINIMAL); otherwise, as in GLUE's own files, of the text (QUOTE_NONE).
+
+    Raises SettingsError for a row with another number of columns than the first line.
+    """
+    with file.open(encoding="utf-8-sig", errors="replace") as opened:
+        lines = (line.removesuffix("\n") for line in opened)
+        columns, *rows = [line.split("\t") for line in lines if line.strip(" ")] or [[]]
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(columns):
+            raise SettingsError(
+                f"{file} row {number} has {len(row)} columns instead of {len(columns)}: in a .tsv file a text can have "
+                "no tab and no new line; write it as .jsonl"
+            )
+    marked = (field for row in (columns, *rows) for field in row if '"' in field)
+    return csv.QUOTE_MINIMAL if all(map(IN_QUOTES.fullmatch, marked)) else csv.QUOTE_NONE
 
 
 def _from_hub(name: str, split: str) -> datasets.Dataset:

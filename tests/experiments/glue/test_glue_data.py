@@ -79,6 +79,24 @@ def test_every_form_of_a_file_gives_the_same_rows(cached, suffix):
 
 
 @pytest.mark.slow
+def test_quotation_marks_of_an_unquoted_file_are_of_its_texts(cached):
+    """As GLUE's own files have them: one at the start of a line would otherwise join it with the lines behind it."""
+    texts = ['"open', "plain", 'closed"', '"all of it"', '5" wide', "'' and ``"]
+    for split in ("train", "validation"):
+        lines = (f"{text}\t{number % 2}\n" for number, text in enumerate(texts))
+        (cached / f"{split}.tsv").write_text("sentence\tlabel\n" + "".join(lines))
+    for split in read("sst2", str(cached)):
+        assert split.to_dict() == {"sentence": texts, "label": [0, 1, 0, 1, 0, 1]}
+
+
+@pytest.mark.parametrize(("row", "columns"), [("tab\there\t1", 3), ('"new\nline"\t1', 1), ("no label", 1)])
+def test_a_row_of_a_tsv_file_that_is_not_a_line_is_named(cached, row, columns):
+    (cached / "train.tsv").write_text(f"sentence\tlabel\na\t0\n\n{row}\n")
+    with pytest.raises(SettingsError, match=rf"train.tsv row 2 has {columns} columns instead of 2: .* as .jsonl"):
+        read("sst2", str(cached))
+
+
+@pytest.mark.slow
 def test_files_that_are_missing_doubled_or_unreadable_are_named(cached):
     with pytest.raises(SettingsError, match=r"has no validation_matched or validation file \(.jsonl, .json, .csv"):
         (cached / "train.csv").write_text("premise,hypothesis,label\n" + "".join(f"a,b,{k}\n" for k in range(3)))
