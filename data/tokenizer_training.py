@@ -14,6 +14,7 @@ from data.prepared import PreparedSource
 from data.sources import TextSource
 
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as in T5
+MOST_PIECES = 1 << 24  # as many rows a model can have; SentencePiece counts in 32 bits
 LONGEST_PIECE_BYTES = 1 << 16  # SentencePiece leaves out sentences that are longer than told
 
 
@@ -23,6 +24,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
     Raises:
         DataError: the text has too few different pieces for `vocab_size`, or too many characters.
     """
+    if vocab_size > MOST_PIECES:
+        raise DataError(f"--vocab-size must be at most {MOST_PIECES}, got {vocab_size}")
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

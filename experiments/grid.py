@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from configs.identity import differences, to_dict
+from configs.identity import differences, flatten, to_dict
 from configs.reading import argument
 from configs.schema import Config, SettingsError, Wandb, load
 from training.run.folder import RunFolder
@@ -66,7 +66,7 @@ def check(name: str, arguments: list[str], out: Path) -> tuple[Config, bool]:
 
     Raises:
         SettingsError: train.py would refuse the settings, or the folder holds a run with others, which would be skipped
-            or resumed under a wrong name.
+            or resumed under a wrong name, or the config.yaml of something else.
         RunFolderError: the folder's config.yaml is unreadable.
     """
     try:
@@ -76,10 +76,13 @@ def check(name: str, arguments: list[str], out: Path) -> tuple[Config, bool]:
     before, now = RunFolder(out / name).read_config(), to_dict(config)
     if before is None:
         return config, False
+    seed = flatten(before).get("run.seed")
+    if seed is None:
+        raise SettingsError(f"{out / name} holds a config.yaml that is of no run: choose another OUT")
     changed = differences(before, now)
     if config.run.allow_config_change:
         return config, bool(changed)
-    if before["run"]["seed"] != now["run"]["seed"]:
+    if seed != now["run"]["seed"]:
         changed.append("run.seed")
     if changed:
         raise SettingsError(f"{out / name} holds a run with other settings ({', '.join(changed)}): choose another OUT")

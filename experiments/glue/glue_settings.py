@@ -31,7 +31,7 @@ class Glue:
     """The settings that are not the optimizer's."""
 
     task: str = setting(MISSING, "name of a task of GLUE")
-    seed: int = setting(0, "of the classifier's first weights, the order of rows, and dropout", least=0)
+    seed: int = setting(0, "of the classifier's first weights, the order of rows, and dropout", least=0, most=2**32 - 1)
     model: str = setting(MISSING, "the encoder: a name on the hub or a folder")
     data: str | None = setting(None, "folder of the task's files; null: nyu-mll/glue on the hub")
     epochs: int = setting(MISSING, "passes over the training rows", least=1)

@@ -189,3 +189,11 @@ def test_training_a_tokenizer_is_deterministic_and_keeps_new_lines():
     made = as_transformers(first)
     assert made.decode(made(address)["input_ids"]) == address
     assert json.loads(made.backend_tokenizer.to_str())["model"]["type"] == "Unigram"
+
+
+@pytest.mark.parametrize("size", [2, 2**31, 10**10])
+def test_a_tokenizer_of_too_few_or_too_many_pieces_is_refused(size):
+    from data.tokenizer_training import train_tokenizer
+
+    with pytest.raises(DataError, match=r"--vocab-size"):
+        train_tokenizer(["peace and commerce"], size)

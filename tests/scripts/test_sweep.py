@@ -104,6 +104,14 @@ def test_refusals_are_one_sentence(sweep, tmp_path, arguments, words):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("change", [[], ["run.allow_config_change=true"]])
+def test_a_folder_of_something_else_is_refused(sweep, tmp_path, change):
+    (tmp_path / "quickstart").mkdir()
+    (tmp_path / "quickstart" / "config.yaml").write_text("a: 1\n")
+    code, _, said = sweep(str(tmp_path), QUICKSTART, *change, "-n")
+    assert code == 2 and said.endswith("quickstart holds a config.yaml that is of no run: choose another OUT\n")
+
+
 def test_a_device_is_one_that_is_visible(sweep, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     assert "no CUDA device 0; there are 2, 5\n" in sweep(str(tmp_path), QUICKSTART, "-g", "5,0")[2]

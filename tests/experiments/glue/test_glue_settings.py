@@ -97,6 +97,8 @@ def test_lists_on_the_command_line_are_checked(tmp_path):
         chosen_tasks("cola,mrcp")
     with pytest.raises(SettingsError, match="a seed must be a whole number, got '-1'"):
         chosen_seeds("0,-1")
+    with pytest.raises(SettingsError, match=r"rte_s4294967296: glue.seed must be at most 4294967295, got 4294967296"):
+        plan([GALORE], [], [], ["rte"], [2**32])
     with pytest.raises(SettingsError, match="tasks and seeds are named by --tasks and --seeds"):
         plan([GALORE], ["glue.task=cola"], [], ["rte"], [0])
     with pytest.raises(SettingsError, match=f"{tmp_path} has no folder rte: for several tasks"):
