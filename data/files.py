@@ -74,7 +74,7 @@ def _path(name: str) -> str:
 def _json_lines(name: str, field: str, start: int, every: int, offset: int, closing: threading.Event) -> Texts:
     for position, line in _lines(name, start, every, offset, closing):
         try:
-            record = json.loads(line)
+            record = _object(line)
         except RecursionError as error:
             raise DataError(f"{name}, line {position + 1}: not readable JSON (nested too deeply)") from error
         except ValueError as error:  # broken JSON, or bytes that are not UTF-8
@@ -87,6 +87,16 @@ def _json_lines(name: str, field: str, start: int, every: int, offset: int, clos
         if not isinstance(text, str):
             raise DataError(f'{name}, line {position + 1}: "{field}" is {json.dumps(text)[:40]}, not a string')
         yield position + 1, "" if text.isspace() else text
+
+
+def _object(line: bytes) -> Any:
+    """The value of a JSON line. Raises ValueError and RecursionError."""
+    try:
+        return json.loads(line)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except ValueError:  # of an integer with more digits than Python reads
+        return json.loads(line, parse_int=float)
 
 
 def _text_lines(name: str, field: str, start: int, every: int, offset: int, closing: threading.Event) -> Texts:

@@ -41,7 +41,10 @@ def named_files(key: str, path: str | list[str], shards: str, hub: HubName | Non
             names += found
     if not names:
         raise DataError(f"{key} is empty: it names no file")
-    return list(dict.fromkeys(names))
+    first: dict[str, str] = {}
+    for name in names:
+        first.setdefault(name if is_url(name) else os.path.abspath(name), name)  # noqa: PTH100  keeps links
+    return list(first.values())
 
 
 def _exists(path: str) -> bool:

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +15,7 @@ from data.held_out import EvaluationData
 from data.loader import TrainingData
 from data.preparation import prepare
 from data.sources import evaluation_source, files_source, training_source
-from tests.data.conftest import VOCABULARY, make_section, steps, texts, write_shards, zstd
+from tests.data.conftest import VOCABULARY, make_section, read, steps, texts, write_shards, zstd
 
 DOCUMENTS = texts(12)
 
@@ -140,7 +141,7 @@ def test_a_list_of_paths_may_be_longer_than_a_file_name(tmp_path, monkeypatch):
     assert len(evaluation_source(make_section(path="~")).files) == 1
 
 
-def test_paths_are_files_lists_globs_or_c4_shaped_folders(tmp_path):
+def test_paths_are_files_lists_globs_or_c4_shaped_folders(tmp_path, monkeypatch):
     shards = [str(path) for path in write_shards(tmp_path, DOCUMENTS, 3)]
     [validation] = map(str, write_shards(tmp_path, texts(3, start=90), 1, "c4-validation.{:05d}-of-{:05d}.json.gz"))
 
@@ -151,9 +152,17 @@ def test_paths_are_files_lists_globs_or_c4_shaped_folders(tmp_path):
     assert files(f"{shards[2]}, {shards[0]}") == [shards[2], shards[0]]
     listed = files_source([shards[1], f"{tmp_path}/en/c4-train.*"])
     assert list(listed.files) == [shards[1], shards[0], shards[2]], "each file once"
+    monkeypatch.chdir(tmp_path / "en")
+    name = Path(shards[1]).name
+    assert files([name, f"../en/{name}", shards[1], shards[0]]) == [name, shards[0]], "absolute or not"
     assert evaluation_source(make_section(path=str(tmp_path))).files == (validation,)
     assert evaluation_source(make_section(path=shards[0], eval_path=shards[1])).files == (shards[1],)
     assert evaluation_source(make_section(source="c4", path=str(tmp_path))).files == (validation,)
+
+
+def test_a_number_of_many_digits_in_another_field_is_no_fault(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "peace", "id": ' + b"5" * 5000 + b"}\n")
+    assert read(files_source(str(tmp_path / "a.jsonl"))) == ["peace"]
 
 
 BROKEN = {
@@ -165,6 +174,7 @@ BROKEN = {
     "array": ("a.jsonl", b"[]\n", r'a.jsonl, line 1: no field "text" \(it is no object\)'),
     "field": ("a.jsonl", b'\n{"body": "x", "id": 1}\n', r'a.jsonl, line 2: no field "text" \(its fields: body, id\)'),
     "number": ("a.jsonl", b'{"text": 5}\n', r'a.jsonl, line 1: "text" is 5, not a string'),
+    "long number": ("a.jsonl", b'{"text": %s}\n' % (b"5" * 5000), r'line 1: "text" is Infinity, not a string'),
     "null": ("a.jsonl", b'{"text": null}\n', r'a.jsonl, line 1: "text" is null, not a string'),
     "bytes": ("a.jsonl", b'{"text": "\xff"}\n', r"a.jsonl, line 1: not valid JSON .*utf-8"),
     "text": ("a.txt", b"peace\n\xff\n", r"a.txt, line 2: not UTF-8"),
