@@ -41,6 +41,7 @@ def kept(file, seed, final, steps=STEPS):
         },
         "settings": {key: dataclasses.asdict(getattr(config, key)) for key in ("model", "optimizer", "train", "data")},
         "evaluations": evaluations,
+        "training": {},
     }
     if config.run.record_basis_cosines:
         record["basis_cosines"] = [
