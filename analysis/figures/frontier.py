@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MIB = 2**20
-NAMED = ("adam", "muon", "alice", "racs")  # labelled wherever they are; of the others those on the front
+FEW = 12  # of so many rows each has its label; of more those on the front, and these wherever they are
+NAMED = ("adam", "muon", "alice", "racs")
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _draw(axes: "Axes", spots: dict[str, Spot]) -> None:
 
 def _label(axes: "Axes", spots: dict[str, Spot]) -> None:
     best = _front(spots)
-    named = [row for row in spots if row in best or row in NAMED]
+    named = [row for row in spots if row in best or row in NAMED or len(spots) <= FEW]
     place_labels(
         axes,
         [(spots[row].held, spots[row].perplexity, spots[row].label, row in best) for row in named],

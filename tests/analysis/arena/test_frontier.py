@@ -4,6 +4,7 @@ import itertools
 
 from analysis.arena.ledger import Ledger
 from analysis.arena.spec import Entrant
+from analysis.figures import frontier
 from analysis.figures.frontier import front, frontier_figure
 from analysis.rows import style
 from tests.analysis.arena.on_paper import CELL, loss_of, made
@@ -23,6 +24,15 @@ def test_a_picture_has_each_label_apart_and_no_ablation(spec, tmp_path):
     assert len(axes.containers) == 3  # with error bars
     assert not any("$" in label.get_text() for label in axes.get_xticklabels(which="both"))
     assert style("ablation_racs_no_ema") == style("racs_no_ema")
+
+
+def test_of_many_rows_only_the_front_and_the_usual_have_their_label(spec, tmp_path, monkeypatch):
+    ledger = Ledger(tmp_path / "small.jsonl")
+    made(spec, ledger, lambda entry: loss_of(entry) + 0.1 * (entry.row == "plain_racs"))
+    for few, labels in ((3, {"Adam", "RACS", "plain racs"}), (2, {"Adam", "RACS"})):
+        monkeypatch.setattr(frontier, "FEW", few)
+        axes = frontier_figure(spec, ledger, [CELL]).axes[0]
+        assert {text.get_text() for text in axes.texts if text.get_text()} == labels
 
 
 def test_the_front_are_the_rows_that_no_other_beats_in_both():
