@@ -324,11 +324,12 @@ class MatrixOptimizer(BaseOptimizer):
 
     def _plan(self, group: dict[str, Any], parameters: list[Tensor]) -> list[Stack]:
         """New stacks, of `parameters`, in the place of those of the last step."""
-        planned, places = set(parameters), self._places()
-        for stack in self._plans.pop(id(group), []):
-            stack.release(planned)
+        places = self._places()
         elements = sum(p.numel() for p in self._trainable(group) if self._steps_here(p))
         lists = self._alike(group, parameters, parameters[0].device.type)
+        copied = {p for members in lists if sum(map(self.owns, members)) > 1 for p in members}
+        for stack in self._plans.pop(id(group), []):
+            stack.release(copied)
         self._plans[id(group)] = [self._stack(members, group, places, elements) for members in lists]
         return self._plans[id(group)]
 

@@ -88,12 +88,13 @@ class Stack:
             for key, view in views.items()
         )
 
-    def release(self, kept: set[Tensor]) -> None:
-        """Give the matrices that are not `kept` state in memory of their own: a view keeps that of the whole stack."""
+    def release(self, copied: set[Tensor]) -> None:
+        """Give the matrices whose state is not `copied` to a new stack memory of their own: a view keeps all of this
+        one's."""
         if len(self.owned) == 1:
             return
         for parameter, state, views in zip(self.owned, self.states, self._views, strict=True):
-            for key, view in views.items() if parameter not in kept else ():
+            for key, view in views.items() if parameter not in copied else ():
                 if _unmoved(state.get(key), view):
                     state[key] = state[key].clone()
 

@@ -36,11 +36,13 @@ def test_state_that_is_moved_by_its_data_stays_the_state(name, matrices):
 
 
 @every_optimizer
-def test_matrices_that_are_stepped_no_longer_hold_no_more_than_their_own_state(name):
-    """Each one frozen leaves a stack, whose memory its state would keep; a file would hold it too."""
+@pytest.mark.parametrize("steps", [range(4), (0, 5)])
+def test_matrices_that_are_stepped_no_longer_hold_no_more_than_their_own_state(name, steps):
+    """Each one frozen leaves a stack, whose memory its state would keep, and so would the last one; a file would hold
+    it too."""
     optimizer = make(name, 6)
     weights = optimizer.param_groups[0]["params"]
-    for frozen in range(4):
+    for frozen in steps:
         for i, weight in enumerate(weights):
             weight.grad = gradient((16, 24), frozen + 1, i).float() if i >= frozen else None
         optimizer.step()
