@@ -1,6 +1,5 @@
 """Perplexity of a finished run on other text, and its place in the run's folder: evaluations.json."""
 
-import fcntl
 import json
 import os
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from configs.reading import argument, with_training_text
 from configs.schema import Config, SettingsError, load
 from configs.user_paths import is_dir
+from data.file_lock import lock_file
 from data.held_out import EvaluationData
 from data.tokenizer import load_tokenizer
 from models.llama import build_model
@@ -63,7 +63,7 @@ def save(found: Evaluation, run: Path, name: str) -> None:
     path = run / "evaluations.json"
     folder = os.open(run, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # until it is closed: another evaluation of the run may end at the same time
+        lock_file(folder, run, wait=True)  # until it is closed: another evaluation of the run may end at the same time
         saved = dict(json.loads(path.read_text())) if path.is_file() else {}
         saved[name] = {"loss": found.loss, "perplexity": perplexity(found.loss), "eval_tokens": found.targets}
         write_atomically(path, (json.dumps(saved, indent=2) + "\n").encode())

@@ -1,8 +1,6 @@
 """Writing of a prepared store: any source's text, tokenised once (see data/prepared.py)."""
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -16,6 +14,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from data.data_errors import DataError
+from data.file_lock import lock_file
 from data.prepared import FORMAT, OFFSET, PreparedSource, tokenizer_fingerprint
 from data.sources import TextSource, evaluation_source, training_source, warn_of_shared_files
 from data.tokenizer import Encoder, id_count
@@ -90,13 +89,9 @@ def _locked(store: Path) -> Iterator[None]:
     path = store.with_name(store.name + ".lock")
     with path.open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(file.fileno(), path, wait=False)
         except BlockingIOError:
             raise DataError(f"{store} is being prepared by another process; wait for its end") from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-                raise
-            logging.warning("the file system of %s has no locks: do not prepare it twice at a time", store)
         yield
         path.unlink(missing_ok=True)  # not after a failure: two processes could then hold files of one name
 

@@ -27,6 +27,7 @@ from configs.schema import SettingsError
 from experiments.arena.conduct import Machine, budget, job, run_stage
 from experiments.grid import check_machine, words
 from experiments.jobs import positive, run_all
+from training.processes.failures import report
 from training.processes.logs import say
 
 
@@ -73,8 +74,8 @@ def main() -> int:
         for stage in stages:
             if code := run_stage(spec, ledger, rows, stage, machine):
                 return code
-    except SettingsError as error:
-        parser.error(str(error))
+    except (SettingsError, OSError) as error:
+        return report(error, None)
     return 0
 
 

@@ -20,6 +20,7 @@ from analysis.tables import best_runs
 from analysis.tables.all_tables import all_tables
 from analysis.tables.table import write_table
 from configs.schema import SettingsError
+from training.processes.failures import report
 
 
 def write_paper_tables() -> None:
@@ -66,9 +67,8 @@ def main() -> int:
         if arguments.study is not None:
             return write_study(arguments.study, arguments.title)
         write_paper_tables()
-    except SettingsError as error:
-        print(error, file=sys.stderr)
-        return 2
+    except (SettingsError, OSError) as error:
+        return report(error, None)
     return 0
 
 

@@ -20,6 +20,7 @@ from analysis.report.page import page
 from analysis.tables.all_tables import all_tables
 from analysis.tables.nano_size import step_seconds
 from configs.schema import SettingsError
+from training.processes.failures import report
 
 
 def draw() -> None:
@@ -39,9 +40,8 @@ def main() -> int:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     try:
         draw()
-    except SettingsError as error:
-        print(error, file=sys.stderr)
-        return 2
+    except (SettingsError, OSError) as error:
+        return report(error, None)
     return 0
 
 

@@ -1,6 +1,5 @@
 """Records of an arena's runs: lines of JSON in results/arena/NAME.jsonl that are only ever appended."""
 
-import fcntl
 import json
 import os
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, NotRequired, TypedDict
 from analysis.paths import ARENA_RESULTS
 from analysis.records import Evaluation
 from configs.schema import SettingsError
+from data.file_lock import lock_file
 
 Point = dict[str, Any]  # setting of the optimizer -> value
 
@@ -65,7 +65,7 @@ class Ledger:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock_file(file.fileno(), self.path, wait=True)
             file.seek(0)
             found = file.read()
             self._take(found.decode(errors="replace"))  # what other processes have appended since

@@ -13,6 +13,7 @@ from analysis.tables.table import Table, write_table
 from experiments.nano_files import STUDY, file_of
 from scripts import collect_results
 from tests.made_records import kept
+from tests.training.run.rows import files_of_at_most
 
 
 def cells(table: Table, **where):
@@ -102,6 +103,15 @@ def test_a_table_of_an_arena_without_rows_goes_and_its_records_stay(tmp_path, mo
     assert sorted(path.name for path in (tmp_path / "arena").iterdir()) == ["nano.jsonl", "new.csv", "new.md"]
     assert "| **1** |" in (tmp_path / "arena" / "new.md").read_text()
     assert (tmp_path / "arena" / "new.csv").read_text() == "a\n1\n"
+
+
+def test_a_full_disk_under_the_tables_is_a_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(collect_results, "RESULTS", tmp_path)
+    monkeypatch.setattr(collect_results, "all_tables", lambda: [Table("new", "t", "", ["a"], [["1"]], "arena")])
+    monkeypatch.setattr("sys.argv", ["collect_results.py"])
+    with files_of_at_most(0):
+        assert collect_results.main() == 1
+    assert "File too large" in capsys.readouterr().err
 
 
 def test_the_arena_has_each_optimizers_best_rate_and_those_tried(tmp_path, monkeypatch, capsys):

@@ -8,8 +8,6 @@ lock             held by the process that trains
 """
 
 import contextlib
-import errno
-import fcntl
 import json
 import logging
 import os
@@ -25,6 +23,7 @@ from configs.messages import one_line
 from configs.schema import Config
 from configs.user_paths import expanded
 from configs.yaml_values import from_yaml, to_yaml
+from data.file_lock import lock_file
 from training.run.atomic import write_atomically
 from training.run.disk import free_bytes, in_words
 from training.run.plain_json import finite
@@ -117,17 +116,13 @@ class RunFolder:
 
     def _take_lock(self, descriptor: int) -> None:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(descriptor, self.path / "lock", wait=False)
         except BlockingIOError:
             owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
             raise RunFolderError(
                 f"run.dir: another run ({owner}) is training in {self.path}; "
                 "wait for its end or give this one a run.dir of its own"
             ) from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-                raise
-            log.warning("the file system of %s has no locks: do not start a second run there", self.path)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
