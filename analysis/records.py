@@ -98,27 +98,29 @@ def write(kept: Record, path: Path) -> None:
     write_atomically(path, ("{\n" + ",\n".join(parts) + "\n}\n").encode())
 
 
-def gather(runs: Path, records: Path, name: Callable[[Path, Record], str] | None = None) -> int:
+def gather(runs: Path, records: Path, refusal: Callable[[Record], str | None] = lambda run: None) -> int:
     """Write the record of every finished run below `runs` into `records`; returns their number.
 
-    A record is named after its run's settings, so that runs of any folders keep apart. `name` makes other names, from
-    a run's folder and record. Raises SettingsError for a folder that holds no whole run, and where another run or a
-    damaged record has the name: no record is lost.
+    A record is named after its run's settings, so that runs of any folders keep apart. Raises SettingsError for a
+    folder that holds no whole run, for a run that `refusal` has a reason against, and where another run or a damaged
+    record has the name: no record is lost.
     """
     folders = [path.parent for path in sorted(runs.rglob("summary.json"))]
     for folder in folders:
         try:
             kept = record(folder)
-            path = records / f"{(name or _settings_name)(folder, kept)}.json"
+            path = records / f"{_settings_name(kept)}.json"
         except (KeyError, TypeError, ValueError, OSError, yaml.YAMLError) as error:
             raise SettingsError(f"{folder} holds no whole run ({type(error).__name__}: {one_line(error)})") from error
+        if reason := refusal(kept):
+            raise SettingsError(f"{folder}: {reason}")
         if path.is_file() and _read(path)["summary"] != kept["summary"]:
             raise SettingsError(f"{path} is of another run than {folder}, of equal settings and seed; move it away")
         write(kept, path)
     return len(folders)
 
 
-def _settings_name(folder: Path, kept: Record) -> str:
+def _settings_name(kept: Record) -> str:
     """The run's name, its seed and its config hash."""
     summary = kept["summary"]
     return f"{summary['name']}_s{summary['seed']}_{summary['config_hash']}".replace("/", "-")

@@ -18,6 +18,7 @@ from analysis import records
 from analysis.paths import FULL, RESULTS
 from analysis.tables import best_runs
 from analysis.tables.all_tables import all_tables
+from analysis.tables.protocol import refusal_beside_the_paper
 from analysis.tables.table import write_table
 from configs.schema import SettingsError
 from training.processes.failures import report
@@ -62,7 +63,11 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         for runs in arguments.runs:
-            if not records.gather(runs, (arguments.study or FULL) / "runs"):
+            if arguments.study is None:
+                found = records.gather(runs, FULL / "runs", refusal_beside_the_paper)
+            else:
+                found = records.gather(runs, arguments.study / "runs")
+            if not found:
                 raise SettingsError(f"{runs} holds no finished run")
         if arguments.study is not None:
             return write_study(arguments.study, arguments.title)

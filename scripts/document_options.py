@@ -1,9 +1,10 @@
 """Write the settings of a run into docs/settings.md as the rooms declare them, and the options of every optimizer into
 docs/options.md and README.md's table as the constructors do.
 
-python scripts/document_options.py
+    python scripts/document_options.py
 """
 
+import argparse
 import html
 import re
 import types
@@ -58,6 +59,7 @@ are in [options](options.md). `python train.py ... --plan` shows what a file com
 
 def main() -> None:
     """Rewrite the three files."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     README.write_text(readme(README.read_text()))
     PAGE.write_text(page())
     SETTINGS.write_text(settings())

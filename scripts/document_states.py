@@ -6,6 +6,7 @@ python scripts/document_states.py
 import training.processes.repeatable_sums  # noqa: F401 - before torch
 
 # isort: split
+import argparse
 import re
 from pathlib import Path
 
@@ -26,6 +27,7 @@ HEAD = """| optimizer | 32 | 8 | of it in bytes |
 
 def main() -> None:
     """Rewrite the table."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     PAGE.write_text(TABLE.sub(lambda _: table(), PAGE.read_text()))
 
 

@@ -27,6 +27,9 @@ def main(arguments: list[str]) -> int:
     """Print the perplexity; returns the exit code."""
     with Ending() as ending:
         set_up_logging(launched("RANK", 0))
+        if not {"-h", "--help"}.isdisjoint(arguments):
+            print(__doc__)
+            return 0
         run, changes, name = parse(arguments)
         config = evaluation_settings(run, changes)
         ending.world = start_world(

@@ -1,7 +1,7 @@
 """Fine-tune an encoder on tasks of GLUE with any optimizer. Finished runs are skipped, killed ones go on.
 
     python scripts/glue.py OUT FILE.yaml[,FILE.yaml...] [key=value[,value...] ...] [--tasks cola,mrpc] [--seeds 0,1,2]
-        [--data FOLDER] [--model FOLDER] [-j JOBS] [-g DEVICES] [-n] [--only NAME]
+        [--data FOLDER] [--model NAME] [-j JOBS] [-g DEVICES] [-n] [--only NAME]
     python scripts/glue.py OUT --table [--title TEXT]
 
     --tasks LIST   default: all eight

@@ -14,4 +14,7 @@ import sys
 from benchmarks.start_memory import measure
 
 if __name__ == "__main__":
-    sys.exit(measure(sys.argv[1:]))
+    if not {"-h", "--help"}.isdisjoint(sys.argv):
+        print(__doc__)
+    else:
+        sys.exit(measure(sys.argv[1:]))

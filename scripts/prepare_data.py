@@ -26,6 +26,9 @@ USAGE = "usage: prepare_data.py STORE [FILE.yaml ...] [key=value ...], or prepar
 def main(arguments: list[str]) -> int:
     """Prepare or verify a store; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if not {"-h", "--help"}.isdisjoint(arguments):
+        print(__doc__)
+        return 0
     try:
         if len(arguments) == 2 and arguments[0] == "--verify":
             verify(arguments[1])

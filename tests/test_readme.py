@@ -130,7 +130,7 @@ def test_sweep_plans_a_run_for_each_value(words):
     shown = subprocess.run(
         ["scripts/sweep.sh", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    assert len(shown) == 3
+    assert len(shown) == len(words[-1].split(","))
     for line in shown:
         arguments = line.split("train.py ")[1].split()
         assert load([str(ROOT / arguments[0]), *arguments[1:]]).config.run.dir.startswith(f"{words[3]}/")

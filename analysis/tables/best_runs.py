@@ -10,11 +10,15 @@ TARGET = "adam"  # the others are timed to its best final loss
 COLUMNS = ["optimizer", "perplexity", "lr", "lr tried", "adam_lr", "steps", "tokens", f"steps to {TARGET}'s loss",
            "optimizer state, bytes", "seed", "config hash", "commit"]  # fmt: skip
 # What runs of one study have in common.
-COMMON = (("model", "name"), ("data", "path"), ("data", "sequence_length"), ("train", "batch_size"), ("train", "steps"))
+COMMON = (
+    ("model", "name"),
+    *(("data", key) for key in ("path", "sequence_length", "packing", "eval_tokens")),
+    *(("train", key) for key in ("batch_size", "steps")),
+)
 
 
 def check_comparable(records: Iterable[Record]) -> None:
-    """Raises SettingsError for records of other models, texts, batches or lengths: the longest would be the best."""
+    """Raises SettingsError for records of other models, texts, rows, batches or lengths: losses would not compare."""
     found = list(records)
     for section, key in COMMON:
         values = sorted({str(record["settings"][section].get(key)) for record in found})

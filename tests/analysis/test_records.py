@@ -28,16 +28,15 @@ def write_run(folder, steps=1000, finished=True):
     (folder / "basis_cosines.jsonl").write_text("".join(json.dumps(row) + "\n" for row in cosines))
     (folder / "evaluations.json").write_text('{"books": {"perplexity": 7.0}}')
     if finished:
-        (folder / "summary.json").write_text('{"name": "run", "seed": 0}')
+        (folder / "summary.json").write_text('{"name": "run", "seed": 0, "config_hash": "aa"}')
 
 
 def test_a_record_keeps_evaluations_and_at_most_200_training_rows(tmp_path):
     write_run(tmp_path / "runs" / "group" / "one")
     write_run(tmp_path / "runs" / "cut", finished=False)
-    assert records.gather(tmp_path / "runs", tmp_path / "records", name=lambda folder, _: folder.name) == 1
+    assert records.gather(tmp_path / "runs", tmp_path / "records") == 1
     (name,) = kept_records = records.read(tmp_path / "records")
     one = kept_records[name]
-    assert name == "one"
     assert [row["step"] for row in one["evaluations"]] == list(range(100, 1001, 100))
     assert one["training"]["step"] == list(range(5, 1001, 5))
     assert one["training"]["tokens_per_second"][0] == 30.1235
@@ -82,20 +81,20 @@ def test_a_folder_that_holds_no_whole_run_is_named(tmp_path, damage):
 @pytest.mark.parametrize("damage", [lambda text: text[:100], lambda _: "[]", lambda _: '{"summary": {}}'])
 def test_a_damaged_record_is_named_and_kept(tmp_path, damage):
     write_run(tmp_path / "runs" / "mine")
-    gathered = tmp_path / "runs", tmp_path / "records", lambda folder, _: folder.name
+    gathered = tmp_path / "runs", tmp_path / "records"
     assert records.gather(*gathered) == 1
     (file,) = (tmp_path / "records").iterdir()
     whole = file.read_text()
     file.write_text(damage(whole))
     for again in (lambda: records.gather(*gathered), lambda: records.read(tmp_path / "records")):
-        with pytest.raises(SettingsError, match=r"records/mine\.json is no whole record of a run; move it away"):
+        with pytest.raises(SettingsError, match=r"records/run_s0_aa\.json is no whole record of a run; move it away"):
             again()
     assert file.read_text() == damage(whole)
 
 
 def test_a_record_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
     write_run(tmp_path / "runs" / "mine")
-    gathered = tmp_path / "runs", tmp_path / "records", lambda folder, _: folder.name
+    gathered = tmp_path / "runs", tmp_path / "records"
     records.gather(*gathered)
     before = records.read(tmp_path / "records")
     (tmp_path / "runs" / "mine" / "evaluations.json").write_text('{"books": {"perplexity": 6.0}}')

@@ -6,7 +6,7 @@ from data.data_settings import Data
 
 # Tokens of a document of C4 by T5's tokenizer: log-normal, as benchmarks/training.py makes them.
 MEDIAN, SPREAD = 267, 1.1
-# Targets a second of one core's time (docs/performance.md): one document a row, and packed.
+# Targets a second of one core's time, on a loaded Xeon (docs/gpu.md): one document a row, and packed.
 TOKENISED = (300_000, 200_000)
 PREPARED = (4_400_000, 5_800_000)
 
