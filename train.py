@@ -106,7 +106,13 @@ def run(config: Config, world: World) -> int:
                 device="meta",
                 resumed=start.checkpoint is not None,
             )
-            compiled = compile_layers(model, config.train, config.data.sequence_length, world.device)
+            compiled = compile_layers(
+                model,
+                config.train,
+                config.data.sequence_length,
+                world.device,
+                torch.bfloat16 if world.mixed_precision == "bf16" else model.dtype,
+            )
             layout = lay_out(
                 model,
                 world,

@@ -40,7 +40,7 @@ def step_seconds(configs: dict[str, Config], rounds: int) -> StepSeconds:
 def prepare(config: Config) -> tuple[LlamaForCausalLM, torch.Tensor]:
     """The model of the study, and a batch of its size."""
     model = build_model(config.model, dtype=torch.float32, seed=0)
-    compile_layers(model, config.train, config.data.sequence_length, torch.device("cpu"))
+    compile_layers(model, config.train, config.data.sequence_length, torch.device("cpu"), model.dtype)
     size = (config.train.batch_size, config.data.sequence_length)
     return model, torch.randint(config.model.vocab_size, size, generator=torch.Generator().manual_seed(0))
 

@@ -81,7 +81,7 @@ def of_case(case: Case, device: torch.device) -> Found:
 
 
 def _speed(case: Case, setup: Setup, passes: dict[Case, Found], steps: dict[str, float]) -> Iterator[Measured]:
-    if case.compiled and (missing := missing_compiler(setup.device)):
+    if case.compiled and (missing := missing_compiler(setup.device, torch.bfloat16)):
         yield Measured(f"{case.size} {_form(case)}", f"not measured: {missing} is missing")
         return
     found = passes[case] = of_case(case, setup.device)

@@ -41,7 +41,8 @@ def step(optimizer: MatrixOptimizer, stack: "Stack", group: dict[str, Any], t: i
     first, forms = matrices[0], _steps.setdefault(optimizer, {})
     form = (first.shape, first.dtype, first.device, len(matrices))
     if form not in forms:
-        forms[form] = _compiled() if _has_compiler(first.device.type) else None
+        eager = first.device.type == "cuda" and missing_on_gpu(first.device, first.dtype)
+        forms[form] = None if eager else _compiled()
     compiled = forms[form]
     if compiled is None:
         return False
@@ -100,9 +101,17 @@ def _step(
     )
 
 
-def _has_compiler(device_type: str) -> bool:
-    """Whether triton is there, which torch needs on CUDA. On a CPU it needs a C++ compiler, and says so itself."""
-    return device_type != "cuda" or importlib.util.find_spec("triton") is not None
+def missing_on_gpu(device: torch.device, dtype: torch.dtype) -> str | None:
+    """What torch.compile needs for numbers of `dtype` on a CUDA device and does not find; None if nothing is missing.
+
+    To be asked beforehand. Where a GPU emulates bfloat16, torch runs a function eagerly and raises afterwards.
+    """
+    if importlib.util.find_spec("triton") is None:
+        return "triton"
+    least = (8, 0) if dtype == torch.bfloat16 else (7, 0)
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < least:
+        return f"a GPU of compute capability {least[0]}.{least[1]} for {str(dtype).removeprefix('torch.')}"
+    return None
 
 
 @functools.cache

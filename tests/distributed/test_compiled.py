@@ -6,7 +6,7 @@ import torch
 from training.compiler import missing_compiler
 
 WORKER = "compiled_worker.py"
-ARGUMENTS = ["inductor"] if missing_compiler(torch.device("cpu")) is None else []
+ARGUMENTS = ["inductor"] if missing_compiler(torch.device("cpu"), torch.float32) is None else []
 
 
 @pytest.mark.slow

@@ -165,7 +165,24 @@ def test_whole_matrices_alone_are_compiled_and_rounded_to_nearest(asked):
 
 def test_without_triton_a_gpu_steps_eagerly(monkeypatch):
     monkeypatch.setattr(compiled_step.importlib.util, "find_spec", lambda name: None)
-    assert not compiled_step._has_compiler("cuda") and compiled_step._has_compiler("cpu")
+    assert compiled_step.missing_on_gpu(torch.device("cuda"), torch.float32) == "triton"
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "least"),
+    [
+        ((7, 5), torch.bfloat16, "8.0 for bfloat16"),
+        ((6, 1), torch.float32, "7.0 for float32"),
+        ((7, 5), torch.float32, None),
+        ((8, 0), torch.bfloat16, None),
+    ],
+)
+def test_an_old_gpu_steps_eagerly(monkeypatch, capability, dtype, least):
+    """Of emulated bfloat16 torch says so only after it has made the step."""
+    monkeypatch.setattr(compiled_step.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    missing = compiled_step.missing_on_gpu(torch.device("cuda"), dtype)
+    assert missing == (least and f"a GPU of compute capability {least}")
 
 
 @pytest.mark.slow

@@ -319,10 +319,10 @@ def test_an_array_task_requeues_itself_before_the_limit(cluster, tmp_path):
 
 @pytest.mark.faults
 def test_a_job_of_machines_lets_its_processes_save_and_requeues_itself(cluster, tmp_path):
-    """The processes hear the signal, and their launcher does not."""
+    """The processes hear the signal, and their launcher does not; at a preemption a machine's task alone hears it."""
     programs = {
         "scontrol": '[ "$1" = show ] && printf "node%s\\n" 1 2 || echo "$@" > requeued',
-        "srun": 'SLURM_NODEID=0 exec "$@"',
+        "srun": 'echo $$ > task; echo "$SRUN_CPUS_PER_TASK" > cores; SLURM_NODEID=0 exec "$@"',
         "accelerate": """case "$*" in *finished*) exit 0 ;; *failing*) exit 3 ;; esac
             trap "touch killed; exit 1" TERM
             echo "$@" > arguments
@@ -330,9 +330,9 @@ def test_a_job_of_machines_lets_its_processes_save_and_requeues_itself(cluster, 
             wait $!""",
     }
 
-    def start(*arguments: str):
+    def start(*arguments: str, **more: str):
         machines = {"SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "8", "SLURM_JOB_NODELIST": "node[1-2]"}
-        return cluster(programs, "train.sbatch", *arguments, **machines)
+        return cluster(programs, "train.sbatch", *arguments, **machines, **more)
 
     for name, code in (("finished", 0), ("failing", 3)):
         with start(f"{name}.yaml") as job:
@@ -348,3 +348,13 @@ def test_a_job_of_machines_lets_its_processes_save_and_requeues_itself(cluster, 
     assert (tmp_path / "arguments").read_text() == expected and (ROOT / config).is_file()
     assert (tmp_path / "requeued").read_text() == "requeue 40\n"
     assert (tmp_path / "saved").exists() and not (tmp_path / "killed").exists()
+
+    for name in ("requeued", "saved", "running"):
+        (tmp_path / name).unlink()
+    with start("alice.yaml", SLURM_CPUS_PER_TASK="24") as job:
+        wait_until((tmp_path / "running").exists)
+        os.kill(int((tmp_path / "task").read_text()), signal.SIGTERM)
+        assert job.wait(60) == 143
+    assert (tmp_path / "saved").exists() and not (tmp_path / "killed").exists()
+    assert not (tmp_path / "requeued").exists()
+    assert (tmp_path / "cores").read_text() == "24\n"

@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 def compiles(*settings):
     config = load(list(settings)).config
     model = build_model(config.model, dtype=torch.float32, seed=0, device="meta")
-    return compiler.should_compile(model, config.train, config.data.sequence_length, CPU)
+    return compiler.should_compile(model, config.train, config.data.sequence_length, CPU, torch.float32)
 
 
 def test_auto_compiles_long_runs_and_nothing_else(monkeypatch):
@@ -37,7 +37,7 @@ def test_without_a_compiler(monkeypatch):
         compiles("train.compile=true")
 
 
-@pytest.mark.skipif(compiler.missing_compiler(CPU) is not None, reason="no C++ compiler")
+@pytest.mark.skipif(compiler.missing_compiler(CPU, torch.float32) is not None, reason="no C++ compiler")
 @pytest.mark.slow
 @pytest.mark.parametrize("packing", ["true", "false"])
 def test_a_compiled_run_resumes_to_the_same_bits(text, tmp_path, monkeypatch, packing):
@@ -65,7 +65,7 @@ def test_replicas_do_not_cut_a_layers_graph(monkeypatch):
     real = model.compile
     monkeypatch.setattr(model, "compile", lambda **options: real(backend=count, **options))
     monkeypatch.setattr(torch._dynamo.config, "optimize_ddp", True)
-    compiler.compile_layers(model, config.train, config.data.sequence_length, CPU)
+    compiler.compile_layers(model, config.train, config.data.sequence_length, CPU, model.dtype)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         ids = torch.arange(64).view(2, 32)
@@ -73,3 +73,14 @@ def test_replicas_do_not_cut_a_layers_graph(monkeypatch):
     finally:
         dist.destroy_process_group()
     assert len(graphs) == 1  # for all layers; cut, it is two
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_deterministic_run_has_no_kernels_chosen_by_a_race(monkeypatch, deterministic):
+    config, given = load(["train.compile=true"]).config, []
+    model = build_model(config.model, dtype=torch.float32, seed=0, device="meta")
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(model, "compile", lambda **options: given.append(options["options"]))
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: deterministic)
+    compiler.compile_layers(model, config.train, config.data.sequence_length, CPU, torch.float32)
+    assert given == [{"deterministic": True} if deterministic else None]

@@ -5,12 +5,12 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests import tiny
+from training.processes import gpu as gpu_checks
 from training.processes import start
 from training.run_errors import MachineError
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 def gpu(tmp_path, monkeypatch):
     """A machine whose driver shows a GPU, and torch made for CUDA that finds none."""
     (tmp_path / "0000:01:00.0").mkdir()
-    monkeypatch.setattr(start, "GPUS", tmp_path)
+    monkeypatch.setattr(gpu_checks, "GPUS", tmp_path)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
@@ -56,7 +56,7 @@ def test_torch_without_cuda_asks_for_the_cpu(gpu, monkeypatch, caplog):
 
 
 def test_a_machine_without_a_driver_trains_on_the_cpu(gpu, monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(start, "GPUS", tmp_path / "missing")
+    monkeypatch.setattr(gpu_checks, "GPUS", tmp_path / "missing")
     caplog.set_level(logging.INFO)
     start_alone()
     assert "GPU" not in caplog.text
@@ -104,17 +104,47 @@ def test_a_run_says_what_it_computes_on(text, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("device", "dtype", "mixed", "tf32", "warned"),
+    ("device", "dtype", "mixed", "tf32", "emulated", "warned"),
     [
-        ("cuda", "float32", "no", False, True),
-        ("cuda", "float32", "bf16", False, False),
-        ("cuda", "float32", "no", True, False),
-        ("cuda", "bfloat16", "no", False, False),
-        ("cpu", "float32", "no", False, False),
+        ("cuda", "float32", "no", False, False, "train.dtype=bfloat16"),
+        ("cuda", "float32", "bf16", False, False, None),
+        ("cuda", "float32", "no", True, False, None),
+        ("cuda", "bfloat16", "no", False, False, None),
+        ("cpu", "float32", "no", False, False, None),
+        ("cuda", "bfloat16", "no", False, True, "no bfloat16 of its own"),
+        ("cuda", "float32", "bf16", False, True, "no bfloat16 of its own"),
+        ("cpu", "bfloat16", "no", False, True, None),
     ],
 )
-def test_a_gpu_without_its_fast_units_is_warned_of(device, dtype, mixed, tf32, warned):
-    accelerator = SimpleNamespace(device=torch.device(device), mixed_precision=mixed)
-    warning = start.float32_warning(accelerator, dtype, tf32)
-    assert (warning is not None) == warned
-    assert not warned or "train.dtype=bfloat16" in warning
+def test_a_precision_that_is_slow_on_a_gpu_is_warned_of(monkeypatch, device, dtype, mixed, tf32, emulated, warned):
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or not emulated
+    )
+    warning = gpu_checks.precision_warning(torch.device(device), dtype, mixed, tf32)
+    assert (warning is None) == (warned is None)
+    assert warned is None or warned in warning
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "refused"),
+    [
+        ((6, 1), ["sm_75", "sm_80", "sm_90a", "compute_120"], True),
+        ((7, 0), ["sm_75", "sm_80"], True),
+        ((8, 6), ["sm_75", "sm_80"], False),
+        ((9, 0), ["sm_75", "sm_80"], True),
+        ((9, 0), ["sm_80", "compute_80"], False),
+        ((12, 0), ["sm_90", "sm_120"], False),
+        ((9, 0), [], False),
+    ],
+)
+def test_a_gpu_that_torch_has_no_kernels_for_is_refused(monkeypatch, capability, built, refused):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old Card")
+    if not refused:
+        gpu_checks.refuse_missing_kernels(torch.device("cuda"))
+        return
+    sentence = rf"no kernels for Old Card, a GPU of compute capability {capability[0]}\.{capability[1]}; install"
+    with pytest.raises(MachineError, match=sentence):
+        gpu_checks.refuse_missing_kernels(torch.device("cuda"))

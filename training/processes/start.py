@@ -5,7 +5,6 @@ import logging
 import os
 import random
 import socket
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,14 +14,13 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from configs.messages import first_line, one_line
 from configs.schema import SettingsError
+from training.processes.gpu import driver_shows_gpu, precision_warning, refuse_missing_kernels, refuse_old_driver
 from training.processes.launch_variables import check_launch, launched
 from training.processes.signals import Signals, ctrl_c_ends_the_process
 from training.processes.world import PATIENCE, World
 from training.run_errors import MachineError
 
 log = logging.getLogger(__name__)
-
-GPUS = Path("/proc/driver/nvidia/gpus")  # where NVIDIA's driver shows them
 
 
 def start_world(*, seed: int, threads: int | None, deterministic: bool, dtype: str, tf32: bool = False) -> World:
@@ -43,7 +41,7 @@ def start_world(*, seed: int, threads: int | None, deterministic: bool, dtype: s
     check_launch()
     _refuse_unreachable_name()
     _refuse_accelerates_sharding()
-    _refuse_unusable_gpu()
+    refuse_old_driver()
     signals = Signals()
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
@@ -51,6 +49,7 @@ def start_world(*, seed: int, threads: int | None, deterministic: bool, dtype: s
     with ctrl_c_ends_the_process():  # the processes wait for each other
         accelerator = _accelerator()
     signals.catch()
+    refuse_missing_kernels(accelerator.device)
     _check_count(accelerator)
     _check_precision(accelerator.mixed_precision, dtype)
     # Also against TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, which NVIDIA's containers set.
@@ -64,7 +63,7 @@ def start_world(*, seed: int, threads: int | None, deterministic: bool, dtype: s
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     log.info(describe(accelerator, dtype))
-    if (warning := float32_warning(accelerator, dtype, tf32)) is not None:
+    if warning := precision_warning(accelerator.device, dtype, accelerator.mixed_precision, tf32):
         log.warning(warning)
     return World(accelerator, signals)
 
@@ -93,38 +92,10 @@ def describe(accelerator: Accelerator, dtype: str) -> str:
         place = f"{torch.cuda.get_device_name(accelerator.device)}, CUDA {torch.version.cuda}"
     else:
         place = f"the CPU, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)} each"
-        if _driver_shows_gpu():
+        if driver_shows_gpu():
             place += " (there is a GPU, which this run does not use)"
     mixed = "" if accelerator.mixed_precision == "no" else f" with autocast to {accelerator.mixed_precision}"
     return f"{count} process{'es' * (count > 1)} on {place}, {dtype}{mixed}"
-
-
-def float32_warning(accelerator: Accelerator, dtype: str, tf32: bool) -> str | None:
-    """What the defaults cost on a GPU, whose fast units take no float32; None where they are not used."""
-    slow = dtype == "float32" and accelerator.mixed_precision == "no" and not tf32
-    if accelerator.device.type != "cuda" or not slow:
-        return None
-    return (
-        "train.dtype=float32: the model is computed in float32 without a GPU's matrix units, which takes about three "
-        "times as long as in bfloat16; train.dtype=bfloat16, mixed_precision bf16 of accelerate, or train.tf32=true "
-        "use them, and change the result"
-    )
-
-
-def _driver_shows_gpu() -> bool:
-    return GPUS.is_dir() and any(GPUS.iterdir())
-
-
-def _refuse_unusable_gpu() -> None:
-    """A driver that is too old would otherwise mean days of training on the CPU."""
-    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    if asked or hidden or torch.version.cuda is None or torch.cuda.is_available() or not _driver_shows_gpu():
-        return
-    raise MachineError(
-        f"this machine has an NVIDIA GPU, but torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use it: "
-        "is the driver older than that? To train on the CPU, set CUDA_VISIBLE_DEVICES=-1"
-    )
 
 
 def _refuse_unreachable_name() -> None:

@@ -14,6 +14,7 @@ BEAT = 1.0  # seconds between two signs of life of a process
 DEAD = 8.0  # seconds without one after which a process counts as dead, once a collective has failed
 HUNG = 20.0  # the same while this process still waits in a collective (NCCL does not notice a lost peer)
 GRACE = 10.0  # seconds that a process has to end by itself once the failure of another is known
+LOST = 120  # beats without an answer of the store, while the own launcher lives, after which its machine counts as dead
 
 
 class PeerFailed(MachineError):
@@ -29,7 +30,8 @@ class Watchdog(threading.Thread):
 
     Once a second every process counts up a number of its own in the launcher's store and looks whether the others'
     numbers move. Clocks of different machines are never compared. A process that fails leaves a note in the store. A
-    process whose peer is gone ends itself, because the collective it waits in may never return.
+    process whose peer is gone ends itself, because the collective it waits in may never return. So does one that the
+    store of another machine does not answer any more: then a second thread ends it, as the first may wait for ever.
     """
 
     def __init__(self, index: int, count: int):
@@ -40,16 +42,20 @@ class Watchdog(threading.Thread):
         # A restarted group meets the store of its predecessor.
         self._store = PrefixStore(f"watch/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", client)
         self._seen = dict.fromkeys(self._peers, (0, time.monotonic()))
+        self._answers = 0  # of the store
+        self._launcher = os.getppid()
 
     def run(self) -> None:
         """Watch until `stop`; end the process if a peer's failure has been known for GRACE seconds."""
+        threading.Thread(target=self._watch_store, name="watch the store", daemon=True).start()
         known_since: float | None = None
         while not self._stopped.wait(BEAT):
             try:
                 self._exchange_beats()
                 failure = self.failure(HUNG)
-            except RuntimeError:  # the store is gone, and the launcher with it: `Signals` notices that
+            except RuntimeError:  # the store is gone: `Signals` or `_watch_store` notices that
                 return
+            self._answers += 1
             if failure is None:
                 known_since = None
             elif known_since is None:
@@ -64,6 +70,18 @@ class Watchdog(threading.Thread):
             beat = self._store.add(f"beat/{peer}", 0)
             if beat != self._seen[peer][0]:
                 self._seen[peer] = (beat, time.monotonic())
+
+    def _watch_store(self) -> None:
+        """End the process if the store has been silent for LOST beats, unless its launcher went with it: `Signals`
+        notices that. Beats are counted, not seconds: a suspended process goes on where it was."""
+        answers, silent = 0, 0
+        while silent < LOST:
+            if self._stopped.wait(BEAT) or os.getppid() != self._launcher:
+                return
+            silent = 0 if self._answers > answers else silent + 1
+            answers = self._answers
+        print("the machine of process 0 is lost: its store does not answer", file=sys.stderr, flush=True)
+        os._exit(1)
 
     def stop(self) -> None:
         """Stop watching: from now on processes may leave."""
