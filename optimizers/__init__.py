@@ -29,6 +29,7 @@ from .natural_galore import NaturalGaLore
 from .normuon import NorMuon
 from .octave import Octave
 from .racs import RACS
+from .racs_muon import RACSMuon
 from .scale import SCALE
 from .shampoo import Shampoo
 from .sinkgd import SinkGD
@@ -62,6 +63,7 @@ __all__ = [
     "NaturalGaLore",
     "NorMuon",
     "Octave",
+    "RACSMuon",
     "Shampoo",
     "SinkGD",
     "build",

@@ -168,8 +168,9 @@ def test_a_run_resumes_without_the_folder_that_its_weights_came_from(whole_run, 
 
 
 def test_a_run_with_a_method_of_ones_own_resumes_exactly_and_is_evaluated(text, tmp_path, monkeypatch, capsys):
-    """experiments/beyond/racs_muon.py, named by its file alone."""
-    changes = ("optimizer=experiments/beyond/racs_muon.py", "optimizer.lr=0.01")
+    """experiments/beyond/adaptive_rank.py, named by its file alone."""
+    small = ("optimizer.rank=4", "optimizer.leading=2", "optimizer.update_interval=3")
+    changes = ("optimizer=experiments/beyond/adaptive_rank.py", "optimizer.lr=0.01", *small)
     whole, halved = tmp_path / "whole", tmp_path / "halved"
     assert train.main(tiny.command(text, whole, *changes)) == 0
     with monkeypatch.context() as patch:
@@ -178,7 +179,7 @@ def test_a_run_with_a_method_of_ones_own_resumes_exactly_and_is_evaluated(text, 
     assert train.main(tiny.command(text, halved, *changes)) == 0
     assert tiny.metrics(halved) == tiny.metrics(whole) and tiny.weights(halved) == tiny.weights(whole)
     summary = json.loads((whole / "summary.json").read_text())
-    assert summary["optimizer"] == "racs_muon"
+    assert summary["optimizer"] == "alice_adaptive_rank"
     capsys.readouterr()
     assert evaluate_script.main([str(whole)]) == 0
     assert f"perplexity {summary['final_perplexity']:.4f}" in capsys.readouterr().out

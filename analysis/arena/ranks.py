@@ -27,18 +27,19 @@ Column = Mapping[str, Mean]  # by the row's label
 
 
 def ranks(arenas: Sequence[tuple[Spec, Ledger]]) -> Table:
-    """Perplexity and rank of each row that two columns have, by the mean of its rank over a column's number of rows."""
+    """Perplexity and rank of each row that two columns have, by the mean share of the others that are before it."""
     columns = _columns(arenas)
     labels = [label for column in columns.values() for label in column]
     twice = {label for label in labels if labels.count(label) > 1}
     kept = {title: {label: column[label] for label in column if label in twice} for title, column in columns.items()}
-    kept = {title: column for title, column in kept.items() if column}
+    kept = {title: column for title, column in kept.items() if len(column) > 1}  # one row alone has no rank
+    twice = {label for label in twice if any(label in column for column in kept.values())}
     places: dict[str, dict[str, int]] = {}
     for title, column in kept.items():
         ordered = sorted(column, key=lambda label: (column[label], label))
         places[title] = {label: place for place, label in enumerate(ordered, start=1)}
     shares = {
-        label: statistics.fmean(place[label] / len(place) for place in places.values() if label in place)
+        label: statistics.fmean((place[label] - 1) / (len(place) - 1) for place in places.values() if label in place)
         for label in twice
     }
     rows = []
@@ -53,16 +54,12 @@ def ranks(arenas: Sequence[tuple[Spec, Ledger]]) -> Table:
         "Ranks across batch sizes",
         "Mean perplexity over seeds at the tuned point, in brackets the rank among the column's rows in this table, "
         "whose number its heading has. Of a row with seeds that diverged the number of the others follows its mean. "
-        "Rows are those of two columns or more, by their mean rank over that number. The nano study is tuned in "
-        "another way: `results/nano/table2.md`.",
-        ["method", *(f"{title}, {_rows(len(column))}" for title, column in kept.items())],
+        "Rows are those of two columns or more, by the mean share of a column's other rows that are before them; a "
+        "column with one of them is left out. The nano study is tuned in another way: `results/nano/table2.md`.",
+        ["method", *(f"{title}, {len(column)} rows" for title, column in kept.items())],
         rows,
         SCALE,
     )
-
-
-def _rows(count: int) -> str:
-    return f"{count} row{'' if count == 1 else 's'}"
 
 
 def _mean(lines: list[Line]) -> Mean:

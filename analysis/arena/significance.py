@@ -39,20 +39,22 @@ def pooled(groups: Iterable[Sequence[float]]) -> Pooled | None:
 
 def is_lower(losses: Sequence[float], reference: Sequence[float], within: Pooled | None) -> Verdict | None:
     """Is the mean loss lower than the reference's? By Welch's test where both have two values or more, otherwise by
-    Student's with the deviation `within` rows; None without one."""
+    Student's with the deviation `within` rows. None without one, or where neither row has any spread: then nothing is
+    known of what a seed changes."""
     welch = min(len(losses), len(reference)) > 1
     if welch:
         parts = [statistics.variance(values) / len(values) for values in (losses, reference)]
         squares = [part**2 / (len(values) - 1) for part, values in zip(parts, (losses, reference), strict=True)]
-        # Welch-Satterthwaite; rows without any spread count as the smaller of them.
-        freedom = sum(parts) ** 2 / sum(squares) if any(squares) else min(len(losses), len(reference)) - 1
         error = math.sqrt(sum(parts))
+        freedom = sum(parts) ** 2 / sum(squares) if error else 0.0  # Welch-Satterthwaite
     elif within is not None:
         error, freedom = within.deviation * math.sqrt(1 / len(losses) + 1 / len(reference)), within.freedom
     else:
         return None
+    if not error:
+        return None
     gain = statistics.fmean(reference) - statistics.fmean(losses)
-    return Verdict(survival(gain / error, freedom) if error else float(gain <= 0), freedom, welch)
+    return Verdict(survival(gain / error, freedom), freedom, welch)
 
 
 def survival(t: float, freedom: float) -> float:

@@ -158,4 +158,4 @@ def _sooner(lines: list[Line], references: list[Line], clock: Clock) -> str:
         if target is not None and (clock != "train_seconds" or _device(line) == _device(target)):
             met = crossing(line["evaluations"], loss_of(target), clock)
             ratios.append(target["evaluations"][-1][clock] / met if met else 0.0)
-    return mean_of_reached(ratios)
+    return mean_of_reached(ratios, of=len(lines))

@@ -52,7 +52,8 @@ def frontier_figure(spec: Spec, ledger: Ledger, cells: list[Cell]) -> "Figure | 
     with results_style():
         figure, panels = panels_of(8.2 * len(drawn), 5.4, 1, len(drawn))
         spots = [
-            {row: _spot(row, lines) for row, lines in found.items() if finished(lines)} for found in drawn.values()
+            {row: _spot(row, lines, spec.rows[row].seeds) for row, lines in found.items() if finished(lines)}
+            for found in drawn.values()
         ]
         for axes, (cell, found), shown in zip(panels, drawn.items(), spots, strict=True):
             dress(axes, title_among_arenas(spec, cell))
@@ -76,11 +77,12 @@ def _compared(spec: Spec, ledger: Ledger, cell: Cell) -> dict[str, list[Line]]:
     }
 
 
-def _spot(row: str, lines: list[Line]) -> Spot:
+def _spot(row: str, lines: list[Line], seeds: int) -> Spot:
+    """The place of a row that shall have so many seeds; its label says so where some are not made, or diverged."""
     ended = finished(lines)
     values = perplexities(ended)
     held = ended[0]["summary"]["optimizer_state_bytes"] / MIB
-    part = f" ({len(ended)} of {len(lines)})" if len(ended) < len(lines) else ""
+    part = f" ({len(ended)} of {seeds})" if len(ended) < seeds else ""
     return Spot(held, statistics.fmean(values), deviation(values) or 0.0, f"{style(row).label}{part}")
 
 

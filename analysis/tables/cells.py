@@ -20,12 +20,13 @@ def whole(value: float | None) -> str:
     return text(value, 0)
 
 
-def mean_of_reached(values: Sequence[float], digits: int = 2) -> str:
-    """The mean of the values above 0. If some are 0, because a run never gets there, the number averaged follows."""
+def mean_of_reached(values: Sequence[float], digits: int = 2, of: int | None = None) -> str:
+    """The mean of the values above 0. If some are 0, because a run never gets there, the number averaged follows; so
+    does it if there are fewer values than runs, `of` which they are."""
     above = [value for value in values if value > 0]
-    if len(above) in (0, len(values)):
+    if len(above) in (0, of or len(values)):
         return text(comparison.mean(values), digits)
-    return f"{text(comparison.mean(above), digits)} ({len(above)} of {len(values)})"
+    return f"{text(comparison.mean(above), digits)} ({len(above)} of {of or len(values)})"
 
 
 def size_name(size: str) -> str:

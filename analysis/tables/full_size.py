@@ -77,13 +77,13 @@ def _speed_cells(name: str, size: str, runs: Sequence[Record], adam: Sequence[Re
     rate = comparison.mean([run["summary"]["tokens_per_second"] for run in runs])
     return [
         faster.get("over_adam", ""),
-        *(mean_of_reached(found) for found in steps),
+        *(mean_of_reached(found, of=len(others)) for found in steps),
         faster.get("over_cited_adam", ""),
         mean_of_reached(over_cited),
         printed.get("tokens_per_second", ""),
         whole(rate),
         printed.get("effective_tokens_per_second", ""),
-        *(mean_of_reached(found, 0) for found in effective),
+        *(mean_of_reached(found, 0, of=len(runs)) for found in effective),
     ]
 
 

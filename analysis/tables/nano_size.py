@@ -75,13 +75,14 @@ def _speed_cells(row: str, runs: Runs, pace: dict[str, float]) -> list[str]:
     adam, seeds = runs.get("adam", []), runs[row]
     others = [] if row == "adam" else seeds
     between = comparison.speed_ups(others, adam, crossed)
-    cells = [mean_of_reached(comparison.speed_ups(others, adam, reached)), mean_of_reached(between)]
+    found = (comparison.speed_ups(others, adam, reached), between)
+    cells = [mean_of_reached(ratios, of=len(others)) for ratios in found]
     if row not in pace:
         return [*cells, "", ""]
     settings = seeds[0]["settings"]
     positions = settings["train"]["batch_size"] * settings["data"]["sequence_length"]
     in_time = [ratio * pace["adam"] / pace[row] for ratio in between]
-    return [*cells, mean_of_reached(in_time), whole(positions / pace[row])]
+    return [*cells, mean_of_reached(in_time, of=len(others)), whole(positions / pace[row])]
 
 
 def tuning_table(tuning: Runs, finished: Runs) -> Table:

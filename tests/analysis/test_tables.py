@@ -80,6 +80,7 @@ def test_seeds_that_never_reach_the_loss_are_counted():
     assert mean_of_reached([2.0, 3.0]) == "2.50"
     assert mean_of_reached([2.0, 0.0, 3.0]) == "2.50 (2 of 3)"
     assert mean_of_reached([0.0, 0.0]) == "0.00"
+    assert mean_of_reached([2.0], of=3) == "2.00 (1 of 3)" and mean_of_reached([], of=3) == ""
     assert mean_of_reached([]) == ""
 
 

@@ -158,7 +158,7 @@ def test_a_table_2_file_is_exactly_its_size_and_method(size, tmp_path):
 def test_later_methods_are_table_2_runs_but_for_their_optimizer():
     """The methods published since, and three with states in 8 bits, at the sizes and with the training of Table 2."""
     later = {"sinkgd", "scale", "normuon", "adam_mini", "ldadam", "dion", "adafactor", "lion", "alice_soap", "octave"}
-    later |= {"flip_flop"} | {f"{name}_8bit" for name in ("muon", "normuon", "alice")}
+    later |= {"flip_flop", "racs_muon"} | {f"{name}_8bit" for name in ("muon", "normuon", "alice")}
     for size in COLUMNS:
         folder, adam = EXPERIMENTS / "later" / size, config(EXPERIMENTS / "table2" / size / "adam.yaml")
         assert {path.stem for path in folder.iterdir()} == later
@@ -171,7 +171,8 @@ def test_later_methods_are_table_2_runs_but_for_their_optimizer():
                 adam.schedule,
             )
             assert (cell.optimizer.name, cell.run.dir.count(name)) == (name.removesuffix("_8bit"), 1)
-            assert cell.optimizer.state_bits == (8 if name.endswith("_8bit") or name in ("octave", "flip_flop") else 32)
+            narrow = name.endswith("_8bit") or name in ("octave", "flip_flop", "racs_muon")
+            assert cell.optimizer.state_bits == (8 if narrow else 32)
         assert options(folder / "sinkgd.yaml")["lr"] == 0.02
         assert options(folder / "scale.yaml")["lr"] == (0.0002 if size == "1_3b" else 0.001)
         assert (

@@ -49,6 +49,7 @@ ROWS = {
     "normuon": (0.002, {}),
     "octave": (0.002, {}),
     "flip_flop": (0.002, {}),
+    "racs_muon": (0.002, {}),
     "adam_mini": (0.001, {}),
     "ldadam": (0.002, {"rank": 32}),
     "dion": (0.01, {"rank": 32}),

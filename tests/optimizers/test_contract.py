@@ -29,7 +29,7 @@ LR = 0.01
 # the others after it.
 DECAY_FIRST = {
     *("adafactor", "adam", "adam_8bit", "adam_mini", "alice_soap", "dion", "ldadam", "lion"),
-    *("flip_flop", "muon", "normuon", "octave", "scale", "sinkgd"),
+    *("flip_flop", "muon", "normuon", "octave", "racs_muon", "scale", "sinkgd"),
 }
 ELSEWHERE = {  # of --optimizer-file: their trait is their word
     name for name in registry.names() if registry.get(name)[0].__name__ not in optimizers.__all__

@@ -46,6 +46,7 @@ FORMULAS = {
     "octave": lambda rows, m, n, r: q(m * n) + 4 * rows,
     "flip_flop": lambda rows, m, n, r: q(m * n) + 4 * n,
     "racs": lambda rows, m, n, r: 4 * (m + n + 1),
+    "racs_muon": lambda rows, m, n, r: q(m * n) + 4 * (m + n),
     "scale": lambda rows, m, n, r: 0,
     "shampoo": lambda rows, m, n, r: 8 * (m * m + n * n),
     "sinkgd": lambda rows, m, n, r: 0,

@@ -85,6 +85,7 @@ def test_default_last_layer_follows_the_paper(name):
         "natural_galore",
         "octave",
         "flip_flop",
+        "racs_muon",
     } | embeddings
     where = destinations(optimizers.build(llama(), name, lr=0.01))
     assert where["lm_head.weight"] == ("method" if name in by_method else "adam")

@@ -38,6 +38,7 @@ BUDGETS: dict[str, dict[str, Budget]] = {
     "normuon": {"llama_60m": Budget(220, 4.2, 0.11), "llama_1_3b": Budget(1140, 8.8, 0.65)},
     "octave": {"llama_60m": Budget(295, 8.95, 0.19), "llama_1_3b": Budget(1290, 14.5, 0.9)},
     "racs": {"llama_60m": Budget(368, 2.48, 0.07), "llama_1_3b": Budget(2030, 5.0, 0.39)},
+    "racs_muon": {"llama_60m": Budget(515, 14.5, 0.26), "llama_1_3b": Budget(2420, 23, 1.29)},
     "scale": {"llama_60m": Budget(103, 3.8, 0.19), "llama_1_3b": Budget(390, 2.6, 0.76)},
     "shampoo": {"llama_60m": Budget(76, 2.25, 0.13), "llama_1_3b": Budget(330, 3.1, 0.8)},
     "sinkgd": {"llama_60m": Budget(258, 4.3, 0.09), "llama_1_3b": Budget(1420, 9.9, 0.52)},

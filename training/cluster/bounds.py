@@ -77,6 +77,8 @@ BOUNDS: dict[str, Bound] = {
     "octave": lambda m, n, r, b: Work(20 * m * m * n + 10 * m**3 + 4 * m * n, (3 * b + 2) * m * n),
     # As Octave, with two sums over columns.
     "flip_flop": lambda m, n, r, b: Work(20 * m * m * n + 10 * m**3 + 6 * m * n, (3 * b + 2) * m * n),
+    # As Octave, with RACS's iterations of the momentum, which stays in a cache meanwhile.
+    "racs_muon": lambda m, n, r, b: Work(20 * m * m * n + 10 * m**3 + 35 * m * n, (3 * b + 2) * m * n),
     # A second look at G, for the update, unless the matrix stays in a cache meanwhile.
     "scale": lambda m, n, r, b: Work(4 * m * n, 4 * b * m * n),
     # One moment both ways; a second look at G is not needed.
