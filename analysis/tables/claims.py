@@ -19,7 +19,7 @@ CLAIMS = (
     ("racs", "adam", "Table 2"),
     ("alice", "adam", "Table 2"),
     ("alice", "racs", "Table 2, 60M to 130M"),
-    ("alice", "alice_0", "Table 2, 60M to 350M"),
+    ("alice", "alice_0", "Table 2"),
     ("alice", "fira", "Table 2"),
     ("alice", "galore", "Table 2"),
     ("racs", "apollo_svd", "Table 2"),
