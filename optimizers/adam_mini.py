@@ -55,8 +55,8 @@ class AdamMini(MatrixOptimizer):
         super().check_parameter(parameter, group)
         if (role := group.get("role")) in ("query", "key"):
             (rows, _), heads = matrix_shape(parameter), group.get("heads")
-            if not heads or rows % heads:
-                raise ValueError(f"heads must divide the {rows} rows of a {role} matrix, got {heads}")
+            if not isinstance(heads, int) or heads < 1 or rows % heads:
+                raise ValueError(f"heads must divide the {rows} rows of a {role} matrix, got {heads!r}")
 
     def state_shapes(self, m: int, n: int, dtype: torch.dtype, group: dict[str, Any]) -> dict:
         return {"exp_avg": ((m, n), dtype), "exp_avg_sq": ((_blocks(m, group),), working_dtype(dtype))}

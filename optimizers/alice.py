@@ -15,7 +15,7 @@
 
 Alice-0 is Alice without tracking: b3 = 0, and no Qt. Where the paper is misprinted: A takes the old U, and
 subspace iteration returns Z times the eigenvectors. U_0 = 0 spans nothing, hence the first basis.
-State per matrix: 2 r n + m r + n + r^2 + 1 numbers (Qt always in float32).
+State per matrix: 2 r n + m r + n + r^2 + 1 numbers (Qt in float32 at least).
 """
 
 from typing import Annotated, Any, Literal
@@ -72,7 +72,7 @@ BasisDtype = Annotated[
 class Alice(MatrixOptimizer):
     """Low-rank Eigen-Adam with a tracked, switched basis and a compensated complement.
 
-    A matrix with at most `rank` rows has a whole basis, and no compensation.
+    A matrix whose shorter side is at most `rank` has a whole basis, and no compensation.
     """
 
     traits = Traits(last_layer="method", awaits_gradient=True)

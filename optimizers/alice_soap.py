@@ -10,7 +10,7 @@ basis on either side. W is oriented m x n with m <= n; the bases are U [m, r] an
             centred:  v <- X^2 (v - m^2) Y^2 + (X m Y)^2;   m <- X m Y
     L = U^T G;   H = G V;   sigma = U^T H
     QU <- b3 QU + (1 - b3) L L^T;   QV <- b3 QV + (1 - b3) H^T H
-    if t == 1: nothing else
+    if t == 1: nothing else but weight decay
     m <- ema(sigma, b1);   v <- ema(sigma^2, b2);   omega = m / sqrt(v)     # no bias correction
     R = G - U sigma V^T, and its compensation C:
         two_sided:  RACS's scales S, Q of R, averaged by b1;   C = diag(Q)^(-1/2) R diag(S)^(-1/2)
@@ -26,7 +26,8 @@ Both bases of the first step come from one gradient. So its sigma is diagonal be
 rounding, which omega would raise to full size. That is why nothing moves then, as in SOAP. A part of R that is only
 rounding is set to 0.
 While all gradients of a matrix are zero nothing happens, and t does not count.
-State per matrix: r (m + n) + 4 r^2 numbers (QU and QV in float32), and m + n + 1 (two_sided), 2 r + 2 (blocks) or 2.
+State per matrix: r (m + n) + 4 r^2 numbers (QU and QV in float32 at least), and m + n + 1 (two_sided), 2 r + 2 (blocks)
+or 2.
 Derivation and costs: docs/alice-soap.md.
 """
 

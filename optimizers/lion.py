@@ -3,7 +3,8 @@
     W <- W - lr wd W;   W <- W - lr sign( b1 M + (1 - b1) G );   M <- b2 M + (1 - b2) G
 
 sign(0) = 0: an element whose gradients were always zero stays. One whose gradient has become zero keeps moving at the
-full rate until its momentum is zero. The trajectory is the same for G and c G.
+full rate as long as its momentum is not exactly 0, which in float32 it need not become. The trajectory is the same for
+G and c G.
 State per matrix: m n numbers, in float32 at least: at b2 = 0.99 a bfloat16 average does not see small changes.
 """
 

@@ -10,7 +10,7 @@ gradient alone:
     W <- W - lr alpha eta X
 
 State per matrix: m + n + 1 numbers. The trajectory is the same for G and c G: there is no absolute eps. A zero row or
-column gets a zero update, a zero gradient leaves weights and state as they are.
+column gets a zero update, a zero gradient leaves the state as it is, and weights but for weight decay.
 """
 
 from typing import Annotated, Any

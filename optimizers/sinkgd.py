@@ -6,9 +6,10 @@ W is out x in as it stands, tall or wide: the paper is silent on tall matrices, 
     W <- (1 - lr alpha wd) W;   W <- W - lr alpha X
 
 No state. Columns come last: their norms are sqrt(out) exactly, those of rows sqrt(in) nearly, and X has RMS 1. A zero
-row or column stays zero and leaves the others as if it were absent; a zero gradient moves nothing. There is no absolute
-eps: the trajectory is the same for G and c G. X stays G with scaled rows and columns, and only the scales are iterated:
-it is Sinkhorn's balancing of G^2. RACS fits one rank-1 matrix to G^2; here every row and column is balanced.
+row or column stays zero and leaves the others as if it were absent; a zero gradient moves nothing but by weight decay.
+There is no absolute eps: the trajectory is the same for G and c G. X stays G with scaled rows and columns, and only the
+scales are iterated: it is Sinkhorn's balancing of G^2. RACS fits one rank-1 matrix to G^2; here every row and column is
+balanced.
 """
 
 from typing import Annotated, Any

@@ -8,7 +8,7 @@ bases="official", the habits of the authors' code:
              W <- W - lr sqrt(1 - b2^k) / (1 - b1^k) U_L [ m / (sqrt(v) + eps) ] U_R^T
              if k mod K == 0, each side:   sort U by diag(U^T L U), and v's entries with it;   U <- qr(L U)
                                            m is carried over to the new bases, v is not
-bases="exact", Alg. 6 as printed (which has no eps):
+bases="exact", Alg. 6, with b2 in the place of its third decay for L and R, and an eps, which it has not:
     L <- ema(G G^T, b2);   R <- ema(G^T G, b2);   m <- ema(G, b1), not rotated
     if t == 1 or t mod K == 0:   U_L, U_R = eigenvectors of L and R
     v <- ema(S^2, b2);   W <- W - lr U_L [ (U_L^T m U_R) / (sqrt(v) + eps) ] U_R^T

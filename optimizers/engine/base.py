@@ -127,7 +127,7 @@ class BaseOptimizer(torch.optim.Optimizer):
                 for parameter in group["params"]:
                     self.check_parameter(parameter, group)
                 self._deal(group)
-        except (ValueError, ImportError):
+        except BaseException:
             self.param_groups.pop()
             raise
 

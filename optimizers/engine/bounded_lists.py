@@ -10,7 +10,7 @@ LIST_BYTES = {"cpu": 0, "cuda": 1 << 28}
 
 
 def bounded_lists(parameters: list[Tensor], device_type: str | None = None) -> list[list[Tensor]]:
-    """`parameters`, in order, in lists that are stepped together, on their device or one of this type.
+    """`parameters`, in order, in lists that are stepped together, on their one device or one of this type.
 
     On a GPU that saves launches, and where parameters are sharded it saves messages. A CPU gains nothing by it.
     """
@@ -21,7 +21,7 @@ def bounded_lists(parameters: list[Tensor], device_type: str | None = None) -> l
     held = 0
     for parameter in parameters:
         size = parameter.numel() * working_dtype(parameter.dtype).itemsize
-        if not lists or held + size > most:
+        if not lists or held + size > most or parameter.device != lists[-1][-1].device:
             lists.append([])
             held = 0
         lists[-1].append(parameter)

@@ -16,7 +16,8 @@ from torch.nn.modules.conv import _ConvNd
 Part = Literal["matrix", "experts", "last_layer", "tied", "embedding", "norm", "bias", "other"]
 
 # What compiling a layer, or recomputing its activations, adds to the names of its parameters.
-WRAPPERS = r"((_orig_mod|_checkpoint_wrapped_module)\.)*"
+WRAPPER = r"(_orig_mod|_checkpoint_wrapped_module)\."
+WRAPPERS = rf"({WRAPPER})*"
 # Names that say more than a kind: the last layer, and heads of tasks.
 HEADS: tuple[tuple[str, Part], ...] = (
     (rf"(^|\.)(lm_head|embed_out)\.{WRAPPERS}weight$", "last_layer"),

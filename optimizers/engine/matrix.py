@@ -5,6 +5,7 @@ them waits for the device.
 """
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -134,8 +135,7 @@ class MatrixOptimizer(BaseOptimizer):
         waiting = [p for p in parameters if self._age(p) == 0]
         if not waiting:
             return parameters
-        norms = whole_norms([shards.local(p.grad) for p in waiting if p.grad is not None], waiting).tolist()
-        zero = {p for p, norm in zip(waiting, norms, strict=True) if norm == 0}
+        zero = {parameter for parameter, norm in gradient_norms(waiting) if norm == 0}
         return [p for p in parameters if p not in zero]
 
     def check_gradients(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
@@ -367,17 +367,19 @@ class MatrixOptimizer(BaseOptimizer):
 
 
 def not_finite(parameters: list[Tensor]) -> Tensor | None:
-    """The first of `parameters` with a gradient that holds NaN or infinity, the same on every process. Waits for the
-    device, once for all parameters of one kind."""
+    """The first of `parameters` with a gradient that holds NaN or infinity, the same on every process."""
+    return next((parameter for parameter, norm in gradient_norms(parameters) if not math.isfinite(norm)), None)
+
+
+def gradient_norms(parameters: list[Tensor]) -> Iterator[tuple[Tensor, float]]:
+    """Each of `parameters` with the norm of its whole gradient, those of one device after the other. Waits for each
+    device once, and once more where there are both shards and whole parameters."""
     kinds: dict[tuple[Any, ...], list[Tensor]] = {}
     for parameter in parameters:
         kinds.setdefault((parameter.device, isinstance(parameter, DTensor)), []).append(parameter)
     for alike in kinds.values():
         norms = whole_norms([shards.local(p.grad) for p in alike if p.grad is not None], alike)
-        for parameter, finite in zip(alike, norms.isfinite().tolist(), strict=True):
-            if not finite:
-                return parameter
-    return None
+        yield from zip(alike, norms.tolist(), strict=True)
 
 
 def refresh_clock(t: int, index: int, stagger: bool) -> int:

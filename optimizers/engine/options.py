@@ -203,7 +203,9 @@ Leading = Annotated[
 Tracking = Annotated[
     bool, Option("average U^T G G^T U over time (Alice); without, the current gradient alone (Alice-0)")
 ]
-Rank = Annotated[int, Option("columns of the basis; a matrix with fewer rows takes as many as it has", least=1)]
+Rank = Annotated[
+    int, Option("columns of the basis; a matrix whose shorter side has fewer takes as many as that has", least=1)
+]
 UpdateInterval = Annotated[int, Option("steps between two refreshes (K)", least=1)]
 Stagger = Annotated[
     bool, Option("after the first, refresh each matrix at steps of its own, so that no step refreshes them all")

@@ -90,6 +90,7 @@ def _role(name: str, parameter: nn.Parameter, part: kinds.Part | None, traits: T
         return "vector"
     if parameter.ndim == 3:
         return "experts"
+    name = re.sub(kinds.WRAPPER, "", name)
     role = HEADS.get(".".join(name.split(".")[-2:])) if part == "matrix" else part
     role = "embedding" if role == "tied" else role
     return role if role in traits.roles else "matrix"

@@ -108,10 +108,13 @@ def test_a_zero_row_does_not_move_inside_a_head_either():
     assert torch.equal(weight[3], start[3]) and not torch.equal(weight[2], start[2])
 
 
-@pytest.mark.parametrize("heads", [3, 0, 16, None])
+@pytest.mark.parametrize("heads", [3, 0, 16, None, "2", -2])
 def test_heads_that_do_not_divide_the_rows_are_refused(heads):
-    with pytest.raises(ValueError, match=rf"^heads must divide the 8 rows of a query matrix, got {heads}"):
-        AdamMini([{"params": parameters([(8, 12)]), "role": "query", "heads": heads}])
+    """And the group is not kept."""
+    optimizer = AdamMini(parameters([(8, 12)]))
+    with pytest.raises(ValueError, match=rf"^heads must divide the 8 rows of a query matrix, got {heads!r}"):
+        optimizer.add_param_group({"params": parameters([(8, 12)]), "role": "query", "heads": heads})
+    assert len(optimizer.param_groups) == 1
 
 
 def test_a_model_whose_heads_cannot_be_counted_is_refused():
