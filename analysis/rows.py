@@ -46,8 +46,6 @@ METHODS = {
     "octave": Style("Octave", "#2f2a6b"),
     "flip_flop": Style("FlipFlop", "#c2185b"),
     "racs_muon": Style("RACS-Muon", "#a34700", DASHED),
-    "racs_muon_bytes": Style("RACS-Muon in bytes, lm_head too", "#a34700"),
-    "alice_adaptive_rank": Style("Alice of adaptive rank", "#009e73", DASHED),
     "sinkgd": Style("SinkGD", "#e07b39"),
     "scale": Style("SCALE", "#b8860b", DASHED),
     "alice_soap": Style("AliceSOAP", "#1b7f4b", DASHED),
@@ -60,6 +58,9 @@ METHODS = {
     "shampoo": Style("Shampoo", "#7d4f50"),
     "adam_8bit": Style("8-bit Adam", "#8a9099", DASHED),
     "galore_8bit": Style("8-bit GaLore", "#66b2e0", DASHED),
+    # rows of arenas that are no names of the package
+    "racs_muon_bytes": Style("RACS-Muon in bytes, lm_head too", "#a34700"),
+    "alice_adaptive_rank": Style("Alice of adaptive rank", "#009e73", DASHED),
 }
 ABLATIONS = {
     "none": Style("no tracking, switching, compensation", "#8a8a2b"),

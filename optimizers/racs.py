@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .engine import Direction, MatrixOptimizer, Option, Traits, register
-from .engine.options import Alpha, Gamma, LearningRate, Params, WeightDecay
+from .engine.options import Alpha, Gamma, LearningRate, Params, ScaleDecay, WeightDecay
 from .functional.limiter import reference_limit
 from .functional.numerics import reciprocal, working_dtype
 from .functional.scaling import racs_scales, reference_fixed_point
@@ -37,7 +37,7 @@ class RACS(MatrixOptimizer):
         lr: LearningRate = 0.02,
         *,
         alpha: Alpha = 0.05,
-        beta: Annotated[float, Option("decay of the averages of both scales", least=0, below=1)] = 0.9,
+        beta: ScaleDecay = 0.9,
         gamma: Gamma = 1.01,
         iterations: Annotated[int, Option("steps of the fixed-point iteration", least=1)] = 5,
         ema: Annotated[bool, Option("average the scales over time; without, they are the current gradient's")] = True,

@@ -12,12 +12,12 @@ State per matrix: m n bytes, m n / 64 bytes for the maxima of their blocks, and 
 """
 
 import math
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .engine import Direction, MatrixOptimizer, Option, Traits, register
+from .engine import Direction, MatrixOptimizer, Traits, register
 from .engine.options import (
     LearningRate,
     Momentum,
@@ -25,6 +25,7 @@ from .engine.options import (
     NewtonSchulzDtype,
     NewtonSchulzSteps,
     Params,
+    ScaleDecay,
     WeightDecay,
 )
 from .functional.moments import SMALLEST_NORM, unit_momentum
@@ -45,7 +46,7 @@ class RACSMuon(MatrixOptimizer):
         lr: LearningRate = 1e-3,
         *,
         momentum: Momentum = 0.95,
-        beta: Annotated[float, Option("decay of the averages of both scales", least=0, below=1)] = 0.9,
+        beta: ScaleDecay = 0.9,
         nesterov: Nesterov = True,
         ns_steps: NewtonSchulzSteps = 5,
         ns_dtype: NewtonSchulzDtype = "auto",

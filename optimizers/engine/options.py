@@ -206,6 +206,7 @@ Tracking = Annotated[
 Rank = Annotated[
     int, Option("columns of the basis; a matrix whose shorter side has fewer takes as many as that has", least=1)
 ]
+ScaleDecay = Annotated[float, Option("decay of the averages of both scales", least=0, below=1)]
 UpdateInterval = Annotated[int, Option("steps between two refreshes (K)", least=1)]
 Stagger = Annotated[
     bool, Option("after the first, refresh each matrix at steps of its own, so that no step refreshes them all")

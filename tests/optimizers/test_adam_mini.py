@@ -3,6 +3,7 @@
 import adam_mini
 import pytest
 import torch
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 import optimizers
 from optimizers import Adam, AdamMini
@@ -123,3 +124,20 @@ def test_a_model_whose_heads_cannot_be_counted_is_refused():
     with pytest.raises(ValueError, match=r"^the query heads of the model cannot be counted"):
         optimizers.build(model, "adam_mini", lr=0.01)
     optimizers.build(model, "scale", lr=0.01)
+
+
+@pytest.mark.parametrize("wrapper", [torch.compile, checkpoint_wrapper])
+def test_heads_of_wrapped_layers_are_heads(wrapper):
+    """Otherwise it would be another method, and have another state."""
+    plain, wrapped = llama(), llama()
+    for layer in wrapped.model.layers:
+        for name in ("q_proj", "k_proj", "v_proj"):
+            setattr(layer.self_attn, name, wrapper(getattr(layer.self_attn, name)))
+    of_plain, of_wrapped = (
+        {
+            group.get("role"): len(group["params"])
+            for group in optimizers.build(model, "adam_mini", lr=0.01).param_groups
+        }
+        for model in (plain, wrapped)
+    )
+    assert of_wrapped == of_plain and {"query", "key", "value"} <= of_plain.keys()

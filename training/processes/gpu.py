@@ -56,13 +56,10 @@ def precision_warning(device: torch.device, dtype: str, mixed_precision: str, tf
             "three times as long as in bfloat16; train.dtype=bfloat16, mixed_precision bf16 of accelerate, or "
             "train.tf32=true use them, and change the result"
         )
-    if "bfloat16" in (dtype, {"bf16": "bfloat16"}.get(mixed_precision)) and not _has_bfloat16():
+    narrow = dtype == "bfloat16" or mixed_precision == "bf16"
+    if narrow and not torch.cuda.is_bf16_supported(including_emulation=False):
         return (
-            "this GPU has no bfloat16 of its own: its kernels are emulated, and nothing is compiled; "
-            "train.dtype=float32 without mixed precision may be as fast"
+            "this GPU has no bfloat16 of its own: it is emulated, and nothing is compiled; "
+            "train.dtype=float32 without mixed precision needs neither"
         )
     return None
-
-
-def _has_bfloat16() -> bool:
-    return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -14,7 +14,7 @@ BEAT = 1.0  # seconds between two signs of life of a process
 DEAD = 8.0  # seconds without one after which a process counts as dead, once a collective has failed
 HUNG = 20.0  # the same while this process still waits in a collective (NCCL does not notice a lost peer)
 GRACE = 10.0  # seconds that a process has to end by itself once the failure of another is known
-LOST = 120  # beats without an answer of the store, while the own launcher lives, after which its machine counts as dead
+LOST = 120  # beats without an answer of the store after which its machine counts as lost, while this launcher lives
 
 
 class PeerFailed(MachineError):

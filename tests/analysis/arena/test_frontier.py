@@ -35,5 +35,15 @@ def test_of_many_rows_only_the_front_and_the_usual_have_their_label(spec, tmp_pa
         assert {text.get_text() for text in axes.texts if text.get_text()} == labels
 
 
+def test_a_label_says_that_seeds_are_not_made_yet(spec, tmp_path):
+    ledger = Ledger(tmp_path / "small.jsonl")
+    made(spec, ledger, loss_of)
+    spec.rows["racs"].seeds += 1
+    (label,) = [
+        text.get_text() for text in frontier_figure(spec, ledger, [CELL]).axes[0].texts if "RACS" in text.get_text()
+    ]
+    assert label == f"RACS ({spec.rows['racs'].seeds - 1} of {spec.rows['racs'].seeds})"
+
+
 def test_the_front_are_the_rows_that_no_other_beats_in_both():
     assert front({"a": (1, 9.0), "b": (2, 8.0), "c": (2, 8.5), "d": (3, 8.2), "e": (4, 7.0)}) == ["a", "b", "e"]

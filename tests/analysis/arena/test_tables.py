@@ -142,6 +142,9 @@ def test_ranks_are_of_the_rows_that_two_columns_have(spec, tmp_path, monkeypatch
     made(spec, ledger, loss_of)
     monkeypatch.setattr(ranks_module, "final_runs", dict)
     assert ranks([(spec, ledger)]).rows == []
+    alone = {"adam": [{"summary": {"final_perplexity": 100.0}}]}
+    monkeypatch.setattr(ranks_module, "final_runs", lambda: alone)
+    assert ranks([(spec, ledger)]).rows == []  # one row in common has no rank
     study = {"adam": 100.0, "muon": 90.0, "racs": 110.0}
     runs = {row: [{"summary": {"final_perplexity": value}}] for row, value in study.items()}
     monkeypatch.setattr(ranks_module, "final_runs", lambda: runs)

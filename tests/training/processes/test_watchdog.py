@@ -14,7 +14,7 @@ import sys, threading, time
 from torch.distributed import HashStore
 from training.processes import watchdog
 
-how, launcher = sys.argv[1:]
+how, launcher, seconds = sys.argv[1:]
 watchdog.BEAT, watchdog.LOST = 0.01, 20
 
 class Lost:
@@ -36,7 +36,7 @@ if launcher == "dead":
     dog._launcher = -1
 watchdog.HUNG = 1e9
 dog.start()
-time.sleep(3)
+time.sleep(float(seconds))
 print("goes on")
 """
 
@@ -48,7 +48,7 @@ print("goes on")
 )
 def test_a_store_that_does_not_answer_ends_the_process(how, launcher, ends):
     environment = os.environ | {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
-    command = [sys.executable, "-c", PROCESS, how, launcher]
+    command = [sys.executable, "-c", PROCESS, how, launcher, "100" if ends else "2"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     if ends:
         assert (done.returncode, done.stdout) == (1, "")
