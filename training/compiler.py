@@ -3,6 +3,8 @@
 import logging
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 
 import torch
 
@@ -64,4 +66,6 @@ def missing_compiler(device: torch.device, dtype: torch.dtype) -> str | None:
     """The name of what torch.compile needs for such products and does not find; None if nothing is missing."""
     if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
         return "a C++ compiler (g++, clang++ or $CXX)"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():  # compiled kernels are Python modules
+        return "the headers of Python (the system's package python3-dev or python3-devel)"
     return missing_on_gpu(device, dtype) if device.type == "cuda" else None

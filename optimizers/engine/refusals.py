@@ -1,6 +1,8 @@
 """What is refused: groups that say what no method understands; parameters, gradients and state that none can step."""
 
+import difflib
 import numbers
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import torch
@@ -8,6 +10,18 @@ from torch import Tensor
 
 from ..parallel import shards
 from .traits import Traits
+
+# What a group says beside options.
+GROUP_KEYS = {"params", "param_names", "algorithm", "label", "role", "heads", "stacked"}
+# Options that groups have elsewhere (Adam, torch, the GaLore package), and what is called otherwise here.
+ELSEWHERE = {
+    "betas": "",
+    "eps": "",
+    "maximize": "",
+    "amsgrad": "",
+    "update_proj_gap": "update_interval",
+    "proj_type": "",
+}
 
 
 class Form(NamedTuple):
@@ -22,16 +36,22 @@ class Form(NamedTuple):
         return cls(parameter.shape, parameter.dtype, parameter.device)
 
 
-def check_group(group: dict[str, Any], traits: Traits, optimizer: str) -> None:
-    """Raises ValueError for a group of parameters that says what no method, or not this one, understands."""
+def check_group(group: dict[str, Any], traits: Traits, optimizer: str, options: Collection[str]) -> None:
+    """Raises ValueError for a group of parameters that says what no method, or not this one, understands.
+
+    Keys that resemble none of `options` pass, as in torch: they are the caller's own tags.
+    """
     if (algorithm := group.get("algorithm", "method")) not in ("method", "adam"):
         raise ValueError(f"algorithm must be one of method, adam, got {algorithm!r}")
     roles = ("matrix", *traits.roles)
     if (role := group.get("role", "matrix")) not in roles:
         raise ValueError(f"role must be one of {', '.join(roles)}, got {role!r}")
-    for option in ("maximize", "amsgrad"):  # of torch's optimizers; left alone, it would be taken for obeyed
-        if group.get(option):
-            raise ValueError(f"{option} is no option of {optimizer}")
+    for key in sorted(group.keys() - GROUP_KEYS - set(options)):  # left alone, it would be taken for obeyed
+        if group[key] and key in ELSEWHERE:
+            here = f"; it is {ELSEWHERE[key]} here" if ELSEWHERE[key] in options else ""
+            raise ValueError(f"{key} is no option of {optimizer}{here}")
+        if close := difflib.get_close_matches(key, options, n=1, cutoff=0.85):
+            raise ValueError(f"{key} is no option of {optimizer}; did you mean {close[0]!r}?")
 
 
 def check_form(parameter: Tensor, state: dict[str, Any], forms: dict[Tensor, Form], optimizer: str) -> None:

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 from . import options as _options
 from .base import BaseOptimizer
 from .options import Declared
+from .refusals import GROUP_KEYS
 
 # Of settings that every optimizer has, arguments of `build`, and keys of groups.
-RESERVED = {"name", "file", "adam_lr", "last_layer", "embeddings", "rules", "params", "param_names", "algorithm",
-            "label", "role", "heads", "stacked"}  # fmt: skip
+RESERVED = {"name", "file", "adam_lr", "last_layer", "embeddings", "rules", *GROUP_KEYS}
 
 _Class = TypeVar("_Class", bound=type[BaseOptimizer])
 

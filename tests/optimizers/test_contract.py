@@ -338,11 +338,26 @@ def test_state_of_another_shape_or_dtype_is_computed_right_or_refused(name):
         ({"eps": -1e-8, "algorithm": "adam"}, "^eps must"),
         ({"weight_decay": -0.1, "algorithm": "adam"}, "^weight_decay must"),
         ({"algorithm": "Adam"}, "^algorithm must be one of method, adam, got 'Adam'"),
+        ({"weight_decy": 0.1}, "^weight_decy is no option of GaLore; did you mean 'weight_decay'"),
+        ({"beta": (0.9, 0.9), "algorithm": "adam"}, "^beta is no option of GaLore; did you mean 'betas'"),
+        ({"rank": 2, "update_proj_gap": 200}, "^update_proj_gap is no option of GaLore; it is update_interval here"),
     ],
 )
 def test_bad_options_of_a_group_are_refused_by_name(group, sentence):
     with pytest.raises(ValueError, match=sentence):
-        make("racs", [{"params": parameters(), **group}])
+        make("galore", [{"params": parameters(), **group}])
+
+
+def test_adams_options_are_refused_in_a_group_of_a_method_without_them():
+    with pytest.raises(ValueError, match=r"^betas is no option of RACS$"):
+        make("racs", [{"params": parameters(), "betas": (0.9, 0.9)}])
+    make("racs", [{"params": parameters(), "betas": (0.9, 0.9), "algorithm": "adam"}])
+
+
+def test_a_callers_own_tags_stay_in_the_group():
+    tags = {"name": "x", "lr_scale": 0.5, "weight_decay_mult": 2.0, "initial_lr": 0.1}
+    group = make("racs", [{"params": parameters(), **tags}]).param_groups[0]
+    assert {key: group[key] for key in tags} == tags
 
 
 @every_optimizer

@@ -1,6 +1,7 @@
 """Compiled layers: when they are compiled, and that a resumed run repeats the numbers."""
 
 import shutil
+import sysconfig
 
 import pytest
 import torch
@@ -23,10 +24,20 @@ def compiles(*settings):
 
 
 def test_auto_compiles_long_runs_and_nothing_else(monkeypatch):
-    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(compiler, "missing_compiler", lambda device, dtype: None)
     assert not compiles()  # the quick start
     long = "configs/experiment/table2/60m/adam.yaml"
     assert compiles(long) and not compiles(long, "train.compile=false") and not compiles(long, "train.steps=1")
+    assert compiles("train.compile=true")
+
+
+def test_without_pythons_headers(monkeypatch, tmp_path):
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    assert not compiles("configs/experiment/table2/60m/adam.yaml")
+    with pytest.raises(SettingsError, match=r"train\.compile=true needs the headers of Python"):
+        compiles("train.compile=true")
+    (tmp_path / "Python.h").touch()
     assert compiles("train.compile=true")
 
 
