@@ -105,10 +105,8 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's, after checking the group. Raises ValueError for bad options, shapes, dtypes or sharding."""
-        adam = param_group.get("algorithm") == "adam"
-        options = {*self.defaults, *(adamw.DEFAULTS if adam else ())}
-        check_group(param_group, self.traits, type(self).__name__, options)
-        if adam:
+        check_group(param_group, self.traits, type(self).__name__, self.defaults)
+        if adam := param_group.get("algorithm") == "adam":
             param_group = {**adamw.DEFAULTS, **param_group}
         super().add_param_group(param_group)
         group = self.param_groups[-1]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..parallel import shards
+from . import adamw
 from .traits import Traits
 
 # What a group says beside options.
@@ -39,18 +40,19 @@ class Form(NamedTuple):
 def check_group(group: dict[str, Any], traits: Traits, optimizer: str, options: Collection[str]) -> None:
     """Raises ValueError for a group of parameters that says what no method, or not this one, understands.
 
-    Keys that resemble none of `options` pass, as in torch: they are the caller's own tags.
+    `options`: those of the method. Keys that resemble none pass, as in torch: they are the caller's own tags.
     """
     if (algorithm := group.get("algorithm", "method")) not in ("method", "adam"):
         raise ValueError(f"algorithm must be one of method, adam, got {algorithm!r}")
     roles = ("matrix", *traits.roles)
     if (role := group.get("role", "matrix")) not in roles:
         raise ValueError(f"role must be one of {', '.join(roles)}, got {role!r}")
-    for key in sorted(group.keys() - GROUP_KEYS - set(options)):  # left alone, it would be taken for obeyed
+    known = sorted({*options, *(adamw.DEFAULTS if algorithm == "adam" else ())})
+    for key in sorted(group.keys() - GROUP_KEYS - {*known}):  # left alone, it would be taken for obeyed
         if group[key] and key in ELSEWHERE:
-            here = f"; it is {ELSEWHERE[key]} here" if ELSEWHERE[key] in options else ""
+            here = f"; it is {ELSEWHERE[key]} here" if ELSEWHERE[key] in known else ""
             raise ValueError(f"{key} is no option of {optimizer}{here}")
-        if close := difflib.get_close_matches(key, options, n=1, cutoff=0.85):
+        if close := difflib.get_close_matches(key, known, n=1, cutoff=0.85):
             raise ValueError(f"{key} is no option of {optimizer}; did you mean {close[0]!r}?")
 
 
