@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def run_all(
     at_once: int = 1,
     devices: Sequence[str] = (),
     dry: bool = False,
-    after_each: Callable[[], None] = lambda: None,
+    after_each: Callable[[], Iterable[Job]] = lambda: (),
 ) -> int:
     """Run the jobs that are not done in order, `at_once` at a time. A job that fails does not stop the others.
 
@@ -70,9 +70,10 @@ def run_all(
     ended.
 
     With `devices` a job gets the CUDA device that the fewest others are on. `dry` prints the commands instead.
-    `after_each` is called when a job has ended, while others run: it must not raise.
+    `after_each` is called when a job has ended, while others run; the jobs that it returns wait behind the rest. It
+    must not raise.
     """
-    waiting = [job for job in jobs if job.again or not (ROOT / job.proof).exists()]
+    waiting = _left(jobs)
     if dry:
         for number, job in enumerate(waiting):
             device = f"CUDA_VISIBLE_DEVICES={devices[number % len(devices)]} " if devices else ""
@@ -83,10 +84,16 @@ def run_all(
     return _Queue(waiting, at_once, devices, after_each).run()
 
 
+def _left(jobs: Iterable[Job]) -> list[Job]:
+    return [job for job in jobs if job.again or not (ROOT / job.proof).exists()]
+
+
 class _Queue:
     """Jobs that wait and jobs that run."""
 
-    def __init__(self, waiting: list[Job], at_once: int, devices: Sequence[str], after_each: Callable[[], None]):
+    def __init__(
+        self, waiting: list[Job], at_once: int, devices: Sequence[str], after_each: Callable[[], Iterable[Job]]
+    ):
         self.waiting, self.at_once, self.devices, self.after_each = waiting, at_once, devices, after_each
         self.running: dict[subprocess.Popen[bytes], tuple[Job, str | None]] = {}
         self.failed = False
@@ -127,7 +134,7 @@ class _Queue:
                 self.failed = True
                 verdict = f"FAILED with exit code {process.returncode}, see {job.log}: "
             say(f"{job.name}: {verdict}{_last_line(ROOT / job.log)}")
-            self.after_each()
+            self.waiting += _left(self.after_each())
 
 
 @contextlib.contextmanager

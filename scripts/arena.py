@@ -24,7 +24,7 @@ from analysis.arena.entries import STAGES, due
 from analysis.arena.ledger import ledger_of
 from analysis.arena.spec import Spec, check_place, read_spec
 from configs.schema import SettingsError
-from experiments.arena.conduct import Machine, budget, job, run_stage
+from experiments.arena.conduct import Machine, budget, job, run_stages
 from experiments.grid import check_machine, words
 from experiments.jobs import positive, run_all
 from training.processes.failures import report
@@ -71,12 +71,9 @@ def main() -> int:
         ready = {entry.name: entry for stage in stages for entry in due(spec, ledger, rows, stage)}
         return run_all([job(spec, entry, machine.launcher) for entry in ready.values()], devices=devices, dry=True)
     try:
-        for stage in stages:
-            if code := run_stage(spec, ledger, rows, stage, machine):
-                return code
+        return run_stages(spec, ledger, rows, stages, machine)
     except (SettingsError, OSError) as error:
         return report(error, None)
-    return 0
 
 
 def _of_job(spec: Spec, rows: list[str], index: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""An arena from its spec to its records: stage after stage, until nothing is left to run."""
+"""An arena from its spec to its records: each run as soon as it can start, until nothing is left."""
 
 import contextlib
 import re
@@ -39,13 +39,16 @@ def job(spec: Spec, entry: Entry, launcher: Sequence[str] = ()) -> Job:
     return training(entry.name, arguments(spec, entry), RUNS / spec.name, launcher or None)
 
 
-def keep(spec: Spec, ledger: Ledger, entries: Sequence[Entry]) -> None:
-    """Append the records of those entries that have ended. A line is never changed, so a finished run of the comparison
-    waits until it is evaluated on every other text."""
+def keep(spec: Spec, ledger: Ledger, entries: Sequence[Entry]) -> bool:
+    """Append the records of those entries that have ended, and say whether there were any. A line is never changed, so
+    a finished run of the comparison waits until it is evaluated on every other text."""
+    kept = False
     for entry in entries:
         line = None if entry.name in ledger.lines else line_of(spec, entry)
         if line is not None and (line["loss"] is None or texts(spec, entry).keys() <= line.get("held_out", {}).keys()):
             ledger.append(line)
+            kept = True
+    return kept
 
 
 def texts(spec: Spec, entry: Entry) -> dict[str, list[str]]:
@@ -107,32 +110,35 @@ def held_out_jobs(spec: Spec, entries: Sequence[Entry]) -> list[Job]:
     return jobs
 
 
-def run_stage(spec: Spec, ledger: Ledger, rows: list[str], stage: str, machine: Machine) -> int:
-    """Run what a stage needs, and again what it then needs; returns an exit code.
+def run_stages(spec: Spec, ledger: Ledger, rows: list[str], stages: Sequence[str], machine: Machine) -> int:
+    """Run what these stages need until nothing is left that can start; returns an exit code.
 
-    A run that diverged is a result. One that failed for another reason ends the stage. Raises SettingsError where
-    records or folders of runs have other settings than the spec has now.
+    A run starts as soon as those that it depends on have a record: no row waits for another, nor for the end of a
+    stage. A run that diverged is a result. One that failed for another reason is tried once, and its row ends there.
+    Raises SettingsError where records or folders of runs have other settings than the spec has now.
     """
+    given: set[str] = set()
 
-    def run(jobs: list[Job]) -> int:
-        return run_all(jobs, at_once=machine.at_once, devices=machine.devices, after_each=keep_ended)
+    def next_jobs() -> list[Job]:
+        """The jobs that can start now and have not been given yet; records of ended runs are kept first."""
+        while True:
+            entries = list({entry.name: entry for stage in stages for entry in due(spec, ledger, rows, stage)}.values())
+            check_unchanged(spec, ledger, entries)
+            if not keep(spec, ledger, entries):
+                break
+        found = [*held_out_jobs(spec, entries), *(job(spec, entry, machine.launcher) for entry in entries)]
+        new = [each for each in found if each.name not in given]
+        given.update(each.name for each in new)
+        return new
 
-    def keep_ended() -> None:
-        with contextlib.suppress(SettingsError):  # raised again when the others have ended
-            keep(spec, ledger, entries)
+    def after_each() -> list[Job]:
+        with contextlib.suppress(SettingsError, OSError):  # raised again when all have ended
+            return next_jobs()
+        return []
 
-    while entries := due(spec, ledger, rows, stage):
-        check_unchanged(spec, ledger, entries)
-        code = run(held_out_jobs(spec, entries))  # of runs that an earlier call has finished
-        keep(spec, ledger, entries)
-        left = [entry for entry in entries if entry.name not in ledger.lines]
-        if code <= 1 and left:
-            code = run([job(spec, entry, machine.launcher) for entry in left])
-            code = max(code, run(held_out_jobs(spec, left))) if code <= 1 else code
-            keep(spec, ledger, left)
-        if code > 1 or any(entry.name not in ledger.lines for entry in left):
-            return code or 1
-    return 0
+    code = run_all(next_jobs(), at_once=machine.at_once, devices=machine.devices, after_each=after_each)
+    next_jobs()
+    return code if code > 1 else int(any(due(spec, ledger, rows, stage) for stage in stages))
 
 
 def budget(spec: Spec, ledger: Ledger, rows: list[str], at_once: int) -> str:

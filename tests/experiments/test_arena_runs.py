@@ -91,6 +91,26 @@ def finish(folder):
     (folder / "summary.json").write_text(json.dumps({"final_loss": 5.0, "train_seconds": 1.0, "seed": 0}))
 
 
+@pytest.fixture
+def made_by(monkeypatch):
+    """Lets a function make each job of an arena in the place of its command, one at a time; its value is the job's exit
+    code. `first`: of the names of those that wait, the one to make next."""
+
+    def replace(make, first=min):
+        def run_all(jobs, *, after_each, **_):
+            waiting, code = {job.name: job for job in jobs}, 0
+            while waiting:
+                job = waiting.pop(first(waiting))
+                if job.again or not job.proof.exists():
+                    code = max(code, make(job) or 0)
+                    waiting |= {job.name: job for job in after_each()}
+            return code
+
+        monkeypatch.setattr(conduct, "run_all", run_all)
+
+    return replace
+
+
 def test_a_run_is_recorded_when_it_ends_not_with_the_last(small, tmp_path, monkeypatch):
     lines = []
 
@@ -105,33 +125,91 @@ def test_a_run_is_recorded_when_it_ends_not_with_the_last(small, tmp_path, monke
     assert small() == 128 + 15 and lines == [1, 2]
 
 
-def test_a_folder_of_a_run_with_other_settings_is_no_record(small, tmp_path, monkeypatch, capfd):
-    def run_all(jobs, **_):
-        for job in jobs:
+@pytest.mark.parametrize("row", ["adam", "racs"])
+def test_no_row_waits_for_another(small, made_by, row):
+    """All runs of a row, from its walk to its evaluations, while the other's first run has not begun."""
+    made = []
+
+    def make(job):
+        made.append(job.name)
+        if "scripts/evaluate.py" in job.command:
+            job.proof.write_text('{"same": {"perplexity": 9.0}}')
+        else:
             finish(job.proof.parent)
-            summary = json.loads(job.proof.read_text()) | {"config_hash": "of before"}
-            job.proof.write_text(json.dumps(summary))
+
+    made_by(make, first=lambda waiting: min(waiting, key=lambda name: (not name.startswith(row), name)))
+    assert small() == 0
+    assert [name.startswith(row) for name in made] == [True] * 4 + [False] * 4
+    assert made[3].endswith("_same") and made[7].endswith("_same")
+
+
+def test_runs_that_diverged_are_no_failure(small, made_by):
+    def make(job):
+        if job.name.startswith("adam"):
+            finish(job.proof.parent)
+            return 0
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        job.log.write_text("$ train.py\nstep 3 was not applied: its loss is nan (nothing was saved)\n")
+        return 1
+
+    made_by(make)
+    assert small("--until", "tuning") == 0
+
+
+def test_a_failed_run_is_tried_once_and_stops_no_other_row(small, made_by):
+    tried = []
+
+    def make(job):
+        tried.append(job.name)
+        if job.name.startswith("adam"):
+            return 1
+        finish(job.proof.parent)
         return 0
 
-    monkeypatch.setattr(conduct, "run_all", run_all)
+    made_by(make)
+    assert small("--until", "tuning") == 1
+    assert [name.split("_")[0] for name in tried] == ["adam", "racs", "racs"]
+
+
+def test_a_full_disk_is_told_when_the_runs_have_ended(small, tmp_path, made_by, monkeypatch, capfd):
+    made = []
+
+    def make(job):
+        made.append(job.name)
+        finish(job.proof.parent)
+
+    def full(self, line):
+        raise OSError(28, "No space left on device", str(tmp_path / "small.jsonl"))
+
+    monkeypatch.setattr(ledger.Ledger, "append", full)
+    made_by(make)
+    assert small() == 1 and len(made) == 2
+    assert "No space left on device" in capfd.readouterr().err
+
+
+def test_a_folder_of_a_run_with_other_settings_is_no_record(small, tmp_path, made_by, capfd):
+    def make(job):
+        finish(job.proof.parent)
+        job.proof.write_text(json.dumps(json.loads(job.proof.read_text()) | {"config_hash": "of before"}))
+
+    made_by(make)
     assert small() == 2
     assert "this run has other settings than the spec has now" in capfd.readouterr().err
     assert not (tmp_path / "small.jsonl").exists()
 
 
-def test_a_final_is_recorded_with_its_evaluations_or_waits_for_them(small, tmp_path, monkeypatch):
+def test_a_final_is_recorded_with_its_evaluations_or_waits_for_them(small, made_by):
     """An evaluation that fails, and a call that ended before the evaluations, leave no line without them."""
     evaluates = False
 
-    def run_all(jobs, **_):
-        for job in jobs:
-            if "scripts/evaluate.py" not in job.command:
-                finish(job.proof.parent)
-            elif evaluates:
-                job.proof.write_text('{"same": {"perplexity": 9.0}}')
-        return int(not evaluates and any("scripts/evaluate.py" in job.command for job in jobs))
+    def make(job):
+        if "scripts/evaluate.py" not in job.command:
+            finish(job.proof.parent)
+        elif evaluates:
+            job.proof.write_text('{"same": {"perplexity": 9.0}}')
+        return int("scripts/evaluate.py" in job.command and not evaluates)
 
-    monkeypatch.setattr(conduct, "run_all", run_all)
+    made_by(make)
     assert small() == 1
     assert {line["tokens"] for line in ledger.ledger_of("small").lines.values()} == {256}
     evaluates = True
@@ -140,20 +218,18 @@ def test_a_final_is_recorded_with_its_evaluations_or_waits_for_them(small, tmp_p
     assert len(finals) == 2 and all(line["held_out"] == {"same": {"perplexity": 9.0}} for line in finals)
 
 
-def test_a_tuning_run_that_is_compared_is_evaluated_too(small, tmp_path, monkeypatch):
+def test_a_tuning_run_that_is_compared_is_evaluated_too(small, tmp_path, made_by):
     """Of equal length the first seed of the comparison is a run of tuning."""
     path = tmp_path / "arenas" / "small.yaml"
     path.write_text(path.read_text().replace("tuning: {tokens: 256, runs: 2", "tuning: {tokens: 512, runs: 1"))
 
-    def run_all(jobs, **_):
-        for job in jobs:
-            if "scripts/evaluate.py" in job.command:
-                job.proof.write_text('{"same": {"perplexity": 9.0}}')
-            else:
-                finish(job.proof.parent)
-        return 0
+    def make(job):
+        if "scripts/evaluate.py" in job.command:
+            job.proof.write_text('{"same": {"perplexity": 9.0}}')
+        else:
+            finish(job.proof.parent)
 
-    monkeypatch.setattr(conduct, "run_all", run_all)
+    made_by(make)
     assert small() == 0
     lines = ledger.ledger_of("small").lines.values()
     assert len(lines) == 2 and all(line["held_out"] == {"same": {"perplexity": 9.0}} for line in lines)
@@ -168,25 +244,24 @@ def test_a_damaged_ledger_is_one_sentence(small, capfd):
     assert ended.value.code == 2 and "line 1 is no record of a run" in capfd.readouterr().err
 
 
-def test_a_divergence_behind_a_launchers_own_words_is_one(small, tmp_path, monkeypatch):
+def test_a_divergence_behind_a_launchers_own_words_is_one(small, made_by):
     """Not one of an earlier start. Its line says where it was made, as that of a finished run does."""
 
-    def run_all(jobs, **_):
-        for job in jobs:
-            job.log.parent.mkdir(parents=True, exist_ok=True)
-            with job.log.open("a") as log:
-                log.write("$ accelerate launch train.py\n")
-                log.write("step 3 was not applied: its loss is nan, its gradient norm 2.0 (nothing was saved)\n")
-                log.write("" if job.name.startswith("adam") else "$ accelerate launch train.py\n")
-                log.write("subprocess.CalledProcessError: returned non-zero exit status 1.\n")
+    def make(job):
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        with job.log.open("a") as log:
+            log.write("$ accelerate launch train.py\n")
+            log.write("step 3 was not applied: its loss is nan, its gradient norm 2.0 (nothing was saved)\n")
+            log.write("" if job.name.startswith("adam") else "$ accelerate launch train.py\n")
+            log.write("subprocess.CalledProcessError: returned non-zero exit status 1.\n")
         return 1
 
-    monkeypatch.setattr(conduct, "run_all", run_all)
+    made_by(make)
     assert small("--until", "tuning") == 1
-    (line,) = ledger.ledger_of("small").lines.values()
-    assert line["row"] == "adam" and line["loss"] is None
-    assert len(line["summary"]["config_hash"]) == 12
-    assert {"git_commit", "device", "versions"} <= line["summary"].keys()
+    lines = ledger.ledger_of("small").lines.values()
+    assert [(line["row"], line["loss"]) for line in lines] == [("adam", None)] * 2
+    assert all(len(line["summary"]["config_hash"]) == 12 for line in lines)
+    assert all({"git_commit", "device", "versions"} <= line["summary"].keys() for line in lines)
 
 
 def test_a_spec_whose_tables_would_not_be_made_is_one_sentence(small, tmp_path, monkeypatch, capfd):
