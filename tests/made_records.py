@@ -45,7 +45,7 @@ def kept(file, seed, final, steps=STEPS):
     }
     if config.run.record_basis_cosines:
         record["basis_cosines"] = [
-            {"step": step, **{str(i): 1 / (1 + i * (1 + math.sin(step)) / 20) for i in records.EIGENVECTORS}}
+            {"step": step, **{str(i): 1 / (1 + i * (1 + math.sin(step + seed)) / 20) for i in records.EIGENVECTORS}}
             for step in steps[1:]
         ]
     return record

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from analysis import curves
 from analysis.arena.ledger import ledger_of
 from analysis.arena.spec import all_specs, cells
+from analysis.comparison import best_settings
 from analysis.figures.basis_cosines import cosine_figure
 from analysis.figures.canvas import results_style
 from analysis.figures.footprints import memory_figure
@@ -33,7 +34,7 @@ def full_size_figures(records: Iterable[Record]) -> dict[str, "Figure"]:
             "figure4": memory_figure(),
             "figure5": curve_figure([both[panel] for panel in FIGURE_5], columns=3),
         }
-        return figures | _figure_6(rows[FIGURE_5[0]])
+        return figures | _figure_6({row: best_settings(runs) for row, runs in rows[FIGURE_5[0]].items()})
 
 
 def nano_figures(records: Iterable[Record], pace: dict[str, float]) -> dict[str, "Figure"]:
@@ -41,7 +42,7 @@ def nano_figures(records: Iterable[Record], pace: dict[str, float]) -> dict[str,
 
     pace: seconds of a training step by row, for Fig. 3, which is not drawn without.
     """
-    rows = by_row(records)
+    rows = {row: best_settings(runs) for row, runs in by_row(records).items()}
     if not rows:
         return {}
     with results_style():

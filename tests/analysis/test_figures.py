@@ -21,7 +21,7 @@ from analysis.records import EIGENVECTORS
 from analysis.report.page import page
 from analysis.tables.table import Table
 from experiments.nano_files import STUDY, file_of
-from tests.made_records import STEPS, kept, nano_study
+from tests.made_records import NANO, STEPS, kept, nano_study
 
 pytestmark = pytest.mark.slow
 
@@ -83,10 +83,14 @@ def paper_points(file, method):
 
 def test_cosines_are_those_of_the_records(study):
     folder, figures = study
-    run = records.read(folder)["ablation_none_s0"]  # all seeds have the same
+    runs = records.read(folder)
+    seeds = [runs[f"ablation_none_s{seed}"]["basis_cosines"] for seed in (0, 1, 2)]
     for axes, number in zip(figures["figure6"].axes, EIGENVECTORS, strict=True):
         assert len(axes.get_lines()) == 2
-        assert has_line(axes, [(refresh["step"], refresh[str(number)]) for refresh in run["basis_cosines"]])
+        found = [(at[0]["step"], [refresh[str(number)] for refresh in at]) for at in zip(*seeds, strict=True)]
+        assert has_line(axes, [(step, statistics.fmean(cosines)) for step, cosines in found])
+        bands = [path.vertices[:, 1] for band in axes.collections for path in band.get_paths()]
+        assert {min(found[3][1]), max(found[3][1])} <= {float(y) for band in bands for y in band}
 
 
 def test_throughput_is_that_of_the_pace(study):
@@ -100,6 +104,20 @@ def test_throughput_is_that_of_the_pace(study):
         ups.append(adam["summary"]["steps"] / at)
     for length in (8 * 256 / PACE["adam"], rate, rate * statistics.fmean(ups)):
         assert any(math.isclose(length, found) for found in lengths)
+
+
+def test_bars_and_cosines_are_of_the_best_settings_as_the_tables_are(study):
+    """Runs at other settings, with fewer refreshes, change neither Fig. 3 nor Fig. 6."""
+    folder, figures = study
+    others = [kept(NANO / file, 0, 900, range(50, 501, 50)) for file in ("alice.yaml", "ablations/tracking.yaml")]
+    for other in others:
+        other["summary"]["config_hash"] = "other"
+    with_others = nano_figures([*records.read(folder).values(), *others], PACE)
+    bars, found = ([bar.get_width() for bar in each["figure3"].axes[0].patches] for each in (figures, with_others))
+    assert found == bars
+    for axes, axes_found in zip(figures["figure6"].axes, with_others["figure6"].axes, strict=True):
+        for line in axes.get_lines():
+            assert has_line(axes_found, line.get_xydata())
 
 
 def test_without_records_the_papers_curves_are_drawn():
