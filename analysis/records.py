@@ -20,6 +20,7 @@ from training.run.atomic import write_atomically
 from training.run.metrics import read_metrics
 
 TRAIN_ROWS = 200
+DAMAGED = (KeyError, TypeError, ValueError, OSError, yaml.YAMLError)  # of a folder that holds no whole run
 COLUMNS = ("step", "tokens", "loss", "grad_norm", "tokens_per_second", "optimizer_seconds", "data_seconds",
            "train_seconds")  # fmt: skip
 EIGENVECTORS = (1, 2, 4, 8)  # of Fig. 6
@@ -110,7 +111,7 @@ def gather(runs: Path, records: Path, refusal: Callable[[Record], str | None] = 
         try:
             kept = record(folder)
             path = records / f"{_settings_name(kept)}.json"
-        except (KeyError, TypeError, ValueError, OSError, yaml.YAMLError) as error:
+        except DAMAGED as error:
             raise SettingsError(f"{folder} holds no whole run ({type(error).__name__}: {one_line(error)})") from error
         if reason := refusal(kept):
             raise SettingsError(f"{folder}: {reason}")

@@ -17,8 +17,10 @@ from training.run.folder import RunFolder
 def combinations(files: list[str], settings: list[str]) -> dict[str, list[str]]:
     """Arguments of train.py for every combination, by the run's name; the last setting varies fastest.
 
-    Raises SettingsError for an argument that is no setting, and for two runs of one name.
+    Raises SettingsError for an argument that is no setting, for a list of values that a later argument would replace,
+    and for two runs of one name.
     """
+    lists: set[str] = set()
     axes = [list(zip(_file_names(files), files, strict=True))]  # of (part of the name, argument)
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -26,7 +28,10 @@ def combinations(files: list[str], settings: list[str]) -> dict[str, list[str]]:
             raise SettingsError(f"argument {setting!r} is not of the form key=value")
         if key == "run.dir":
             raise SettingsError("run.dir is OUT and the run's name in a sweep, leave it out")
+        if key in lists:
+            raise SettingsError(f"{key} is given again behind its list of values, which the runs would be named after")
         values = _split(text)
+        lists |= {key} if len(values) > 1 else set()
         shown = key.removeprefix("optimizer.").removeprefix("run.")
         parts = [f"_{shown}={value.replace('/', '-')}" if len(values) > 1 else "" for value in values]
         axes.append([(part, f"{key}={value}") for part, value in zip(parts, values, strict=True)])

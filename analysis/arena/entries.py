@@ -59,6 +59,11 @@ def source_of_values(spec: Spec, ledger: Ledger) -> tuple[Spec, Ledger]:
     return (spec, ledger) if spec.tuned_in is None else _other(spec.tuned_in)
 
 
+def tuned_row(spec: Spec, row: str) -> str:
+    """The row whose values a row has: itself, or that of `rates_of`."""
+    return spec.rows[row].rates_of or row
+
+
 @cache
 def _other(name: str) -> tuple[Spec, Ledger]:
     return spec_named(name), ledger_of(name)
@@ -66,24 +71,31 @@ def _other(name: str) -> tuple[Spec, Ledger]:
 
 def tuning(spec: Spec, row: str, cell: Cell, ledger: Ledger) -> Walk:
     """The walk of a row in a cell, as far as it has come. A row with `rates_of` has that row's."""
-    row = spec.rows[row].rates_of or row
-    spec, ledger = source_of_values(spec, ledger)
-    row = spec.rows[row].rates_of or row
-    section = config_of(spec, row, cell).optimizer
+    source, kept = source_of_values(spec, ledger)
+    tuned = tuned_row(source, tuned_row(spec, row))
+    section = config_of(source, tuned, cell).optimizer
     assert section.adam_lr is not None  # `configs.schema.build` sets it
-    start, axes = start_and_axes(spec.rows[row], section.lr, section.adam_lr, spec.tuning)
+    start, axes = start_and_axes(source.rows[tuned], section.lr, section.adam_lr, source.tuning)
 
     def loss(point: Point) -> float | None:
-        line = ledger.lines.get(Entry(row, cell, spec.tuning.tokens, point, 0).name)
+        line = kept.lines.get(Entry(tuned, cell, source.tuning.tokens, point, 0).name)
         return None if line is None else float("inf") if line["loss"] is None else line["loss"]
 
-    return walk(start, axes, spec.tuning, loss)
+    return walk(start, axes, source.tuning, loss)
+
+
+def untuned(spec: Spec, ledger: Ledger, rows: list[str]) -> str | None:
+    """The first of these rows whose values another arena has yet to find."""
+    if spec.tuned_in is None:
+        return None
+    waiting = (row for row in rows for cell in cells(spec) if tuning(spec, row, cell, ledger).pending is not None)
+    return next(waiting, None)
 
 
 def tuning_entries(spec: Spec, ledger: Ledger, rows: list[str]) -> Iterator[Entry]:
     """The next run of every walk: the one that it waits for. None in an arena whose rows another one tunes."""
     for cell in cells(spec) if spec.tuned_in is None else ():
-        for row in dict.fromkeys(spec.rows[row].rates_of or row for row in rows):
+        for row in dict.fromkeys(tuned_row(spec, row) for row in rows):
             pending = tuning(spec, row, cell, ledger).pending
             if pending is not None:
                 yield Entry(row, cell, spec.tuning.tokens, pending, 0)
@@ -146,7 +158,7 @@ def due(spec: Spec, ledger: Ledger, rows: list[str], stage: str) -> list[Entry]:
 
 def remaining(spec: Spec, ledger: Ledger, rows: list[str]) -> dict[str, tuple[int, int]]:
     """Stage -> (runs, positions) that have no record yet. For walks that go on their whole number is counted."""
-    walks = dict.fromkeys(spec.rows[row].rates_of or row for row in rows) if spec.tuned_in is None else {}
+    walks = dict.fromkeys(tuned_row(spec, row) for row in rows) if spec.tuned_in is None else {}
     left = sum(
         spec.tuning.runs - len(found.points)
         for cell in cells(spec)

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from analysis.paths import ARENAS, ROOT
 from configs.checks import check_bounds, check_options
+from configs.identity import differences, to_dict
 from configs.reading import Settings, with_training_text
 from configs.schema import Config, Optimizer, SettingsError, load, read_into
 
@@ -244,14 +245,22 @@ class _Optimizer:
 
 
 def _check_settings(spec: Spec) -> None:
-    """Read what the runs will read: a mistake is found before hours of other runs."""
+    """Read what the runs will read: a mistake is found before hours of other runs.
+
+    Raises SettingsError for options that are refused, and for a row that differs from the first in more than those.
+    """
     cell = cells(spec)[0]
+    first = to_dict(config_of(spec, next(iter(spec.rows)), cell))
     for row, entrant in spec.rows.items():
         source = spec.rows[entrant.rates_of or row]
         rates = {name: rate for name in ("lr", "adam_lr") if (rate := getattr(source, name)) is not None}
         tried = [{option: value} for option, values in source.own.items() for value in values]
         try:
-            section = dataclasses.asdict(config_of(spec, row, cell).optimizer)
+            config = config_of(spec, row, cell)
+            other = [key for key in differences(first, to_dict(config)) if not key.startswith("optimizer.")]
+            if other:
+                raise SettingsError(f"{other[0]} is not that of the first row, so their losses would not compare")
+            section = dataclasses.asdict(config.optimizer)
             for own in tried or [{}]:
                 settings = Settings()  # the files are read already, which takes ten times as long
                 settings.values["optimizer"] = section | rates | own

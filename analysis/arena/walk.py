@@ -74,7 +74,7 @@ def start_and_axes(entrant: Entrant, lr: float, adam_lr: float, tuning: Tuning) 
 
 def walk(start: Point, axes: list[Axis], tuning: Tuning, loss: Loss) -> Walk:
     """The walk as far as runs have been made. It depends on their losses alone, so it can be interrupted anywhere."""
-    steps, pending = _Steps(start, tuning, loss), None
+    steps, pending = _Steps(start, tuning), None
     for point in steps.proposals(axes):
         if len(steps.points) == tuning.runs:
             break
@@ -95,7 +95,7 @@ def _bracketed(axis: Axis, best: Point, points: list[Point]) -> bool:
 class _Steps:
     """The points that were run, and the best of them: where the walk stands."""
 
-    def __init__(self, start: Point, tuning: Tuning, loss: Loss):
+    def __init__(self, start: Point, tuning: Tuning):
         self.start, self.best, self.points = start, start, list[Point]()
         self._noise, self._lowest = tuning.noise, float("inf")
 

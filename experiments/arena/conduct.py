@@ -10,13 +10,15 @@ from pathlib import Path
 import torch
 
 from analysis import records
-from analysis.arena.entries import Entry, arguments, due, remaining, steps_of
+from analysis.arena.entries import Entry, arguments, due, remaining, steps_of, untuned
 from analysis.arena.ledger import Ledger, Line
 from analysis.arena.same_settings import check_unchanged
 from analysis.arena.spec import Spec
 from analysis.paths import ROOT
-from configs.identity import config_hash
+from configs.identity import config_hash, differences, to_dict
+from configs.messages import one_line
 from configs.schema import SettingsError, load
+from configs.yaml_values import from_yaml
 from experiments.jobs import Job, run_all, since_start, training
 from training.run.provenance import environment
 
@@ -59,7 +61,8 @@ def texts(spec: Spec, entry: Entry) -> dict[str, list[str]]:
 
 
 def line_of(spec: Spec, entry: Entry) -> Line | None:
-    """The record of an entry's run; None while it has not ended. Raises SettingsError for a run of other settings."""
+    """The record of an entry's run; None while it has not ended. Raises SettingsError for a run of other settings, and
+    for a damaged one."""
     line: Line = {
         "name": entry.name,
         "row": entry.row,
@@ -74,24 +77,29 @@ def line_of(spec: Spec, entry: Entry) -> Line | None:
         "evaluations": [],
     }
     folder = ROOT / RUNS / spec.name / entry.name
-    if (folder / "summary.json").is_file():
-        kept = records.record(folder)
-        now = config_hash(load(arguments(spec, entry)).config)
-        if kept["summary"].get("config_hash", now) != now:
-            raise SettingsError(f"{folder}: this run has other settings than the spec has now; move it away")
-        line["loss"] = kept["summary"]["final_loss"]
-        line["summary"] = dict(kept["summary"])
-        line["optimizer"] = kept["settings"]["optimizer"]
-        line["evaluations"] = kept["evaluations"]
-        if "held_out" in kept:
-            line["held_out"] = kept["held_out"]
-        return line
+    ended = (folder / "summary.json").is_file()
     # Behind the sentence a launcher may say much of its own.
-    if not any(map(DIVERGED.search, since_start(folder.with_name(f"{entry.name}.log")))):
+    diverged = any(map(DIVERGED.search, since_start(folder.with_name(f"{entry.name}.log"))))
+    if not ended and not diverged:
         return None
     config = load(arguments(spec, entry)).config
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    line["summary"] = {"seed": entry.seed, "config_hash": config_hash(config), **environment(device)}
+    try:
+        changed = differences(from_yaml((folder / "config.yaml").read_text()), to_dict(config))
+        kept = records.record(folder) if ended else None
+    except records.DAMAGED as error:
+        raise SettingsError(f"{folder} holds no whole run ({one_line(error)}); move it away") from error
+    if changed:
+        raise SettingsError(f"{folder}: this run has another {changed[0]} than the spec has now; move it away")
+    if kept is None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        line["summary"] = {"seed": entry.seed, "config_hash": config_hash(config), **environment(device)}
+        return line
+    line["loss"] = kept["summary"]["final_loss"]
+    line["summary"] = dict(kept["summary"])
+    line["optimizer"] = kept["settings"]["optimizer"]
+    line["evaluations"] = kept["evaluations"]
+    if "held_out" in kept:
+        line["held_out"] = kept["held_out"]
     return line
 
 
@@ -115,7 +123,8 @@ def run_stages(spec: Spec, ledger: Ledger, rows: list[str], stages: Sequence[str
 
     A run starts as soon as those that it depends on have a record: no row waits for another, nor for the end of a
     stage. A run that diverged is a result. One that failed for another reason is tried once, and its row ends there.
-    Raises SettingsError where records or folders of runs have other settings than the spec has now.
+    Raises SettingsError where records or folders of runs have other settings than the spec has now, where a folder is
+    damaged, and, after all other runs, where another arena has not tuned a row yet.
     """
     given: set[str] = set()
 
@@ -138,6 +147,8 @@ def run_stages(spec: Spec, ledger: Ledger, rows: list[str], stages: Sequence[str
 
     code = run_all(next_jobs(), at_once=machine.at_once, devices=machine.devices, after_each=after_each)
     next_jobs()
+    if code <= 1 and [*stages] != ["tuning"] and (row := untuned(spec, ledger, rows)):
+        raise SettingsError(f"rows.{row} has no tuned values yet: run the arena {spec.tuned_in} first")
     return code if code > 1 else int(any(due(spec, ledger, rows, stage) for stage in stages))
 
 

@@ -9,6 +9,9 @@ import pytest
 
 from analysis.arena import ledger, spec, tables
 from analysis.paths import ROOT
+from configs.identity import to_dict
+from configs.schema import load
+from configs.yaml_values import to_yaml
 from experiments.arena import conduct
 from scripts import arena
 
@@ -82,12 +85,19 @@ def test_a_wrong_row_or_job_is_one_sentence(small, capfd):
         assert ended.value.code == 2 and capfd.readouterr().err.endswith(f"error: {sentence}\n")
 
 
-def finish(folder):
-    """What a run of train.py leaves."""
+def start(job):
+    """What a run of train.py leaves that has begun: its folder."""
+    folder = job.proof.parent
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(to_yaml(to_dict(load(job.command[2:]).config)))
+    return folder
+
+
+def finish(job):
+    """What a run of train.py leaves that has ended."""
+    folder = start(job)
     evaluation = {"kind": "eval", "step": 1, "tokens": 1, "train_seconds": 1.0, "loss": 5.0, "perplexity": 148.4}
     (folder / "metrics.jsonl").write_text(json.dumps(evaluation) + "\n")
-    (folder / "config.yaml").write_text("run: {dir: x}\noptimizer: {lr: 1}\n")
     (folder / "summary.json").write_text(json.dumps({"final_loss": 5.0, "train_seconds": 1.0, "seed": 0}))
 
 
@@ -116,7 +126,7 @@ def test_a_run_is_recorded_when_it_ends_not_with_the_last(small, tmp_path, monke
 
     def run_all(jobs, *, after_each, **_):
         for job in jobs:
-            finish(job.proof.parent)
+            finish(job)
             after_each()
             lines.append(len((tmp_path / "small.jsonl").read_text().splitlines()))
         return 128 + 15 if jobs else 0  # as after an interrupt
@@ -135,7 +145,7 @@ def test_no_row_waits_for_another(small, made_by, row):
         if "scripts/evaluate.py" in job.command:
             job.proof.write_text('{"same": {"perplexity": 9.0}}')
         else:
-            finish(job.proof.parent)
+            finish(job)
 
     made_by(make, first=lambda waiting: min(waiting, key=lambda name: (not name.startswith(row), name)))
     assert small() == 0
@@ -146,9 +156,9 @@ def test_no_row_waits_for_another(small, made_by, row):
 def test_runs_that_diverged_are_no_failure(small, made_by):
     def make(job):
         if job.name.startswith("adam"):
-            finish(job.proof.parent)
+            finish(job)
             return 0
-        job.log.parent.mkdir(parents=True, exist_ok=True)
+        start(job)
         job.log.write_text("$ train.py\nstep 3 was not applied: its loss is nan (nothing was saved)\n")
         return 1
 
@@ -163,7 +173,7 @@ def test_a_failed_run_is_tried_once_and_stops_no_other_row(small, made_by):
         tried.append(job.name)
         if job.name.startswith("adam"):
             return 1
-        finish(job.proof.parent)
+        finish(job)
         return 0
 
     made_by(make)
@@ -176,7 +186,7 @@ def test_a_full_disk_is_told_when_the_runs_have_ended(small, tmp_path, made_by, 
 
     def make(job):
         made.append(job.name)
-        finish(job.proof.parent)
+        finish(job)
 
     def full(self, line):
         raise OSError(28, "No space left on device", str(tmp_path / "small.jsonl"))
@@ -189,13 +199,55 @@ def test_a_full_disk_is_told_when_the_runs_have_ended(small, tmp_path, made_by, 
 
 def test_a_folder_of_a_run_with_other_settings_is_no_record(small, tmp_path, made_by, capfd):
     def make(job):
-        finish(job.proof.parent)
-        job.proof.write_text(json.dumps(json.loads(job.proof.read_text()) | {"config_hash": "of before"}))
+        finish(job)
+        kept = job.proof.parent / "config.yaml"
+        kept.write_text(kept.read_text().replace("eval_tokens: ", "eval_tokens: 9"))
 
     made_by(make)
     assert small() == 2
-    assert "this run has other settings than the spec has now" in capfd.readouterr().err
+    assert "this run has another data.eval_tokens than the spec has now; move it away" in capfd.readouterr().err
     assert not (tmp_path / "small.jsonl").exists()
+
+
+@pytest.mark.parametrize("damaged", ["summary.json", "config.yaml"])
+def test_a_damaged_run_is_one_sentence_when_the_others_have_ended(small, tmp_path, made_by, damaged, capfd):
+    def make(job):
+        finish(job)
+        if job.name.startswith("adam"):
+            (job.proof.parent / damaged).write_text('{"a": [')
+
+    made_by(make)
+    assert small("--until", "tuning") == 2
+    assert "holds no whole run" in capfd.readouterr().err
+    assert {line["row"] for line in ledger.ledger_of("small").lines.values()} <= {"racs"}
+
+
+def test_a_divergence_of_other_settings_is_no_record(small, tmp_path, made_by, capfd):
+    """A line that was deleted does not come back from the log of a run that had other settings."""
+
+    def make(job):
+        folder = start(job)
+        job.log.write_text("$ train.py\nstep 3 was not applied: its loss is nan (nothing was saved)\n")
+        kept = folder / "config.yaml"
+        kept.write_text(kept.read_text().replace("eval_tokens: ", "eval_tokens: 9"))
+        return 1
+
+    made_by(make)
+    assert small("--until", "tuning") == 2
+    assert "this run has another data.eval_tokens than the spec has now" in capfd.readouterr().err
+    assert not (tmp_path / "small.jsonl").exists()
+
+
+def test_rows_that_another_arena_has_not_tuned_are_named(small, tmp_path, made_by, monkeypatch, capfd):
+    path = tmp_path / "arenas" / "small.yaml"
+    (tmp_path / "arenas" / "later.yaml").write_text(
+        path.read_text().replace("tuning: {tokens: 256, runs: 2, factor: 1.0e+30}", "tuned_in: small")
+        .replace("{lr: 0.01, adam_lr: 0.01}", "{}").replace("{lr: 0.02, adam_lr: 0.01}", "{}")
+    )  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["arena.py", str(tmp_path / "arenas" / "later.yaml")])
+    made_by(finish)
+    assert arena.main() == 2
+    assert "rows.adam has no tuned values yet: run the arena small first" in capfd.readouterr().err
 
 
 def test_a_final_is_recorded_with_its_evaluations_or_waits_for_them(small, made_by):
@@ -204,7 +256,7 @@ def test_a_final_is_recorded_with_its_evaluations_or_waits_for_them(small, made_
 
     def make(job):
         if "scripts/evaluate.py" not in job.command:
-            finish(job.proof.parent)
+            finish(job)
         elif evaluates:
             job.proof.write_text('{"same": {"perplexity": 9.0}}')
         return int("scripts/evaluate.py" in job.command and not evaluates)
@@ -227,7 +279,7 @@ def test_a_tuning_run_that_is_compared_is_evaluated_too(small, tmp_path, made_by
         if "scripts/evaluate.py" in job.command:
             job.proof.write_text('{"same": {"perplexity": 9.0}}')
         else:
-            finish(job.proof.parent)
+            finish(job)
 
     made_by(make)
     assert small() == 0
@@ -248,7 +300,7 @@ def test_a_divergence_behind_a_launchers_own_words_is_one(small, made_by):
     """Not one of an earlier start. Its line says where it was made, as that of a finished run does."""
 
     def make(job):
-        job.log.parent.mkdir(parents=True, exist_ok=True)
+        start(job)
         with job.log.open("a") as log:
             log.write("$ accelerate launch train.py\n")
             log.write("step 3 was not applied: its loss is nan, its gradient norm 2.0 (nothing was saved)\n")

@@ -85,6 +85,10 @@ def test_files_of_one_name_are_told_apart_by_their_folders():
         (f"{QUICKSTART} optimizer.rnak=3,4", "unknown key optimizer.rnak; did you mean optimizer.rank?"),
         (f"{QUICKSTART} optimizer.rank=16,x", "quickstart_rank=x: optimizer.rank must be an integer, got 'x'"),
         (f"{QUICKSTART} optimizer.rank=8,8", "two runs would be called quickstart_rank=8"),
+        (
+            f"{QUICKSTART} optimizer.rank=8,16 optimizer.rank=4",
+            "optimizer.rank is given again behind its list of values",
+        ),
         (f"{QUICKSTART} seed", "argument 'seed' is not of the form key=value"),
         (f"{QUICKSTART} run.dir=x", "run.dir is OUT and the run's name"),
         (f"{QUICKSTART} -j 0", "argument -j: must be at least 1, got 0"),

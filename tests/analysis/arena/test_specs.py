@@ -63,6 +63,15 @@ def test_a_wrong_spec_is_one_sentence(tmp_path, change, sentence):
     assert "\n" not in str(error.value)
 
 
+def test_a_row_of_other_data_than_the_first_is_refused(tmp_path):
+    other = SPEC.replace("nano/ablations/racs_no_ema.yaml", "table2/60m/racs.yaml")
+    (tmp_path / "small.yaml").write_text(f"{other}settings: [train.micro_batch_size=8]\n")
+    with pytest.raises(
+        SettingsError, match=r"rows\.plain_racs: data\.\w+ is not that of the first row, so their losses"
+    ):
+        read_spec(tmp_path / "small.yaml")
+
+
 @pytest.mark.slow
 def test_every_run_of_the_projects_arenas_has_settings_that_load(tmp_path):
     for found in all_specs():
