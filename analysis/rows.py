@@ -33,8 +33,8 @@ METHODS = {
     "apollo_svd": Style("APOLLO-svd", "#a0508c", DASHED),
     "muon": Style("Muon", "#7b61c9"),
     "racs": Style("RACS", "#d55e00"),
-    "alice_0": Style("Alice-0", "#d99200"),
-    "alice_0_last_layer_adam": Style("Alice-0 + last layer Adam", "#d99200", LAST_LAYER_BY_ADAM),
+    "alice_0": Style("Alice-0", "#c88600"),
+    "alice_0_last_layer_adam": Style("Alice-0 + last layer Adam", "#c88600", LAST_LAYER_BY_ADAM),
     "alice": Style("Alice", "#009e73"),
     "alice_last_layer_adam": Style("Alice + last layer Adam", "#009e73", LAST_LAYER_BY_ADAM),
     "alice_two_sided": Style("Alice, two-sided compensation", "#5f9e1f", DASHED),
@@ -42,11 +42,11 @@ METHODS = {
     "eigen_adam": Style("Eigen-Adam", "#9c5a2d"),
     "soap": Style("SOAP", "#b03a48", DASHED),
     "apollo": Style("APOLLO", "#b4639b"),
-    "normuon": Style("NorMuon", "#4b3a9e"),
-    "octave": Style("Octave", "#2f2a6b"),
+    "normuon": Style("NorMuon", "#9a4dd0"),
+    "octave": Style("Octave", "#5b62e0"),
     "flip_flop": Style("FlipFlop", "#c2185b"),
-    "racs_muon": Style("RACS-Muon", "#a34700", DASHED),
-    "sinkgd": Style("SinkGD", "#e07b39"),
+    "racs_muon": Style("RACS-Muon", "#a74900", DASHED),
+    "sinkgd": Style("SinkGD", "#dc722c"),
     "scale": Style("SCALE", "#b8860b", DASHED),
     "alice_soap": Style("AliceSOAP", "#1b7f4b", DASHED),
     "dion": Style("Dion", "#5d7fa3", DASHED),
@@ -55,11 +55,11 @@ METHODS = {
     "adafactor": Style("Adafactor", "#a3785a", DASHED),
     "lion": Style("Lion", "#c2557a"),
     "swan": Style("SWAN", "#8c6d31", DASHED),
-    "shampoo": Style("Shampoo", "#7d4f50"),
+    "shampoo": Style("Shampoo", "#8a5758"),
     "adam_8bit": Style("8-bit Adam", "#8a9099", DASHED),
-    "galore_8bit": Style("8-bit GaLore", "#66b2e0", DASHED),
+    "galore_8bit": Style("8-bit GaLore", "#399bd7", DASHED),
     # rows of arenas that are no names of the package
-    "racs_muon_bytes": Style("RACS-Muon in bytes, lm_head too", "#a34700"),
+    "racs_muon_bytes": Style("RACS-Muon in bytes, lm_head too", "#a74900"),
     "alice_adaptive_rank": Style("Alice of adaptive rank", "#009e73", DASHED),
 }
 ABLATIONS = {
@@ -77,9 +77,9 @@ ABLATIONS = {
 ABLATION = "ablation_"  # begins the names of their rows in an arena
 
 EIGHT_BITS = {
-    "muon_8bit": Style("8-bit Muon", "#a594dd", DASHED),
+    "muon_8bit": Style("8-bit Muon", "#9a87d9", DASHED),
     "normuon_8bit": Style("8-bit NorMuon", "#8f7f9f", DASHED),
-    "alice_8bit": Style("8-bit Alice", "#4dbb9d", DASHED),
+    "alice_8bit": Style("8-bit Alice", "#3c9f84", DASHED),
 }
 
 # (tracking, switching, compensation) of the optimizer alice -> row

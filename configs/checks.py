@@ -48,12 +48,13 @@ def check_bounds(sections: "DataclassInstance", settings: Settings) -> None:
                 settings.require(filled, key, f"must not be empty or blank, got {value!r}; null means no value")
             if isinstance(value, int | float) and not isinstance(value, bool):
                 most = bounds.get("most", LARGEST if isinstance(value, int) else value)
-                least, above = bounds.get("least", value), bounds.get("above")
+                least, above, below = bounds.get("least", value), bounds.get("above"), bounds.get("below")
                 finite = isinstance(value, int) or math.isfinite(value)
                 settings.require(finite, key, f"must be a finite number, got {value}")
                 settings.require(value >= least, key, f"must be at least {least}, got {value}")
                 settings.require(value <= most, key, f"must be at most {most}, got {value}")
                 settings.require(above is None or value > above, key, f"must be greater than {above}, got {value}")
+                settings.require(below is None or value < below, key, f"must be less than {below}, got {value}")
 
 
 def check_options(optimizer: Optimizer, settings: Settings) -> None:

@@ -9,6 +9,6 @@ def setting(default: Any, meaning: str, **bounds: float) -> Any:
 
     Args:
         default: an immutable value, or `omegaconf.MISSING` for a setting that has to be given.
-        bounds: `least` and `most` (inclusive), `above` (exclusive).
+        bounds: `least` and `most` (inclusive), `above` and `below` (exclusive).
     """
     return field(default=default, metadata={"meaning": meaning, **bounds})

@@ -25,16 +25,16 @@ from training.processes.failures import report
 
 
 def write_paper_tables() -> None:
-    """Every table of results/full, results/nano and results/arena. Tables of an arena that have no rows any more go."""
+    """Every table of results/full, results/nano and results/arena. Tables of arenas that have no rows any more go."""
     written = []
     for table in all_tables():
         path = RESULTS / table.scale / table.name
         write_table(path, f"# {table.title}", table.columns, table.rows, table.note)
         written.append(path)
         print(path.with_suffix(".md"))
-    for kind in ("md", "csv"):
-        for path in (RESULTS / "arena").glob(f"*.{kind}"):
-            if path.with_suffix("") not in written:
+    for ledger in (RESULTS / "arena").glob("*.jsonl"):
+        for path in ledger.parent.glob(f"{ledger.stem}_*"):
+            if path.suffix in (".md", ".csv") and path.with_suffix("") not in written:
                 path.unlink()
 
 

@@ -29,8 +29,10 @@ def draw() -> None:
     write_svgs(full_size_figures(full), RESULTS / "figures")
     write_svgs(nano_figures(nano, step_seconds()), NANO / "figures")
     fronts = write_svgs(arena_figures(), ARENA_RESULTS / "figures")
-    for gone in set((ARENA_RESULTS / "figures").glob("*.svg")) - set(fronts):
-        gone.unlink()
+    for ledger in ARENA_RESULTS.glob("*.jsonl"):  # of an arena that has no runs any more
+        front = ARENA_RESULTS / "figures" / f"{ledger.stem}.svg"
+        if front not in fronts:
+            front.unlink(missing_ok=True)
     pictures = {front.stem: front.read_text() for front in fronts}
     (RESULTS / "report.html").write_text(page(full, nano, all_tables(), arena_curves(), pictures))
 

@@ -4,26 +4,25 @@ from collections.abc import Iterable
 
 from analysis import comparison
 from analysis.records import Record
+from configs.identity import differences, flatten
 from configs.schema import SettingsError
 
 TARGET = "adam"  # the others are timed to its best final loss
 COLUMNS = ["optimizer", "perplexity", "lr", "lr tried", "adam_lr", "steps", "tokens", f"steps to {TARGET}'s loss",
            "optimizer state, bytes", "seed", "config hash", "commit"]  # fmt: skip
-# What runs of one study have in common.
-COMMON = (
-    ("model", "name"),
-    *(("data", key) for key in ("path", "sequence_length", "packing", "eval_tokens")),
-    *(("train", key) for key in ("batch_size", "steps")),
-)
+# What runs of one study have in common beside the model and the data, but for the order of documents.
+COMMON = ("train.batch_size", "train.steps", "train.dtype")
+ORDER = ("data.seed", "data.streams", "data.shuffle_buffer", "data.prefetch")
 
 
 def check_comparable(records: Iterable[Record]) -> None:
     """Raises SettingsError for records of other models, texts, rows, batches or lengths: losses would not compare."""
-    found = list(records)
-    for section, key in COMMON:
-        values = sorted({str(record["settings"][section].get(key)) for record in found})
-        if len(values) > 1:
-            raise SettingsError(f"these runs differ in {section}.{key} ({', '.join(values)}): make a study of each")
+    found = [record["settings"] for record in records]
+    for other in found[1:]:
+        for key in differences(found[0], other):
+            if key in COMMON or (key.startswith(("model.", "data.")) and key not in ORDER):
+                values = (str(flatten(settings).get(key)) for settings in (found[0], other))
+                raise SettingsError(f"these runs differ in {key} ({', '.join(values)}): make a study of each")
 
 
 def best_rows(records: Iterable[Record]) -> list[list[str]]:

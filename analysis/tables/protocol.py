@@ -5,6 +5,7 @@ from analysis.records import Record
 MODELS = ("llama_60m", "llama_130m", "llama_350m", "llama_1_3b")
 # One document of C4 a row, 512 rows a step, and the whole evaluation (App. F.3); a prepared store may hold C4's text.
 PROTOCOL = {
+    "model.vocab_size": (32_000,),
     "data.source": ("c4", "prepared"),
     "data.packing": (False,),
     "data.sequence_length": (256,),

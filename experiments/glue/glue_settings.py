@@ -37,7 +37,7 @@ class Glue:
     epochs: int = setting(MISSING, "passes over the training rows", least=1)
     batch_size: int = setting(MISSING, "rows of a step", least=1)
     max_length: int = setting(MISSING, "tokens of a row; what is longer is cut", least=1)
-    warmup: float = setting(0.0, "share of the steps in which the rates rise, before they fall to 0", least=0, most=1)
+    warmup: float = setting(0.0, "share of the steps in which the rates rise, before they fall to 0", least=0, below=1)
 
 
 @dataclass

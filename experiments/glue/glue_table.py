@@ -6,6 +6,8 @@ from typing import Any
 
 from analysis import comparison
 from analysis.tables.table import Table
+from configs.identity import flatten
+from configs.schema import SettingsError
 from experiments.glue.glue_settings import RECORD
 from experiments.glue.tasks import TASKS
 
@@ -13,13 +15,27 @@ Rows = dict[str, dict[str, list[dict[str, Any]]]]  # the records of a setting's 
 
 
 def read(out: Path) -> Rows:
-    """The records of the runs below `out`."""
+    """The records of the runs below `out`. Raises SettingsError for two of one row and task that differ in more than
+    their seeds: a setting of one value is not in a run's name."""
     rows: Rows = {}
     for path in sorted(out.glob(f"*/{RECORD}")):
         kept = json.loads(path.read_text())
         setting = path.parent.name.removesuffix(f"_{kept['task']}_s{kept['seed']}")
-        rows.setdefault(setting, {}).setdefault(kept["task"], []).append(kept)
+        alike = rows.setdefault(setting, {}).setdefault(kept["task"], [])
+        for other in alike[:1]:
+            _check_alike(path.parent, kept["settings"], other["settings"])
+        alike.append(kept)
     return rows
+
+
+def _check_alike(folder: Path, settings: dict[str, Any], others: dict[str, Any]) -> None:
+    mine, its = flatten(settings), flatten(others)
+    for key in sorted((mine.keys() | its.keys()) - {"glue.seed"}):
+        if mine.get(key) != its.get(key):
+            raise SettingsError(
+                f"{folder} has {key}={mine.get(key)}, and its other seeds {its.get(key)}: keep runs of other settings "
+                "in a folder of their own"
+            )
 
 
 def glue_table(rows: Rows, title: str) -> Table:

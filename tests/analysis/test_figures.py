@@ -16,9 +16,10 @@ from analysis.figures import all_figures
 from analysis.figures.all_figures import full_size_figures, nano_figures
 from analysis.figures.canvas import write_svgs
 from analysis.panels import TABLE_2
-from analysis.paths import PAPER
+from analysis.paths import PAPER, ROOT
 from analysis.records import EIGENVECTORS
 from analysis.report.page import page
+from analysis.rows import ABLATIONS, EIGHT_BITS, METHODS, style
 from analysis.tables.table import Table
 from experiments.nano_files import STUDY, file_of
 from tests.made_records import NANO, STEPS, kept, nano_study
@@ -118,6 +119,23 @@ def test_bars_and_cosines_are_of_the_best_settings_as_the_tables_are(study):
     for axes, axes_found in zip(figures["figure6"].axes, with_others["figure6"].axes, strict=True):
         for line in axes.get_lines():
             assert has_line(axes_found, line.get_xydata())
+
+
+def luminance(colour):
+    """Of sRGB, as in WCAG 2.1."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("row", [*METHODS, *ABLATIONS, *EIGHT_BITS])
+def test_a_rows_colour_shows_on_the_light_and_on_the_dark_page(row):
+    template = (ROOT / "analysis" / "report" / "template.html").read_text()
+    papers = re.findall(r"--paper: (#[0-9a-f]{6})", template)
+    assert len(papers) == 2
+    for paper in papers:
+        low, high = sorted((luminance(paper), luminance(style(row).colour)))
+        assert (high + 0.05) / (low + 0.05) >= 3  # WCAG's bound for graphics
 
 
 def test_without_records_the_papers_curves_are_drawn():

@@ -19,7 +19,10 @@ def test_every_file_of_the_papers_tables_has_its_protocol(file):
     assert refusal_beside_the_paper(kept(file, 0, 30.0)) is None
 
 
-@pytest.mark.parametrize("name", PROTOCOL)
+@pytest.mark.parametrize(
+    "name",
+    ["model.vocab_size", "data.source", "data.packing", "data.sequence_length", "data.eval_tokens", "train.batch_size"],
+)
 def test_a_run_of_another_protocol_is_refused_by_the_setting(name):
     run = kept(OURS, 0, 30.0)
     section, key = name.split(".")

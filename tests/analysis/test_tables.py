@@ -10,6 +10,7 @@ from analysis.tables import best_runs
 from analysis.tables.cells import mean_of_reached
 from analysis.tables.full_size import table_2, table_4
 from analysis.tables.table import Table, write_table
+from configs.schema import SettingsError
 from experiments.nano_files import STUDY, file_of
 from scripts import collect_results
 from tests.made_records import kept
@@ -96,12 +97,13 @@ def test_tables_are_the_same_bytes_again_and_readable_as_csv(tmp_path):
 def test_a_table_of_an_arena_without_rows_goes_and_its_records_stay(tmp_path, monkeypatch):
     """The walk of a row may go on after a comparison: then there is none."""
     (tmp_path / "arena").mkdir()
-    for name in ("old.md", "old.csv", "nano.jsonl"):
+    for name in ("nano_old.md", "nano_old.csv", "nano.jsonl", "README.md", "notes.csv"):
         (tmp_path / "arena" / name).write_text("")
     monkeypatch.setattr(collect_results, "RESULTS", tmp_path)
     monkeypatch.setattr(collect_results, "all_tables", lambda: [Table("new", "t", "", ["a"], [["**1**"]], "arena")])
     collect_results.write_paper_tables()
-    assert sorted(path.name for path in (tmp_path / "arena").iterdir()) == ["nano.jsonl", "new.csv", "new.md"]
+    left = sorted(path.name for path in (tmp_path / "arena").iterdir())
+    assert left == ["README.md", "nano.jsonl", "new.csv", "new.md", "notes.csv"]
     assert "| **1** |" in (tmp_path / "arena" / "new.md").read_text()
     assert (tmp_path / "arena" / "new.csv").read_text() == "a\n1\n"
 
@@ -141,3 +143,28 @@ def test_the_arena_has_each_optimizers_best_rate_and_those_tried(tmp_path, monke
     collect_results.records.write(runs[0], tmp_path / "runs" / "0.json")
     assert collect_results.main() == 2 and "these runs differ in train.steps (" in capsys.readouterr().err
     assert (tmp_path / "table.md").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "same"),
+    [
+        ("model", "hidden_size", 64, False),
+        ("model", "vocab_size", 100, False),
+        ("data", "eval_path", "other.jsonl", False),
+        ("data", "tokenizer", "other", False),
+        ("data", "text_field", "body", False),
+        ("train", "dtype", "bfloat16", False),
+        ("data", "seed", 7, True),
+        ("data", "streams", 2, True),
+        ("train", "micro_batch_size", 2, True),
+    ],
+)
+def test_runs_of_a_study_share_what_losses_depend_on_beside_the_optimizer(section, key, value, same):
+    runs = [kept(file_of("adam"), 0, 120.0), kept(file_of("racs"), 0, 100.0)]
+    best_runs.check_comparable(runs)
+    runs[1]["settings"][section][key] = value
+    if same:
+        best_runs.check_comparable(runs)
+    else:
+        with pytest.raises(SettingsError, match=rf"these runs differ in {section}\.{key} \("):
+            best_runs.check_comparable(runs)

@@ -8,7 +8,7 @@ import train
 from configs.checks import check_layout
 from configs.schema import SettingsError, load
 from tests import tiny
-from tests.processes import launch_faulty, started
+from tests.processes import TWO, launch, launch_faulty, started
 from training.processes.start import start_world
 
 
@@ -30,6 +30,21 @@ def test_one_process_then_replicas_then_shards_then_one(model, text, tmp_path):
     assert tiny.saved_steps(run)[-1] == 10
     assert train.main(argv) == 0
     tiny.assert_nearly_same_end(run, whole)
+
+
+@pytest.mark.distributed
+def test_four_replicas_resume_to_the_same_bits(text, tmp_path):
+    """With more than two the order counts in which gradients are added up."""
+    runs = {}
+    for name, fault in (("whole", "none"), ("resumed", "term:training.loop.Trainer._update:3")):
+        argv = tiny.command(text, tmp_path / name, "train.steps=6", "optimizer=adam")
+        for again in (fault, "none")[: 1 + (fault != "none")]:
+            script = ["train.py"] if again == "none" else ["tests/faults/faulty.py", again]
+            with launch((*TWO, "--num_processes", "4"), *script, *argv) as process:
+                output, _ = process.communicate(timeout=240)
+            assert (process.returncode == 0) == (again == "none"), output
+        runs[name] = tiny.weights(tmp_path / name), tiny.metrics(tmp_path / name)
+    assert runs["whole"] == runs["resumed"]
 
 
 def test_accelerates_own_sharding_is_refused(monkeypatch):

@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from models.llama import LlamaForCausalLM, allocate
+from models.unpadding import model_inputs
 from optimizers import BaseOptimizer, state_bytes
 from optimizers.parallel import shards
 from training.processes.world import World
@@ -31,6 +32,19 @@ class Replicas:
         allocate(model, world.device)
         self._world, self.unwrapped, self.model = world, model, world.replicate(model)
         self._deal_steps = deal_steps
+        if world.count > 1:
+            self._form_buckets()
+
+    def _form_buckets(self) -> None:
+        """Let DDP form its last buckets now, with weights that hold nothing yet.
+
+        It forms them anew after the first backward pass, in the order in which gradients came, and three processes or
+        more then add in another order. That must not happen at one step of a run and at another of its resumption.
+        """
+        ids = torch.zeros(1, 2, dtype=torch.long)
+        with torch.compiler.set_stance("force_eager"):
+            self.model(**model_inputs(ids, ids, self._world.device)).loss_sum.backward()
+        self.model.zero_grad()
 
     def attach(self, optimizer: BaseOptimizer) -> None:
         """Keep the replicas equal: one process steps a matrix, or only refreshes its basis, and sends it to the
