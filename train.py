@@ -87,7 +87,7 @@ def run(config: Config, world: World) -> int:
     with ExitStack() as opened:
         with settings_errors():
             folder = opened.enter_context(locked_run_folder(config, world))
-            start = world.from_main(lambda: find_start(folder, config))
+            start = world.from_main(lambda: find_start(folder, config, world.mixed_precision))
             set_seed(config, start.seed)
             if start.summary is not None:
                 result = final_line(start.summary, folder)
@@ -148,7 +148,9 @@ def run(config: Config, world: World) -> int:
         signum = trainer.train(data, held_out)
         if signum:
             world.close()
-            log.info("interrupted; step %d is saved and the same command goes on from it", trainer.counters.step)
+            step = trainer.counters.step
+            saved = f"step {step} is saved and the same command goes on from it" if step else "there is nothing to save"
+            log.info("interrupted; %s", saved)
             return 128 + signum
         weights = whole_weights(model, world)
         summary = summarize(config, world, layout, optimizer, trainer.counters)

@@ -24,14 +24,16 @@ def perplexities(runs: Sequence[Record]) -> list[float]:
 
 
 def best_settings(runs: Sequence[Record]) -> list[Record]:
-    """The runs of the best settings (one config hash), by seed.
+    """The runs of the best settings (one config hash and mixed precision), by seed.
 
     The best settings have the lowest mean of the final loss over the seeds that all settings share; where they share
     none, over the seeds of each.
     """
-    alike: dict[str, dict[int, Record]] = {}
+    alike: dict[tuple[str, str], dict[int, Record]] = {}
     for run in runs:
-        alike.setdefault(run["summary"]["config_hash"], {})[run["summary"]["seed"]] = run
+        summary = run["summary"]
+        key = summary["config_hash"], summary.get("mixed_precision", "no")
+        alike.setdefault(key, {})[summary["seed"]] = run
     shared = set.intersection(*map(set, alike.values()))
     best = min(
         alike.values(),

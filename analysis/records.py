@@ -45,6 +45,7 @@ class Summary(TypedDict):
     optimizer_state_bytes: int
     config_hash: str
     git_commit: str | None
+    mixed_precision: NotRequired[str]
 
 
 class Evaluation(TypedDict):

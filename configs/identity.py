@@ -23,6 +23,9 @@ FREE_ON_RESUME = (
     "train.deal_steps",
 )
 
+# As free, but part of the hash of every run that was recorded.
+FREE_BUT_HASHED = ("data.prefetch", "train.layerwise", "train.activation_checkpointing")
+
 # Settings that came after runs were recorded. At these defaults they are left out, so that runs keep their identity;
 # of `optimizer.state_bits` the default is the method's.
 LATER: dict[str, Any] = {
@@ -56,7 +59,8 @@ def config_hash(config: Config) -> str:
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Sorted dotted keys in which two results of `to_dict` differ although a resume needs them equal."""
     old, new = _binding(old), _binding(new)
-    return sorted(key for key in old.keys() | new.keys() if key not in old or key not in new or old[key] != new[key])
+    keys = (old.keys() | new.keys()) - {*FREE_BUT_HASHED}
+    return sorted(key for key in keys if key not in old or key not in new or old[key] != new[key])
 
 
 def _binding(settings: dict[str, Any]) -> dict[str, Any]:

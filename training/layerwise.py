@@ -22,7 +22,8 @@ class GradientRelease:
 
     def _arrived(self, parameter: Tensor) -> None:
         assert parameter.grad is not None
-        self._norms[parameter] = torch.linalg.vector_norm(parameter.grad)
+        dtype = torch.promote_types(parameter.grad.dtype, torch.float32)  # as training.processes.layout.norm_of_all
+        self._norms[parameter] = torch.linalg.vector_norm(parameter.grad, dtype=dtype)
         with self._clock:
             self._optimizer.step_parameter(parameter)
 

@@ -70,6 +70,7 @@ class Trainer:
         self._rows = config.train.micro_batch_size or config.train.batch_size // world.count
         self._streams: dict[str, dict] = {}
         self._saved_step = 0  # of the last checkpoint
+        self._once_last: int | None = None  # the last step of a run that goes on with more of them
         self._meter = Meter(world.device)
         # A CPU has computed loss and norm when they are asked for. A GPU would idle until the step's launches follow.
         self._reads_first = world.device.type != "cuda"
@@ -99,6 +100,8 @@ class Trainer:
         set_random_states(saved.random_states)
         self.counters = Counters(**found.counters)
         self._saved_step, self._streams = found.step, saved.streams
+        # A signal may have come before its evaluation; afterwards it is another step than the last.
+        self._once_last = found.step if found.step == found.config["train"]["steps"] else None
         return saved.streams
 
     def train(self, data: TrainingData, held_out: EvaluationData) -> int:
@@ -123,7 +126,8 @@ class Trainer:
         settings, counters = self.config.train, self.counters
         while True:
             last = counters.step >= settings.steps
-            if counters.evaluated < counters.step and (last or self._due(settings.eval_every)):
+            due = last or self._due(settings.eval_every) or counters.step == self._once_last
+            if due and counters.evaluated < counters.step:
                 self._evaluate(held_out)
             if last:
                 return
@@ -336,7 +340,7 @@ class Trainer:
                     streams={stream: state for part in streams for stream, state in part.items()},
                     random_states=random_states(),
                     counters=asdict(self.counters),
-                    config=to_dict(self.config),
+                    config=to_dict(self.config) | {"mixed_precision": self.world.mixed_precision},
                 )
                 checkpoint.prune(path)
             except SaveError as error:

@@ -2,10 +2,12 @@
 
 import json
 import multiprocessing
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from analysis.run_evaluation import evaluation_settings, save
+from analysis.run_evaluation import evaluate_run, evaluation_settings, save
 from configs import identity
 from configs.schema import SettingsError, load
 from training.evaluation import Evaluation
@@ -28,6 +30,17 @@ def test_rows_are_the_runs_own_unless_they_are_named(run, changes, rows):
 def test_other_text_for_a_builtin_run_needs_its_source(run):
     with pytest.raises(SettingsError, match=r"was trained on the builtin text: other text needs data=files beside"):
         evaluation_settings(str(run), [f"data.eval_path={run}/other.jsonl"])
+
+
+def test_an_evaluation_computes_in_the_launchers_precision(text, whole_run):
+    """And says so before: 8 bits of a factor change the loss, a little."""
+    config = evaluation_settings(str(whole_run), [])
+    losses = []
+    for precision in ("no", "bf16", "no"):
+        world = SimpleNamespace(device=torch.device("cpu"), count=1, index=0, mixed_precision=precision)
+        world.sum, world.stop_signal = (lambda sums: sums), (lambda: 0)
+        losses.append(evaluate_run(config, world).loss)
+    assert losses[0] == losses[2] != losses[1] == pytest.approx(losses[0], rel=1e-2)
 
 
 def _save_many(run, first):

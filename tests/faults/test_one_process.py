@@ -84,6 +84,9 @@ def test_a_signal_before_the_first_step_saves_nothing(text, tmp_path):
     argv = tiny.command(text, tmp_path / "run")
     assert run(["term:train.load_tokenizer:1"], argv, tmp_path / "log") == 143
     assert (tmp_path / "log").read_text().endswith("\ninterrupted; there is nothing to save\n")
+    assert run(["term:training.loop.Trainer._next_batch:1"], argv, tmp_path / "log") == 143
+    assert (tmp_path / "log").read_text().endswith("interrupted; there is nothing to save\n")
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_a_full_disk_ends_a_run_only_at_its_end(text, whole_run, tmp_path):

@@ -20,6 +20,12 @@ from optimizers.parallel import shards
 from training.processes.world import World
 
 
+def norm_of_all(gradients: list[Tensor]) -> Tensor:
+    """Scalar: the norm of all gradients together, in float32 at least; one in bfloat16 would have eight bits."""
+    dtype = torch.promote_types(gradients[0].dtype, torch.float32)
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, dtype)))
+
+
 class Replicas:
     """The whole model on every process. With one process, just the model.
 
@@ -62,7 +68,7 @@ class Replicas:
 
     def gradient_norm(self, parameters: list[nn.Parameter], largest: float | None) -> Tensor:
         """Scalar: the norm of all gradients together, which are scaled down if it is above `largest`."""
-        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        norm = norm_of_all([parameter.grad for parameter in parameters if parameter.grad is not None])
         if largest is not None:
             nn.utils.clip_grads_with_norm_(parameters, largest, norm)
         return norm
@@ -105,7 +111,7 @@ class Shards:
     def gradient_norm(self, parameters: list[nn.Parameter], largest: float | None) -> Tensor:
         """As `Replicas.gradient_norm`, from the local rows and one reduction."""
         gradients = [shards.local(parameter.grad) for parameter in parameters if parameter.grad is not None]
-        norm = self._world.sum(nn.utils.get_total_norm(gradients).float().square()).sqrt()
+        norm = self._world.sum(norm_of_all(gradients).square()).sqrt()
         if largest is not None:
             torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1.0))  # as clip_grads_with_norm_
         return norm

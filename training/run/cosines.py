@@ -17,12 +17,14 @@ from training.run.metrics import MetricsLog
 
 
 class BasisCosines:
-    """Compares the bases of `optimizer` before and after each step and writes to `path`.
+    """Compares the bases of `optimizer` before and after each step.
 
-    Rows after `resumed_step` are dropped. Raises ValueError naming the setting when the optimizer keeps no basis.
+    Raises ValueError naming the setting when the optimizer keeps no basis.
     """
 
-    def __init__(self, path: Path, optimizer: BaseOptimizer, resumed_step: int | None):
+    _log: MetricsLog
+
+    def __init__(self, optimizer: BaseOptimizer):
         self._optimizer = optimizer
         self._parameters = {
             name: parameter
@@ -33,6 +35,9 @@ class BasisCosines:
         }
         if not self._parameters:
             raise ValueError("run.record_basis_cosines: this optimizer keeps no basis (state 'basis') to record")
+
+    def open(self, path: Path, resumed_step: int | None) -> None:
+        """Write to `path` from now on. Rows after `resumed_step` are dropped. Raises RunFolderError."""
         self._log = MetricsLog(path, resumed_step)
 
     @contextlib.contextmanager

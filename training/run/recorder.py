@@ -63,36 +63,43 @@ class Recorder:
 class RunRecorder(Recorder):
     """The main process's recorder: writes metrics.jsonl, wandb, and the results of a finished run.
 
-    `resumed` is the checkpoint that the run resumes from, None at its beginning.
-    Raises ImportError without matplotlib, and ValueError naming `run.reference` when no finished run is there, or
-    `run.record_basis_cosines` when `optimizer` has no bases to record.
+    `resumed` is the checkpoint that the run resumes from, None at its beginning. Nothing in the folder changes before
+    `begin`. Raises ImportError without matplotlib, and ValueError naming `run.reference` when no finished run is there,
+    or `run.record_basis_cosines` when `optimizer` has no bases to record.
     """
 
+    _metrics: MetricsLog
+    _tracker: Tracker | None = None
+
     def __init__(self, folder: RunFolder, config: Config, resumed: Checkpoint | None, optimizer: BaseOptimizer):
-        assert config.run.name is not None, "configs.schema fills it in"
-        step, evaluated = (resumed.step, resumed.counters["evaluated"]) if resumed is not None else (None, None)
         importlib.import_module("matplotlib.figure")  # the curve is drawn at the end: without it, fail now
-        self._folder, self._settings = folder, to_dict(config)
+        self._folder, self._config, self._settings, self._resumed = folder, config, to_dict(config), resumed
         self._reference = Reference.read(expanded(config.run.reference)) if config.run.reference else None
-        self._metrics = MetricsLog(folder.metrics, step, evaluated)
-        self._cosines = None
-        if config.run.record_basis_cosines:
-            self._cosines = BasisCosines(folder.path / "basis_cosines.jsonl", optimizer, step)
-        self._tracker = Tracker(config.wandb, folder.path, name=config.run.name, config=self._settings)
+        self._cosines = BasisCosines(optimizer) if config.run.record_basis_cosines else None
 
     def __exit__(self, *exception: object) -> None:
-        self._tracker.finish(exit_code=1)  # does nothing after `finish`
+        if self._tracker is not None:
+            self._tracker.finish(exit_code=1)  # does nothing after `finish`
 
     def begin(self) -> None:
-        """Write config.yaml and remove summary.json: this run is about to train. Raises RunFolderError."""
-        self._folder.summary.unlink(missing_ok=True)
-        self._folder.write_config(self._settings)
+        """This run is about to train: remove summary.json, write config.yaml, drop the rows of steps that are trained
+        again, start wandb. Raises RunFolderError."""
+        folder, resumed = self._folder, self._resumed
+        step, evaluated = (None, None) if resumed is None else (resumed.step, resumed.counters["evaluated"])
+        folder.summary.unlink(missing_ok=True)
+        folder.write_config(self._settings)
+        self._metrics = MetricsLog(folder.metrics, step, evaluated)
+        if self._cosines is not None:
+            self._cosines.open(folder.path / "basis_cosines.jsonl", step)
+        assert self._config.run.name is not None, "configs.schema fills it in"
+        self._tracker = Tracker(self._config.wandb, folder.path, name=self._config.run.name, config=self._settings)
 
     def write(self, row: dict[str, Any]) -> None:
         """Record `row`; an evaluation gets the effective throughput against the reference run, if there is one."""
         if row["kind"] == "eval":
             row |= self._effective([*self._metrics.evaluations, row])
         self._metrics.write(row)
+        assert self._tracker is not None, "begun"
         self._tracker.log(row)
 
     def recording_bases(self, step: int) -> contextlib.AbstractContextManager[None]:
@@ -119,6 +126,7 @@ class RunRecorder(Recorder):
         self._metrics.close()
         self._making_room(self._draw)
         self._making_room(lambda: self._folder.write_summary(summary))
+        assert self._tracker is not None, "begun"
         self._tracker.finish(summary)
         say(final_line(summary, self._folder))
 

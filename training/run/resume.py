@@ -36,8 +36,9 @@ class Start:
         return self.checkpoint is not None and self.checkpoint.config["data"]["path"] == path
 
 
-def find_start(folder: RunFolder, config: Config) -> Start:
-    """Look into `folder`, which this process must have locked, for where the run of `config` starts.
+def find_start(folder: RunFolder, config: Config, mixed_precision: str = "no") -> Start:
+    """Look into `folder`, which this process must have locked, for where the run of `config` starts under the
+    launcher's mixed precision.
 
     Raises SettingsError when the run in the folder had other settings, and those are not allowed to change, or there is
     no checkpoint to go on from with the new ones; RunFolderError when the run would begin anew although checkpoints are
@@ -49,7 +50,9 @@ def find_start(folder: RunFolder, config: Config) -> Start:
     before = found.config if found is not None else None
     if trained and (found is None or found.step < trained):  # the checkpoint of its end is gone
         before = folder.read_config() or before
-    changed = differences(before, to_dict(config)) if before is not None else []
+    now = to_dict(config) | {"mixed_precision": mixed_precision}
+    # Checkpoints of version 0.1 do not say it.
+    changed = differences({"mixed_precision": mixed_precision, **before}, now) if before is not None else []
     if changed and found is None:
         raise SettingsError(
             f"run.dir: the finished run in {folder.path} has other settings ({', '.join(changed)}) and no checkpoint "

@@ -91,6 +91,7 @@ class Tracker:
             )
 
         run_id = _run_id(folder / "wandb_id")
+        wandb.setup(settings=wandb.Settings(silent=True))  # on a terminal it would ask for a key, and wait
         if settings.mode == "offline":
             run = init("offline")
         else:

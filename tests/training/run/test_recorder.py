@@ -42,6 +42,7 @@ def fail(error: Exception):
 @pytest.fixture
 def recorder(tmp_path):
     with RunFolder(tmp_path) as folder, RunRecorder(folder, load([]).config, None, None) as recorder:
+        recorder.begin()
         yield recorder
 
 

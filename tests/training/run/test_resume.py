@@ -41,6 +41,30 @@ def start(folder: RunFolder, *changes: str) -> Start:
     return find_start(folder, config(*changes))
 
 
+def test_another_mixed_precision_is_another_setting(folder):
+    weights = {"weight": torch.zeros(1)}
+    nothing = {"optimizer_state": {}, "streams": {}, "random_states": {}, "counters": {}}
+    settings = to_dict(config()) | {"mixed_precision": "bf16"}
+    checkpoint.save(folder.checkpoints, 3, model_state=weights, config=settings, **nothing)
+    assert find_start(folder, config(), "bf16").checkpoint.step == 3
+    with pytest.raises(SettingsError, match=r"has other settings \(mixed_precision\)"):
+        find_start(folder, config(), "no")
+    assert find_start(folder, config("run.allow_config_change=true"), "no").checkpoint.step == 3
+
+
+def test_a_checkpoint_that_does_not_say_its_precision_goes_on_with_any(folder):
+    save(folder, 3, config())
+    assert (
+        find_start(folder, config(), "bf16").checkpoint.step == find_start(folder, config(), "no").checkpoint.step == 3
+    )
+
+
+@pytest.mark.parametrize("change", ["data.prefetch=8", "train.layerwise=true", "train.activation_checkpointing=true"])
+def test_what_changes_memory_alone_may_change(folder, change):
+    save(folder, 3, config())
+    assert start(folder, change).checkpoint.step == 3
+
+
 @pytest.mark.parametrize("saved", [(3, 6), (3,), ()])
 def test_a_finished_run_is_finished_whatever_checkpoints_are_left(folder, saved):
     finish(folder, config(), *saved)

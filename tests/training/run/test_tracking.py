@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pty
 import struct
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.processes import started
 from tests.training.run.rows import train_row
 from training.run import tracking
 from training.run.tracking import Tracker
@@ -157,6 +159,26 @@ def test_no_key_makes_the_run_offline(tmp_path, quiet_wandb, caplog):
     quiet_wandb.setenv("NETRC", str(tmp_path / "none"))
     Tracker(settings("online"), tmp_path, name="a", config=CONFIG).finish()
     assert ["wandb is offline" in text and "No API key" in text for text in said(caplog)] == [True]
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 1
+
+
+def test_no_key_on_a_terminal_is_not_asked_for(tmp_path):
+    """wandb would wait for an answer, and the other processes of the run for this one."""
+    program = (
+        "import pathlib, sys, types\nfrom training.run.tracking import Tracker\n"
+        "settings = types.SimpleNamespace(mode='online', project='x', entity=None, group=None, tags=[])\n"
+        "Tracker(settings, pathlib.Path(sys.argv[1]), name='a', config={}).finish()\n"
+    )
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    ours, terminal = pty.openpty()
+    try:
+        command = [sys.executable, "-c", program, str(tmp_path)]
+        environment = {**mine, "HOME": str(tmp_path / "home"), "NETRC": str(tmp_path / "none")}
+        with started(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment) as process:
+            assert process.wait(60) == 0
+    finally:
+        os.close(terminal)
+        os.close(ours)
     assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 1
 
 
