@@ -27,11 +27,15 @@ def evaluation_settings(run: str, changes: list[str]) -> Config:
     model = Path(run, "model")
     if not is_dir(model):
         raise SettingsError(f"{run} is not the folder of a finished run: it has no model folder")
-    own = (argument("data.tokenizer", str(model)), argument("model.init_from", str(model)))
+    own: tuple[str, ...] = (argument("data.tokenizer", str(model)), argument("model.init_from", str(model)))
     data = vars(load([f"{run}/config.yaml"]).config.data)
     named = [change.partition("=")[0] for change in changes]
-    if data["source"] == "builtin" and "data.eval_path" in named and not {"data", "data.source"} & set(named):
-        raise SettingsError(f"{run} was trained on the builtin text: other text needs data=files beside data.eval_path")
+    other_text = "data.eval_path" in named
+    if data["source"] in ("builtin", "prepared") and other_text and not {"data", "data.source"} & set(named):
+        text = "the builtin text" if data["source"] == "builtin" else "a prepared store"
+        raise SettingsError(f"{run} was trained on {text}: other text needs data=files beside data.eval_path")
+    # Of the other text all is evaluated on.
+    own += ("data.held_out=null",) if other_text and "data.held_out" not in named else ()
     kept = [f"data.{key}={json.dumps(data[key])}" for key in ROWS]  # `data=files` would bring its own
     return load([f"{run}/config.yaml", *kept, *with_training_text(changes), *own]).config
 

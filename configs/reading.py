@@ -173,7 +173,8 @@ def _structure(text: str, argument: str) -> Any:
     try:
         return structure(text)
     except yaml.YAMLError as error:
-        raise SettingsError(f"argument {argument!r} has a value that is {problem(error)}") from error
+        quotes = "; a text with *, @, {, [ or a comma needs quotes in a list" if text.lstrip().startswith("[") else ""
+        raise SettingsError(f"argument {argument!r} has a value that is {problem(error)}{quotes}") from error
     except UNREADABLE as error:
         raise SettingsError(f"argument {argument!r} has a value that makes no sense: {one_line(error)}") from error
 

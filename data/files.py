@@ -7,6 +7,7 @@ resume at tables instead of documents. Parquet is read with pyarrow, as `dataset
 import gzip
 import io
 import json
+import os
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -143,7 +144,7 @@ def _decompressed(name: str, file: BinaryIO) -> Iterable[bytes]:
 def _parquet_rows(name: str, field: str, start: int, every: int, offset: int, closing: threading.Event) -> Texts:
     try:
         with (
-            RemoteParts(name, closing) if is_url(name) else pa.OSFile(name) as content,
+            RemoteParts(name, closing) if is_url(name) else pa.OSFile(os.fsencode(name)) as content,
             pq.ParquetFile(content, buffer_size=PAGES_BYTES, pre_buffer=False) as file,
         ):
             _check_text_column(name, field, file)

@@ -48,10 +48,13 @@ class EvaluationData:
             if self.targets >= section.eval_tokens:
                 break
         else:
+            documents_read = next(document_number)
+            if documents_read == 0:  # a file without any is refused when it is read
+                raise DataError(f"{source.setting}: no document is held out; raise data.held_out={source.held_out:g}")
             no_row_is_full = section.packing and not kept
             lower = f"data.sequence_length={length} (no row is full)" if no_row_is_full else "data.eval_tokens"
             raise DataError(
-                f"data.eval_tokens={section.eval_tokens}, but the {next(document_number)} documents of "
+                f"data.eval_tokens={section.eval_tokens}, but the {documents_read} documents of "
                 f"{source.setting} give only {self.targets} targets; lower {lower} or give more text in "
                 f"{'data.held_out' if source.held_out else 'data.eval_path'}"
             )

@@ -149,7 +149,8 @@ def _open_dataset(endpoint: str, key: str, path: str, config: str | None, prefer
         base = posixpath.join(f"hf://datasets/{name}@{revision}", folder).rstrip("/")
         if described is None:
             _refuse_program(setting, name, revision)
-        patterns = get_data_patterns(base) if described is None else sanitize_patterns(described)
+        found = get_data_patterns(base) if described is None else sanitize_patterns(described)
+        patterns = {str(split): files for split, files in found.items()}  # the library's own names are no texts
     except Exception as error:
         raise _refusal(setting, error) from error
     logger.info("%s: at revision %s", setting, revision)
@@ -239,7 +240,7 @@ def _configs(name: str, revision: str) -> dict[str, dict[str, Any]]:
                 raise
             continue
         front = text if card.endswith(".md") else f"---\n{text.strip()}\n---\n"
-        if front.startswith("---"):  # otherwise it is a description in words alone
+        if front.lstrip().startswith("---"):  # otherwise it is a description in words alone
             described |= DatasetCard(front).data.to_dict()
     return dict(MetadataConfigs.from_dataset_card_data(described))
 

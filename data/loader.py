@@ -183,7 +183,10 @@ def _documents(stream: Stream, encoder: Encoder) -> Iterator[tuple[Place, int, l
     for places, ids in encoder.blocks(_blocks(stream)):
         start, number = next(places)
         if start.epoch > last_text_epoch + 1:
-            raise DataError(f"{stream}: no document gives a token; are they all empty?")
+            raise DataError(
+                f"{stream}: no document gives a token; are they all empty, or held out? Fewer data.streams have more "
+                "of them each"
+            )
         yield (start, number), token, ids
         token = 0
         last_text_epoch = start.epoch if ids else last_text_epoch

@@ -17,7 +17,8 @@ HubName = Callable[[str, str], list[str]]  # (setting, name) -> the URLs of its 
 
 
 def named_files(key: str, path: str | list[str], shards: str, hub: HubName | None) -> list[str]:
-    """Names of files and URLs, each once: in the order of a list, sorted within a glob or folder.
+    """Names of files and URLs, each file once, however many links lead to it: in the order of a list, sorted within a
+    glob or folder.
 
     An entry is a file, a glob, a URL, hf://datasets/OWNER/NAME[@REVISION]/PATH, or a folder with C4's `shards`.
     @ENTRY is a file that lists entries, one a line.
@@ -43,7 +44,7 @@ def named_files(key: str, path: str | list[str], shards: str, hub: HubName | Non
         raise DataError(f"{key} is empty: it names no file")
     first: dict[str, str] = {}
     for name in names:
-        first.setdefault(name if is_url(name) else os.path.abspath(name), name)  # noqa: PTH100  keeps links
+        first.setdefault(name if is_url(name) else os.path.realpath(name), name)
     return list(first.values())
 
 

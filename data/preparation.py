@@ -78,7 +78,7 @@ def prepare(store: Path, section: "Data", tokenizer: PreTrainedTokenizerBase) ->
 
 
 def _refuse_existing(store: Path) -> None:
-    if store.exists():
+    if store.exists() or store.is_symlink():  # a link may lead nowhere
         raise DataError(f"{store} exists; remove it, or prepare the data somewhere else")
 
 

@@ -83,9 +83,12 @@ def _open(location: str, name: str, local_files_only: bool) -> PreTrainedTokeniz
 
 
 def ordinary_pieces(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The vocabulary size that a model needs: up to the last ordinary piece and EOS, without T5's 100 sentinels."""
-    added = tokenizer.added_tokens_decoder
-    ordinary = (identifier for identifier in tokenizer.get_vocab().values() if identifier not in added)
+    """The vocabulary size that a model needs: up to the last ordinary piece and EOS, without T5's 100 sentinels.
+
+    Added tokens that are not special, as GPT-NeoX's runs of blanks, are ordinary pieces of text.
+    """
+    special = {identifier for identifier, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ordinary = (identifier for identifier in tokenizer.get_vocab().values() if identifier not in special)
     return 1 + max(itertools.chain(ordinary, [tokenizer.eos_token_id]))
 
 

@@ -23,13 +23,24 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
 
     Raises:
         DataError: the text has too few different pieces for `vocab_size`, or too many characters.
+        Exception: what `texts` raises.
     """
     if vocab_size > MOST_PIECES:
         raise DataError(f"--vocab-size must be at most {MOST_PIECES}, got {vocab_size}")
     model = io.BytesIO()
+    failed: list[BaseException] = []
+
+    def lines() -> Iterator[str]:
+        try:
+            for text in texts:
+                yield from _lines(text)
+        except BaseException as error:
+            failed.append(error)
+            raise
+
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(line for text in texts for line in _lines(text)),
+            sentence_iterator=lines(),
             model_writer=model,
             model_type="unigram",
             vocab_size=vocab_size,
@@ -49,6 +60,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
+        if failed:  # the text's own error, or ctrl-C, which SentencePiece reports as its own
+            raise failed[0] from None
         raise DataError(f"--vocab-size {vocab_size}: SentencePiece refuses it for this text ({error})") from error
     return model.getvalue()
 
@@ -62,7 +75,11 @@ def _lines(text: str) -> Iterator[str]:
 
 
 def as_transformers(model: bytes) -> PreTrainedTokenizerFast:
-    """The same tokenizer for `transformers`. Its own converter drops the split into words, without which it is slow."""
+    """The same tokenizer for `transformers`. Its own converter drops the split into words, without which it is slow.
+
+    Two texts are read otherwise than SentencePiece reads them: one that spells a byte piece, as <0x0A>, gets that byte,
+    and a lower one eighth block (U+2581) becomes a blank.
+    """
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
     scored = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(pieces.vocab_size())]
     tokenizer = Tokenizer(models.Unigram(scored, unk_id=pieces.unk_id(), byte_fallback=True))

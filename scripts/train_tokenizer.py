@@ -4,7 +4,8 @@
     python scripts/train_tokenizer.py --data 'corpus/en/c4-train.*.json.gz' --vocab-size 8192 --out my_tokenizer
 
 The same text gives the same files, byte for byte. Nothing is normalised, new lines and runs of spaces are kept and a
-character that was never seen is spelled in bytes, so that decoding gives back the text.
+character that was never seen is spelled in bytes, so that decoding gives back the text, unless that spells a byte
+(<0x0A>) or has the character U+2581.
 """
 
 import argparse
@@ -27,7 +28,10 @@ def main() -> int:
     text.add_argument("--builtin", action="store_true", help="the addresses that are not held out for evaluation")
     parser.add_argument("--vocab-size", type=int, default=4096)
     parser.add_argument(
-        "--megabytes", type=float, default=200.0, help="read no more text than this (memory: about 10x)"
+        "--megabytes",
+        type=float,
+        default=200.0,
+        help="read about so many million characters of text (memory: 10 bytes and more for each)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     arguments = parser.parse_args()

@@ -32,6 +32,21 @@ def test_other_text_for_a_builtin_run_needs_its_source(run):
         evaluation_settings(str(run), [f"data.eval_path={run}/other.jsonl"])
 
 
+def test_other_text_for_a_prepared_run_needs_its_source(run):
+    prepared = load(["data=prepared", "data.path=store"]).config
+    (run / "config.yaml").write_text(json.dumps(identity.to_dict(prepared)))
+    with pytest.raises(SettingsError, match=r"was trained on a prepared store: other text needs data=files beside"):
+        evaluation_settings(str(run), [f"data.eval_path={run}/other.jsonl"])
+
+
+def test_of_other_text_all_is_evaluated_on(run):
+    """A share was held out of the text of training."""
+    held_out = load(["data=files", "data.path=x.jsonl", "data.held_out=0.01"]).config
+    (run / "config.yaml").write_text(json.dumps(identity.to_dict(held_out)))
+    assert evaluation_settings(str(run), []).data.held_out == 0.01
+    assert evaluation_settings(str(run), [f"data.eval_path={run}/other.jsonl"]).data.held_out is None
+
+
 def test_an_evaluation_computes_in_the_launchers_precision(text, whole_run):
     """And says so before: 8 bits of a factor change the loss, a little."""
     config = evaluation_settings(str(whole_run), [])

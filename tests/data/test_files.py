@@ -114,6 +114,22 @@ def test_names_of_files_need_not_be_utf8(tmp_path, tokenizer):
     assert steps(make_section(source="prepared", path=str(tmp_path / "store")), tokenizer, 6) == whole
 
 
+def test_names_of_parquet_files_need_not_be_utf8(tmp_path):
+    write_parquet(tmp_path / "plain.parquet", text=DOCUMENTS)
+    shutil.copy(tmp_path / "plain.parquet", os.fsencode(tmp_path) + b"/caf\xe9.parquet")
+    assert read(training_source(make_section(path=f"{tmp_path}/caf*.parquet"))) == DOCUMENTS
+
+
+def test_a_file_is_read_once_however_many_links_lead_to_it(tmp_path):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / "x.jsonl").write_bytes(lines(DOCUMENTS))
+    (folder / "self").symlink_to(".")
+    (tmp_path / "b").symlink_to("a")
+    for path in (f"{folder}/**/*.jsonl", f"{tmp_path}/*/*.jsonl", [f"{folder}/x.jsonl", f"{tmp_path}/b/x.jsonl"]):
+        assert read(training_source(make_section(path=path))) == DOCUMENTS
+
+
 def test_the_text_may_have_another_name(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": 1, "body": "peace"}) + "\n")
     write_parquet(tmp_path / "b.parquet", text=[1], body=["war"])
@@ -285,7 +301,7 @@ def test_a_file_that_is_trained_and_evaluated_on_is_warned_of(tmp_path, tokenize
 
     assert said(path=every, eval_path=held_out).startswith(f"{held_out}: trained on and evaluated on; ")
     assert said(path=held_out, eval_path=str(tmp_path / "link.jsonl")).startswith(f"{tmp_path}/link.jsonl: trained")
-    assert said(source="c4", path=every).startswith(f"{tmp_path}/a.jsonl and 3 more: trained on and evaluated on; ")
+    assert said(source="c4", path=every).startswith(f"{tmp_path}/a.jsonl and 2 more: trained on and evaluated on; ")
     assert said(path=str(tmp_path / "[ab].jsonl"), eval_path=held_out) == ""
     assert said(path=every, held_out=0.5) == "" == said(source="builtin")
     caplog.clear()

@@ -208,6 +208,17 @@ def test_files_beside_the_text_are_left_out(hub):
     assert sorted(read(training_source(section)) + read(evaluation_source(section))) == sorted(DOCUMENTS)
 
 
+def test_blank_lines_may_come_before_a_cards_metadata(hub):
+    folder = hub.folder / "late"
+    write(folder / "data/x.jsonl", DOCUMENTS)
+    write(folder / "raw/y.jsonl", ["elsewhere"])
+    card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/*\n---\n"
+    (folder / "README.md").write_text(f"\n{card}")
+    hub.commit("me/late", folder)
+    files = training_source(make_section(source="hub", path="me/late", held_out=0.5)).files
+    assert [file.rpartition("/")[2] for file in files] == ["x.jsonl"]
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
@@ -216,6 +227,8 @@ def test_files_beside_the_text_are_left_out(hub):
         ({"path": "me/sheets"}, r"data.path=me/sheets: split 'train' has no file that is read \(formats: .json"),
         ({"path": "allenai/dolma"}, r"dolma is loaded by a program \(dolma.py\), which is not run; name its files by"),
         ({"config": "sample-10B"}, r"no configuration data.config=sample-10B; it has .* did you mean sample-10BT\?"),
+        ({"path": "me/folders", "split": "trian"}, r"has no split 'trian'; it has train, test; did you mean train\?"),
+        ({"path": "me/folders", "eval_split": "tset"}, r"has no split 'tset'; it has train, test; did you mean test"),
         ({"split": "trian"}, r"has no split 'trian'; it has train; did you mean train\?"),
         ({"eval_split": "train"}, r"data.eval_split=train is what is trained on"),
         ({"text_field": "body"}, r'parquet: no column "body" \(its columns: id, text\); see data.text_field'),
@@ -227,6 +240,9 @@ def test_a_mistake_is_one_sentence(hub, tokenizer, changes, message):
     (hub.folder / "sheets").mkdir()
     (hub.folder / "sheets" / "train.csv").write_text("text\npeace\n")
     hub.commit("me/sheets", hub.folder / "sheets")
+    for split in ("train", "test"):
+        write(hub.folder / f"folders/{split}/a.jsonl", ["peace"])
+    hub.commit("me/folders", hub.folder / "folders")
     section = make_section(**{"source": "hub", "path": "HuggingFaceFW/fineweb-edu"} | changes)
     with pytest.raises(DataError, match=message) as error:
         evaluation_source(section)

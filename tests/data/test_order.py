@@ -94,7 +94,7 @@ def test_a_state_of_another_tokenizer_is_refused(section, tokenizer):
     """Of the same name or folder, whatever was put there. A state of an older version does not say which it was."""
     states = steps(section, tokenizer, 2)[-1][2]
     other = load_tokenizer(make_section(tokenizer=str(BUILTIN)))
-    other.add_tokens(["people"])
+    other.add_tokens(["people"], special_tokens=True)
     with pytest.raises(DataError, match=r"^data\.tokenizer: the saved position in .* with another tokenizer"):
         steps(section, other, 1, states=states)
     older = json.loads(json.dumps(states))

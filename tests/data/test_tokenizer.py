@@ -9,11 +9,11 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from data import remote
-from data.data_errors import DataError
+from data.data_errors import DataError, SourceUnavailable
 from data.held_out import EvaluationData
 from data.loader import TrainingData
 from data.sources import HELD_OUT, evaluation_source, training_source
-from data.tokenizer import BUILTIN, Encoder, check_vocabulary, load_tokenizer
+from data.tokenizer import BUILTIN, Encoder, check_vocabulary, id_count, load_tokenizer, ordinary_pieces
 from tests.data.conftest import make_section
 
 
@@ -56,6 +56,19 @@ def test_added_tokens_that_are_not_special_keep_their_ids():
     made = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")
     assert list(Encoder(made, 6)(["ab</s>abc"])) == [[0, 1, 4, 5]]
     assert list(Encoder(made, 6, special_tokens="text")(["ab<abc"])) == [[0, 1, 3, 5]]
+
+
+def test_added_tokens_that_are_not_special_are_ordinary_pieces():
+    """GPT-NeoX's runs of blanks: in a model without their rows they would become the unknown token, its end of text."""
+    inner = Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
+    inner.add_special_tokens(["<end>"])
+    inner.add_tokens(["    ", "  "])
+    inner.add_special_tokens(["<sentinel>"])
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>", unk_token="<end>")
+    assert ordinary_pieces(made) == 5 and id_count(made) == 6
+    with pytest.raises(DataError, match=r"has 5 ordinary pieces, but model\.vocab_size is 3; set model\.vocab_size=5"):
+        Encoder(made, 3)
+    assert list(Encoder(made, 5)(["a    b"])) == [[0, 3, 1]]
 
 
 def unspellable() -> dict[str, tuple[Tokenizer, str, str]]:
@@ -189,6 +202,23 @@ def test_training_a_tokenizer_is_deterministic_and_keeps_new_lines():
     made = as_transformers(first)
     assert made.decode(made(address)["input_ids"]) == address
     assert json.loads(made.backend_tokenizer.to_str())["model"]["type"] == "Unigram"
+
+
+@pytest.mark.parametrize(
+    "error", [DataError("a.jsonl, line 101: not valid JSON"), SourceUnavailable("gave up"), OSError(5, "Input/output")]
+)
+def test_an_error_of_the_text_is_not_the_vocabularys(error):
+    """Nor is ctrl-C, which comes while the text is read."""
+    from data.tokenizer_training import train_tokenizer
+
+    def failing(error):
+        yield "peace and commerce"
+        raise error
+
+    for raised in (error, KeyboardInterrupt()):
+        with pytest.raises(type(raised)) as found:
+            train_tokenizer(failing(raised), 300)
+        assert found.value is raised
 
 
 @pytest.mark.parametrize("size", [2, 2**31, 10**10])
