@@ -15,11 +15,11 @@ from torch.distributed.tensor import DTensor
 
 from ..parallel import shards, state_dicts
 from ..parallel.dealt_steps import Sent
-from . import adamw, byte_draws, eight_bit, hooks, narrow_steps
+from . import adamw, byte_draws, eight_bit, hooks, narrow_steps, refusals
 from .generators import rounding_source
 from .options import SHARED, Params, check_all, taking_shared
 from .precision import ieee_products
-from .refusals import Form, check_form, check_gradient, check_group, check_rounding, check_tensor, check_writes
+from .refusals import Form
 from .traits import Traits
 
 
@@ -51,16 +51,18 @@ class BaseOptimizer(torch.optim.Optimizer):
     def __init__(self, params: Params, **options: Any):
         self._owners: dict[Tensor, int] = {}
         self._forms: dict[Tensor, Form] = {}
+        self._made_by: dict[int, dict[str, Any]] = {}  # by the id of a group, what it said when its state was made
         self._sent: list[Sent] = []
         shared = {name: getattr(self.traits, name) for name in SHARED}
         super().__init__(params, {**shared, **self._shared, **options, "algorithm": "method"})
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_rounding_seed": self._rounding_seed}
+        return {**super().__getstate__(), "_rounding_seed": self._rounding_seed, "compiled_on": self.compiled_on}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._owners, self._sent = {}, []
+        self._made_by = {id(group): dict(group) for group in self.param_groups}
         self._forms = {parameter: Form.of(parameter) for parameter in self._parameters()}
         for group in self.param_groups:
             self._deal(group)
@@ -105,17 +107,17 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's, after checking the group. Raises ValueError for bad options, shapes, dtypes or sharding."""
-        check_group(param_group, self.traits, type(self).__name__, self.defaults)
+        refusals.check_group(param_group, self.traits, type(self).__name__, self.defaults)
         if adam := param_group.get("algorithm") == "adam":
             param_group = {**adamw.DEFAULTS, **param_group}
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
             for parameter in group["params"]:
-                check_tensor(parameter, type(self).__name__)
+                refusals.check_tensor(parameter, type(self).__name__)
                 shards.check(parameter)
             if self._rounding_seed is not None:
-                check_rounding(group["params"], self._rounding_seed)
+                refusals.check_rounding(group["params"], self._rounding_seed)
             if adam:
                 for key in self.defaults.keys() - adamw.DEFAULTS.keys() - {"algorithm"}:
                     group.pop(key, None)
@@ -168,9 +170,8 @@ class BaseOptimizer(torch.optim.Optimizer):
     def allocate_state(self) -> None:
         """Create the state of every trainable parameter now, on its device, instead of at its first step."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.requires_grad:
-                    self._allocated(parameter, group)
+            for parameter in self._trainable(group):
+                self._allocated(parameter, group)
 
     def _trainable(self, group: dict[str, Any]) -> list[Tensor]:
         return [parameter for parameter in group["params"] if parameter.requires_grad and parameter.numel() > 0]
@@ -183,6 +184,7 @@ class BaseOptimizer(torch.optim.Optimizer):
             if parameter not in self.state:
                 self.state[parameter] = state_dicts.plain(self.template(parameter, group))
             return
+        self._made_by.setdefault(id(group), dict(group))
         new = self._new_state((shards.local if self.owner(parameter) is None else shards.whole)(parameter), group)
         if new or parameter not in self.state:  # the empty state of a stateless method stays the one that stacks know
             self.state[parameter] = new
@@ -231,6 +233,7 @@ class BaseOptimizer(torch.optim.Optimizer):
             for i, (parameter, group) in zip(saved, state_dicts.members(self), strict=True):
                 if i in state_dict["state"]:
                     self.state[parameter] = state_dicts.placed(self, parameter, group, state_dict["state"][i], read)
+            self._made_by = {id(group): dict(group) for group in self.param_groups}
         for told in after.values():
             told(self)
 
@@ -264,6 +267,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         for parameter in chain.from_iterable(stepped):  # a refusal comes before anything has moved
             self._check_step(parameter)
         for group, parameters in zip(self.param_groups, stepped, strict=True):
+            refusals.check_unchanged(self, group, self._made_by)
             self.check_gradients(group, parameters)
         for group, parameters in zip(self.param_groups, stepped, strict=True):
             for parameter in parameters:
@@ -281,7 +285,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         """Step one parameter, whose gradient is complete, and free that gradient, so that the gradients of the whole
         model never exist at once.
 
-            for parameter in model.parameters():
+            for parameter in model.parameters():  # that require a gradient
                 parameter.register_post_accumulate_grad_hook(optimizer.step_parameter)
 
         A matrix of a stack waits for the stack's last gradient. Weights and state are those of `step()` to the bit.
@@ -300,6 +304,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         together = self._stepped_with(parameter, group)
         if any(p.grad is None for p in together):
             return
+        refusals.check_unchanged(self, group, self._made_by)
         self.check_gradients(group, together)
         for p in together:
             self._allocated(p, group)
@@ -308,10 +313,9 @@ class BaseOptimizer(torch.optim.Optimizer):
             p.grad = None
 
     def _check_step(self, parameter: Tensor) -> None:
-        check_gradient(parameter, type(self).__name__)
-        state = self.state.get(parameter, {})
-        check_form(parameter, state, self._forms, type(self).__name__)
-        check_writes(state, rounds=self.rounds)
+        refusals.check_step(
+            parameter, self.state.get(parameter, {}), self._forms, type(self).__name__, rounds=self.rounds
+        )
 
     def stepped_together(self, device_type: str) -> list[list[Tensor]]:
         """The trainable parameters, in the lists that `step_parameter` steps in one call on a device of this type."""
@@ -349,7 +353,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         """
         if not self.traits.rounds_stochastically:
             raise ValueError(f"stochastic_rounding is not possible with {type(self).__name__}")
-        check_rounding(self._parameters(), seed)
+        refusals.check_rounding(self._parameters(), seed)
         self._rounding_seed = seed
 
     @property
@@ -372,19 +376,18 @@ class BaseOptimizer(torch.optim.Optimizer):
             self.state[parameter]["writes"] = self.state[parameter].get("writes", 0) + 1
 
     def compile_steps(self, on: Collection[str]) -> None:
-        """From the next step on, compile the steps of matrices that are on devices of these types; () compiles none.
+        """From the next step on, compile the steps of matrices that are on devices of these types; (): none, as before.
 
-        At first it is (). A step is eager where the compiler (triton) or a graph of the method is missing, of
-        sharded parameters, vectors and stacks in one tensor, with stochastic rounding, and inside `kernels.disabled()`.
+        A step is eager where the compiler (triton) or a graph of the method is missing, of sharded parameters, vectors
+        and stacks in one tensor, with stochastic rounding, and inside `kernels.disabled()`.
         """
         self.compiled_on = on
 
     def share_refreshes(self, processes: dist.ProcessGroup) -> None:
         """From the next step on, each of `processes` refreshes its share of the bases and sends them to the others.
 
-        For processes that step the same gradients (DDP). Their bases then agree to the last bit whatever a solver does,
-        so weights cannot drift apart, and a refresh takes a part of the time. Every process must call it; for a method
-        without bases it changes nothing.
+        For processes that step the same gradients (DDP); every one must call it. Their bases then agree to the last bit
+        whatever a solver does, so weights cannot drift apart. For a method without bases it changes nothing.
         """
         self._sharers = processes
 

@@ -49,7 +49,8 @@ def build(
     any_shape = not issubclass(cls, MatrixOptimizer)
     groups = partition.parameter_groups(model, **by, traits=cls.traits, rules=rules, any_shape=any_shape)
     for group in groups:
-        group["lr"] = adam_lr if group.get("algorithm") == "adam" else lr
+        rate = adam_lr if group.get("algorithm") == "adam" else lr
+        group["lr"] = rate.clone() if isinstance(rate, Tensor) else rate  # schedulers change each group's in place
         if cls.traits.steps_everything:
             group.pop("algorithm", None)
     return cls(groups, **{**presets, **options, "lr": lr})

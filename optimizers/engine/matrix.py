@@ -285,6 +285,7 @@ class MatrixOptimizer(BaseOptimizer):
             len({self._age(parameter) for parameter in stack.parameters}) == 1
             and all(self.state[p] is state for p, state in zip(stack.owned, stack.states, strict=True))
             and factors == (stack.lr_factor, stack.decay_factor)
+            and {parameter.shape for parameter in stack.parameters} == {stack.shape}
             and stack.is_intact()
         )
 

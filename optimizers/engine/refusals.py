@@ -3,14 +3,17 @@
 import difflib
 import numbers
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..parallel import shards
+from ..parallel import shards, state_dicts
 from . import adamw
 from .traits import Traits
+
+if TYPE_CHECKING:
+    from .base import BaseOptimizer
 
 # What a group says beside options.
 GROUP_KEYS = {"params", "param_names", "algorithm", "label", "role", "heads", "stacked"}
@@ -47,13 +50,24 @@ def check_group(group: dict[str, Any], traits: Traits, optimizer: str, options: 
     roles = ("matrix", *traits.roles)
     if (role := group.get("role", "matrix")) not in roles:
         raise ValueError(f"role must be one of {', '.join(roles)}, got {role!r}")
-    known = sorted({*options, *(adamw.DEFAULTS if algorithm == "adam" else ())})
+    known = sorted(adamw.DEFAULTS if algorithm == "adam" else options)
     for key in sorted(group.keys() - GROUP_KEYS - {*known}):  # left alone, it would be taken for obeyed
+        if key in options:
+            raise ValueError(f"{key} is no option of a group that Adam steps (algorithm='adam')")
         if group[key] and key in ELSEWHERE:
             here = f"; it is {ELSEWHERE[key]} here" if ELSEWHERE[key] in known else ""
             raise ValueError(f"{key} is no option of {optimizer}{here}")
         if close := difflib.get_close_matches(key, known, n=1, cutoff=0.85):
             raise ValueError(f"{key} is no option of {optimizer}; did you mean {close[0]!r}?")
+
+
+def check_step(
+    parameter: Tensor, state: dict[str, Any], forms: dict[Tensor, Form], optimizer: str, *, rounds: bool
+) -> None:
+    """Raises ValueError for a parameter that cannot be stepped: as `check_gradient`, `check_form`, `check_writes`."""
+    check_gradient(parameter, optimizer)
+    check_form(parameter, state, forms, optimizer)
+    check_writes(state, rounds=rounds)
 
 
 def check_form(parameter: Tensor, state: dict[str, Any], forms: dict[Tensor, Form], optimizer: str) -> None:
@@ -68,6 +82,13 @@ def check_form(parameter: Tensor, state: dict[str, Any], forms: dict[Tensor, For
             f"{tuple(forms[parameter].shape)}, {forms[parameter].dtype}, on {forms[parameter].device}: change a model "
             "before its optimizer's first step, or make a new optimizer"
         )
+
+
+def check_unchanged(optimizer: "BaseOptimizer", group: dict[str, Any], made_by: dict[int, dict[str, Any]]) -> None:
+    """Raises ValueError where an option has changed by which the state of the group's parameters was made."""
+    before = made_by.get(id(group), group)
+    if names := state_dicts.reshaping(optimizer, before, group):
+        raise ValueError(f"{names[0]} cannot change once there is state that was made by it; make a new optimizer")
 
 
 def check_rounding(parameters: list[Tensor], seed: int) -> None:

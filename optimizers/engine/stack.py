@@ -34,9 +34,11 @@ class Stack:
     keys: tuple[str, ...]  # the names of the method's tensors of state; what others put beside them is left alone
     takes_narrow: bool  # `Traits.takes_narrow`
     state: dict[str, Tensor] = field(init=False)
+    shape: torch.Size = field(init=False)  # of each parameter when the stack was made
     sharded = False
 
     def __post_init__(self) -> None:
+        self.shape = self.parameters[0].shape
         keys = self.keys if self.owned else ()
         if self._is_one_tensor:
             self.state = {key: self.states[0][key] for key in keys}

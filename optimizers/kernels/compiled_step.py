@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 # Kernels are not chosen by a race: replicas would choose differently, and their weights drift apart.
 OPTIONS: dict[str, str | int | bool | Callable] = {"deterministic": True}
 
+# The method has no graph, or an option has had too many values: torch compiles eight, one after the other.
+NOT_COMPILED = (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit)
+
 # The compiled steps of an optimizer, by the form of a stack. None: its method cannot be compiled.
 _steps: weakref.WeakKeyDictionary[MatrixOptimizer, dict[tuple, Callable | None]] = weakref.WeakKeyDictionary()
 
@@ -39,7 +42,7 @@ def step(optimizer: MatrixOptimizer, stack: "Stack", group: dict[str, Any], t: i
     compiled, and nothing has happened."""
     matrices = [parameter.detach() for parameter in stack.parameters]
     first, forms = matrices[0], _steps.setdefault(optimizer, {})
-    form = (first.shape, first.dtype, first.device, len(matrices))
+    form = (id(group), first.shape, first.dtype, first.device, len(matrices))  # options of a group are constants
     if form not in forms:
         eager = first.device.type == "cuda" and missing_on_gpu(first.device, first.dtype)
         forms[form] = None if eager else _compiled()
@@ -55,7 +58,7 @@ def step(optimizer: MatrixOptimizer, stack: "Stack", group: dict[str, Any], t: i
                 state, {**group, "lr": rate}, rate * stack.lr_factor, rate * stack.decay_factor, age,
                 accumulated=accumulated or not accumulates,
             )  # fmt: skip
-    except torch._dynamo.exc.TorchDynamoException as error:  # raised before anything is computed
+    except NOT_COMPILED as error:  # raised before anything is computed
         forms[form] = None
         _warn(type(optimizer).__name__, str(error).strip().split("\n")[0])
         return False

@@ -119,7 +119,23 @@ def checked(optimizer: "BaseOptimizer", state_dict: dict[str, Any]) -> dict[str,
     for i, (parameter, group) in zip(saved_indices, members(optimizer), strict=True):
         if i in state:
             state[i] = _checked_state(optimizer, i, parameter, group, state[i])
+    for i, (own, saved) in enumerate(zip(optimizer.param_groups, groups, strict=True)):
+        if names := reshaping(optimizer, own, saved):
+            raise ValueError(f"group {i} was saved with {names[0]}={saved[names[0]]}, by which its state is another")
     return {**state_dict, "state": state, "param_groups": groups}
+
+
+def reshaping(optimizer: "BaseOptimizer", before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The options of a method's group that differ `now` and would give its first parameter another state."""
+    if before["algorithm"] == "adam" or not before["params"]:
+        return []
+
+    def held(options: dict[str, Any]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+        template = _template(optimizer, before["params"][0], {**before, **options})
+        return {key: (value.shape, value.dtype) for key, value in tensors(template).items()}
+
+    names = [name for name in optimizer.defaults if name != "lr" and before.get(name) != now.get(name)]
+    return [name for name in names if held({name: now[name]}) != held({})]
 
 
 def _checked_state(

@@ -123,6 +123,27 @@ def test_a_method_without_a_graph_is_stepped_eagerly(traced, monkeypatch):
     assert largest_difference(eager, refused) == 0
 
 
+@pytest.mark.slow
+def test_an_option_of_many_values_is_stepped_eagerly_in_the_end(traced, monkeypatch):
+    """As a scheduled momentum is: torch compiles a step for each value, and only so many."""
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
+
+    def moved(on):
+        weights = parameters([(16, 24)])
+        optimizer = registry.get("lion")[0](weights, lr=1e-3)
+        optimizer.compile_steps(on=on)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=20)
+        for step in range(5):
+            train(optimizer, range(step, step + 1))
+            schedule.step()
+        return weights
+
+    eager = moved(())
+    with pytest.warns(UserWarning, match="the step of Lion was not compiled"):
+        compiled = moved(("cpu",))
+    assert largest_difference(eager, compiled) <= 1e-5
+
+
 @pytest.fixture
 def asked(monkeypatch):
     """The stacks of which a compiled step was asked for. There is none."""

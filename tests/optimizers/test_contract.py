@@ -340,6 +340,8 @@ def test_state_of_another_shape_or_dtype_is_computed_right_or_refused(name):
         ({"algorithm": "Adam"}, "^algorithm must be one of method, adam, got 'Adam'"),
         ({"weight_decy": 0.1}, "^weight_decy is no option of GaLore; did you mean 'weight_decay'"),
         ({"beta": (0.9, 0.9), "algorithm": "adam"}, "^beta is no option of GaLore; did you mean 'betas'"),
+        ({"rank": 2, "algorithm": "adam"}, "^rank is no option of a group that Adam steps"),
+        ({"state_bits": 8, "algorithm": "adam"}, "^state_bits is no option of a group that Adam steps"),
         ({"rank": 2, "update_proj_gap": 200}, "^update_proj_gap is no option of GaLore; it is update_interval here"),
     ],
 )

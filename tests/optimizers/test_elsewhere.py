@@ -55,6 +55,29 @@ def test_every_snippet_of_the_page_has_a_test():
     assert [heading for heading in headings if f'run("{heading}"' not in called] == []
 
 
+@pytest.mark.parametrize("method", ["adam_mini", "muon", "scale"])
+def test_layers_that_are_unfrozen_get_the_groups_of_build(method):
+    """Heads of queries, Adam for embeddings, and a method of its own for the last layer are not lost."""
+    whole = optimizers.build(fresh(), method, lr=0.02)
+    model = fresh()
+    for parameter in [*model.model.embed_tokens.parameters(), *model.model.layers[0].parameters()]:
+        parameter.requires_grad = False
+    optimizer = optimizers.build(model, method, lr=0.02)
+    for parameter in model.parameters():
+        parameter.requires_grad = True
+    run("Layers that are unfrozen later", model=model, optimizer=optimizer)
+
+    def treatment(of):
+        skipped = ("params", "param_names")
+        return {
+            name: {key: value for key, value in group.items() if key not in skipped}
+            for group in of.param_groups
+            for name in group["param_names"]
+        }
+
+    assert treatment(optimizer) == treatment(whole)
+
+
 @pytest.mark.parametrize("has_adapters", [False, True])
 def test_destinations_with_and_without_rules(has_adapters):
     model = llama(tie_word_embeddings=True)

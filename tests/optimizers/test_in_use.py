@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -279,6 +280,36 @@ def test_steps_whatever_the_default_dtype_is(name, default):
         finally:
             torch.set_default_dtype(torch.float32)
     assert torch.equal(weight, expected[0])
+
+
+def test_groups_of_build_have_learning_rates_of_their_own():
+    """A scheduler multiplies each in place: a shared tensor would be multiplied once for each group."""
+    model = torch.nn.Sequential(torch.nn.Embedding(9, 8), torch.nn.Linear(8, 8))
+    for rate in (1.0, torch.tensor(1.0)):
+        optimizer = optimizers.build(model, "lion", lr=rate)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0)
+        schedule.step(1.0)
+        schedule.step(1.0)
+        assert {float(group["lr"]) for group in optimizer.param_groups if group["label"] == "method"} == {0.5}
+
+
+def test_a_stack_of_another_shape_is_made_anew():
+    """SWAN has no state to be refused by, and steps matrices along their short side."""
+    weight, fresh = torch.nn.Parameter(torch.randn(8, 12)), torch.nn.Parameter(torch.randn(12, 8))
+    optimizer = optimizers.SWAN([weight], lr=0.1)
+    weight.grad = torch.randn(8, 12)
+    optimizer.step()
+    weight.data = fresh.detach().clone()
+    weight.grad = fresh.grad = torch.randn(12, 8)
+    optimizer.step()
+    optimizers.SWAN([fresh], lr=0.1).step()
+    assert torch.equal(weight, fresh)
+
+
+def test_a_copy_compiles_steps_where_the_original_does():
+    optimizer = optimizers.RACS(parameters(SHAPES), lr=0.1)
+    optimizer.compile_steps(on=("cuda",))
+    assert copy.deepcopy(optimizer).compiled_on == pickle.loads(pickle.dumps(optimizer)).compiled_on == ("cuda",)
 
 
 @pytest.mark.parametrize("name", ["adam", "racs", "lion"])

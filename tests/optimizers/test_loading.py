@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from optimizers import Adam, Alice, GaLore, Muon, registry
+from optimizers import RACS, Adam, Adam8bit, Alice, GaLore, Muon, registry
 from optimizers.parallel.state_dicts import RENAMED
 
 from .harness import options_of, parameters, train
@@ -40,6 +40,40 @@ def test_a_refused_state_changes_nothing(cls, foreign, sentence):
     assert all(torch.equal(value, after["state"][0][key]) for key, value in tensors(before).items())
     optimizer.step()
     assert weight.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("cls", "made", "option", "value"),
+    [
+        (Alice, {"rank": 6, "leading": 2}, "rank", 8),
+        (Alice, {"rank": 6, "leading": 2, "tracking": True}, "tracking", False),
+        (Alice, {"rank": 6, "leading": 2}, "compensation", "two_sided"),
+        (RACS, {"ema": True}, "ema", False),
+        (Adam8bit, {}, "state_bits", 32),
+    ],
+)
+def test_an_option_that_state_was_made_by_cannot_change(cls, made, option, value):
+    """It would be ignored, or crash in a step, and what is saved would fit no optimizer."""
+    weight, optimizer = stepped(cls, (64, 80), **made)
+    before, saved = weight.detach().clone(), copy.deepcopy(optimizer.state_dict())
+    optimizer.param_groups[0][option] = value
+    with pytest.raises(ValueError, match=rf"^{option} cannot change once there is state that was made by it"):
+        optimizer.step()
+    assert torch.equal(weight, before)
+    edited = copy.deepcopy(optimizer.state_dict())
+    _, other = stepped(cls, (64, 80), **made)
+    with pytest.raises(ValueError, match=r"was saved with"):
+        other.load_state_dict(edited)
+    other.load_state_dict(saved)
+    assert len(other.state_dict()["state"][0]) == len(saved["state"][0]) > 0
+    optimizer.param_groups[0][option] = made.get(option, saved["param_groups"][0][option])
+    optimizer.step()
+
+
+def test_other_options_may_change_at_any_step():
+    _, optimizer = stepped(Alice, (64, 80), rank=6, leading=2)
+    optimizer.param_groups[0] |= {"lr": 0.5, "update_interval": 3, "leading": 1, "weight_decay": 0.1, "alpha": 0.1}
+    optimizer.step()
 
 
 def without(*path):

@@ -29,6 +29,22 @@ def test_a_subclass_has_the_options_of_its_own_constructor():
         registry.check("own_constructor", strength=0.0)
 
 
+def test_an_option_that_is_not_declared_is_named():
+    class Bare(Muon):
+        def __init__(self, params: Params, lr: LearningRate = 0.5, *, floor=1e-3):
+            super().__init__(params, lr=lr)
+
+    class Any(Muon):
+        def __init__(self, params: Params, **options):
+            super().__init__(params, **options)
+
+    weights = [torch.nn.Parameter(torch.ones(4, 6))]
+    with pytest.raises(TypeError, match=r"^the option floor must be Annotated\[type, Option\(meaning"):
+        Bare(weights)
+    with pytest.raises(TypeError, match=r"^Any must name its options in its constructor, where options takes any"):
+        Any(weights)
+
+
 def test_a_subclass_without_a_constructor_has_its_bases_options():
     register("no_constructor")(type("NoConstructor", (Muon,), {"__doc__": "Muon."}))
     assert registry.options("no_constructor") == registry.options("muon")
