@@ -1,9 +1,6 @@
 """Runs of every combination of lists of settings: names, arguments, and the checks before any run starts."""
 
 import itertools
-import os
-import shlex
-import shutil
 from pathlib import Path
 
 import yaml
@@ -121,24 +118,3 @@ def choose(names: list[str], only: str | None, index: int | None) -> list[str]:
             raise SettingsError(f"--job-index must be from 0 to {len(names) - 1}, got {index}")
         return [names[index]]
     return names
-
-
-def check_machine(devices: list[str], launcher: list[str]) -> None:
-    """Raises SettingsError for CUDA devices and a launcher that this machine does not have."""
-    if launcher and shutil.which(launcher[0]) is None:
-        raise SettingsError(f"-l: there is no program {launcher[0]}")
-    if devices:
-        import torch
-
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        known = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
-        if unknown := [device for device in devices if device not in known]:
-            raise SettingsError(f"-g: there is no CUDA device {unknown[0]}; there are {', '.join(known) or 'none'}")
-
-
-def words(launcher: str) -> list[str]:
-    """The words of a command line. Raises SettingsError where quotes are open."""
-    try:
-        return shlex.split(launcher)
-    except ValueError as error:
-        raise SettingsError(f"-l: {launcher!r} is no command ({error})") from error

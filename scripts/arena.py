@@ -24,9 +24,9 @@ from analysis.arena.entries import STAGES, due
 from analysis.arena.ledger import ledger_of
 from analysis.arena.spec import Spec, check_place, read_spec
 from configs.schema import SettingsError
-from experiments.arena.conduct import Machine, budget, job, run_stages
-from experiments.grid import check_machine, words
-from experiments.jobs import positive, run_all
+from experiments.arena.conduct import budget, job, run_stages
+from experiments.jobs import run_all
+from experiments.machine import add_options, machine_of
 from training.processes.failures import report
 from training.processes.logs import say
 
@@ -41,16 +41,12 @@ def main() -> int:
         allow_abbrev=False,
     )
     parser.add_argument("spec", type=Path, metavar="SPEC.yaml")
-    parser.add_argument("-j", dest="jobs", type=positive, metavar="JOBS")
-    parser.add_argument("-g", dest="devices", default="", metavar="DEVICES")
-    parser.add_argument("-l", dest="launcher", default="", metavar="LAUNCHER")
-    parser.add_argument("-n", dest="dry", action="store_true")
+    add_options(parser)
     parser.add_argument("--until", choices=list(STAGES), default=list(STAGES)[-1])
     parser.add_argument("--only", metavar="ROW,...")
     parser.add_argument("--job-index", type=int, metavar="K")
     given = parser.parse_args()
 
-    devices = [device for device in given.devices.split(",") if device]
     try:
         spec = read_spec(given.spec)
         check_place(given.spec)
@@ -59,9 +55,9 @@ def main() -> int:
             raise SettingsError(f"--only: there is no row {unknown[0]}; there are {', '.join(spec.rows)}")
         if given.job_index is not None:
             rows = _of_job(spec, rows, given.job_index)
-        machine = Machine(given.jobs or len(devices) or 1, devices, words(given.launcher))
+        machine = machine_of(given)
         if not given.dry:
-            check_machine(devices, list(machine.launcher))
+            machine.check()
         ledger = ledger_of(spec.name)
     except SettingsError as error:
         parser.error(str(error))
@@ -69,7 +65,8 @@ def main() -> int:
     stages = list(STAGES)[: list(STAGES).index(given.until) + 1]
     if given.dry:
         ready = {entry.name: entry for stage in stages for entry in due(spec, ledger, rows, stage)}
-        return run_all([job(spec, entry, machine.launcher) for entry in ready.values()], devices=devices, dry=True)
+        jobs = [job(spec, entry, machine.launcher) for entry in ready.values()]
+        return run_all(jobs, devices=machine.devices, dry=True)
     try:
         return run_stages(spec, ledger, rows, stages, machine)
     except (SettingsError, OSError) as error:

@@ -33,8 +33,9 @@ from configs.schema import SettingsError
 from experiments.glue import glue_table
 from experiments.glue.glue_runs import all_tasks, check_folder, chosen_seeds, chosen_tasks, describe, plan
 from experiments.glue.glue_settings import RECORD, GlueConfig
-from experiments.grid import check_machine, choose
-from experiments.jobs import Job, positive, run_all
+from experiments.grid import choose
+from experiments.jobs import Job, run_all
+from experiments.machine import add_options, machine_of
 from training.run_errors import MachineError, RunFolderError
 
 
@@ -53,9 +54,7 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument("--seeds", default="0", metavar="LIST")
     parser.add_argument("--data", metavar="FOLDER")
     parser.add_argument("--model", metavar="NAME")
-    parser.add_argument("-j", dest="jobs", type=positive, metavar="JOBS")
-    parser.add_argument("-g", dest="devices", default="", metavar="DEVICES")
-    parser.add_argument("-n", dest="dry", action="store_true")
+    add_options(parser, launcher=False)
     parser.add_argument("--only", metavar="NAME")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--title", default="GLUE", metavar="TEXT")
@@ -84,9 +83,9 @@ def start(arguments: argparse.Namespace) -> int:
         for job in (job for job in jobs if not job.proof.exists()):
             print(f"{shlex.join(job.command)}  # {describe(runs[job.name])}")
         return 0
-    devices = [device for device in arguments.devices.split(",") if device]
-    check_machine(devices, [])
-    return run_all(jobs, at_once=arguments.jobs or len(devices) or 1, devices=devices)
+    machine = machine_of(arguments)
+    machine.check()
+    return run_all(jobs, at_once=machine.at_once, devices=machine.devices)
 
 
 def run_here(config: GlueConfig, folder: Path) -> None:

@@ -21,8 +21,9 @@ import sys
 from pathlib import Path
 
 from configs.schema import SettingsError
-from experiments.grid import check, check_machine, choose, combinations, wandb_sweep, words
-from experiments.jobs import positive, run_all, training
+from experiments.grid import check, choose, combinations, wandb_sweep
+from experiments.jobs import run_all, training
+from experiments.machine import add_options, machine_of
 from training.run_errors import RunFolderError
 
 
@@ -38,10 +39,7 @@ def main() -> int:
     parser.add_argument("out", metavar="OUT")
     parser.add_argument("files", metavar="FILE.yaml[,FILE.yaml...]")
     parser.add_argument("settings", nargs="*", metavar="key=value[,value...]")
-    parser.add_argument("-j", dest="jobs", type=positive, metavar="JOBS")
-    parser.add_argument("-g", dest="devices", default="", metavar="DEVICES")
-    parser.add_argument("-l", dest="launcher", default="", metavar="LAUNCHER")
-    parser.add_argument("-n", dest="dry", action="store_true")
+    add_options(parser)
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--only", metavar="NAME")
     choice.add_argument("--job-index", type=int, metavar="K")
@@ -49,9 +47,8 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
 
     out = Path(arguments.out)
-    devices = [device for device in arguments.devices.split(",") if device]
     try:
-        launcher = words(arguments.launcher)
+        machine = machine_of(arguments)
         runs = combinations(arguments.files.split(","), arguments.settings)
         names = list(runs)
         checked = {name: check(name, runs[name], out) for name in names}
@@ -61,11 +58,11 @@ def main() -> int:
             return 0
         names = choose(names, arguments.only, arguments.job_index)
         if not arguments.dry:
-            check_machine(devices, launcher)
+            machine.check()
     except (SettingsError, RunFolderError) as error:
         parser.error(str(error))
-    jobs = [training(name, runs[name], out, launcher, again=checked[name][1]) for name in names]
-    return run_all(jobs, at_once=arguments.jobs or len(devices) or 1, devices=devices, dry=arguments.dry)
+    jobs = [training(name, runs[name], out, machine.launcher, again=checked[name][1]) for name in names]
+    return run_all(jobs, at_once=machine.at_once, devices=machine.devices, dry=arguments.dry)
 
 
 if __name__ == "__main__":

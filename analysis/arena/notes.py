@@ -13,27 +13,37 @@ def note(spec: Spec, within: Pooled | None, tests: list[Verdict], found: Mapping
     """What the columns mean, and what of the rows' runs must be known. within: the pooled deviation; found: the runs of
     each row."""
     reference = style(spec.against[0]).label
+    sentences = [
+        f"Perplexity on the validation text after {spec.tokens:,} positions, at the end of the schedule, mean over the "
+        "n seeds that got there.",
+        "Of a held-out text with fewer seeds their number follows." if spec.held_out else "",
+        _of_p(spec, within, tests),
+        _tuned_on(spec),
+        f"Speed-up in tokens: those that tuned {reference} needs for the same loss, on its fitted curve, over the "
+        f"row's. Above the longest run of {reference} it is >; none where the curve would be extrapolated, or does not "
+        f"fit. Runs of all lengths have the values tuned {where_tuned(spec)}.",
+        f"In steps and seconds: where {reference}'s final loss of the same seed is first met; 0: never; where some "
+        "seeds never meet it, or have no such run to meet, the mean is over the others, whose number follows. Seconds "
+        "are by the runs' own clocks, of runs on one kind of processor: they mean nothing where the machine did other "
+        "work.",
+        "Tuning runs: all that are recorded. Not bracketed: a neighbour of the tuned value was not tried, or there is "
+        "none.",
+        "As published: perplexity of the row's file as it stands, one seed." if spec.published else "",
+        _made_otherwise(spec, found),
+    ]
+    return " ".join(filter(None, sentences))
+
+
+def _of_p(spec: Spec, within: Pooled | None, tests: list[Verdict]) -> str:
     welch = sorted(test.freedom for test in tests if test.welch)
     freedom = " to ".join(dict.fromkeys(f"{each:.1f}" for each in (*welch[:1], *welch[-1:])))
     by_welch = f" ({freedom} degrees of freedom)" if welch else ""
     by_pool = f"{within.deviation:.4f} nats, {within.freedom} degrees of freedom" if within else "none yet"
     return (
-        f"Perplexity on the validation text after {spec.tokens:,} positions, at the end of the schedule, mean over the "
-        "n seeds that got there. Of a held-out text with fewer seeds their number follows. p: one-sided t-test that a "
-        f"row's mean loss is no lower; Welch's where both rows have two seeds or more{by_welch}, otherwise Student's "
-        f"with the deviation pooled over all rows ({by_pool}); none for a row one of whose seeds diverged. Bold: "
-        f"significant at {spec.significance:g} by Welch's test, all seeds of both rows made, after Holm's correction "
-        "over all rows of the arena, those to come too, in one column. "
-        f"{_tuned_on(spec)}Speed-up in tokens: those that tuned {reference} needs for "
-        "the same loss, on its fitted curve, over the row's. Above the longest run of "
-        f"{reference} it is >; none where the curve would be extrapolated, or does not fit. Runs of all lengths have "
-        f"the values tuned {where_tuned(spec)}. In steps and seconds: where {reference}'s final loss "
-        "of the same seed is first met; 0: never; where some seeds never meet it, or have no such run to meet, the "
-        "mean is over the others, whose number follows. Seconds are by the runs' own clocks, of runs on one kind of "
-        "processor: they mean nothing where the machine did other work. "
-        "Tuning runs: all that are recorded. Not bracketed: a neighbour of the tuned value was not tried, or "
-        "there is none. As published: perplexity of the row's file as it stands, one seed."
-        f"{_made_otherwise(spec, found)}"
+        "p: one-sided t-test that a row's mean loss is no lower; Welch's where both rows have two seeds or "
+        f"more{by_welch}, otherwise Student's with the deviation pooled over all rows ({by_pool}); none for a row one "
+        f"of whose seeds diverged. Bold: significant at {spec.significance:g} by Welch's test, all seeds of both rows "
+        "made, after Holm's correction over all rows of the arena, those to come too, in one column."
     )
 
 
@@ -49,8 +59,9 @@ def _made_otherwise(spec: Spec, found: Mapping[str, list[Line]]) -> str:
     other = [style(row).label for row, lines in found.items() if changed(spec, lines)]
     counts = {row: sum(map(_is_dirty, lines)) for row, lines in found.items()}
     dirty = [f"{style(row).label} ({count})" for row, count in counts.items() if count]
-    text = f" Made with other settings than the spec has now: {', '.join(other)}." if other else ""
-    return text + (f" Runs of a tree with changes that were not committed: {', '.join(dirty)}." if dirty else "")
+    sentences = [f"Made with other settings than the spec has now: {', '.join(other)}."] if other else []
+    sentences += [f"Runs of a tree with changes that were not committed: {', '.join(dirty)}."] if dirty else []
+    return " ".join(sentences)
 
 
 def _is_dirty(line: Line) -> bool:
@@ -60,4 +71,4 @@ def _is_dirty(line: Line) -> bool:
 def _tuned_on(spec: Spec) -> str:
     if spec.tuned_in is not None or spec.tuning.tokens != spec.tokens or spec.first_seed > 0:
         return ""
-    return "The run of seed 0 is the best of the tuning runs, so a mean is biased towards a low loss. "
+    return "The run of seed 0 is the best of the tuning runs, so a mean is biased towards a low loss."

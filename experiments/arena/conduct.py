@@ -4,7 +4,6 @@ import contextlib
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -20,20 +19,12 @@ from configs.messages import one_line
 from configs.schema import SettingsError, load
 from configs.yaml_values import from_yaml
 from experiments.jobs import Job, run_all, since_start, training
+from experiments.machine import Machine
 from training.run.provenance import environment
 
 RUNS = Path("runs/arena")
 # The sentence with which train.py ends when a loss, a gradient norm or an evaluation is not finite.
 DIVERGED = re.compile(r"^step \d+ .*(its loss is|norm|evaluation is) (nan|inf)\b")
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where runs are made: so many at a time, on these CUDA devices, by a launcher in place of this Python."""
-
-    at_once: int = 1
-    devices: Sequence[str] = field(default_factory=tuple)
-    launcher: Sequence[str] = field(default_factory=tuple)
 
 
 def job(spec: Spec, entry: Entry, launcher: Sequence[str] = ()) -> Job:

@@ -144,11 +144,11 @@ def describe(optimizer: torch.optim.Optimizer) -> str:
     lines = []
     for group in optimizer.param_groups:
         label = group.get("label", group.get("algorithm", type(optimizer).__name__))
-        kinds: dict[str, list] = {}
+        patterns: dict[str, list] = {}
         names = group.get("param_names", ["unnamed"] * len(group["params"]))
         for name, parameter in zip(names, group["params"], strict=True):
-            kinds.setdefault(re.sub(r"\.\d+\.", ".*.", name), []).append(parameter)
-        for name, members in kinds.items():
+            patterns.setdefault(re.sub(r"\.\d+\.", ".*.", name), []).append(parameter)
+        for name, members in patterns.items():
             shapes = " ".join(sorted({"x".join(map(str, p.shape)) for p in members}))
             elements = sum(p.numel() for p in members)
             lines.append(f"{label:8} {name:48} {len(members):4} x {shapes:14} {elements:>13,}")
