@@ -64,7 +64,7 @@ def test_overrides_come_after_the_task_and_the_task_after_the_file(tmp_path):
     [
         ("", ["glue.epoch=3"], "unknown key glue.epoch; did you mean glue.epochs?"),
         ("", ["glue.epochs=many"], "glue.epochs must be an integer, got 'many'"),
-        ("", ["glue.warmup=2"], "glue.warmup must be at most 1, got 2.0"),
+        ("", ["glue.warmup=1"], "glue.warmup must be less than 1, got 1.0"),
         ("", ["optimizer.rank=0"], "optimizer.rank must be a whole number at least 1, got 0"),
         ("", ["optimizer.name=galor"], "optimizer.name must be one of"),
         ("", ["optimizer.last_layer=adam"], "optimizer.last_layer has no use here"),
