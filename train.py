@@ -42,7 +42,7 @@ from training.processes.launch_variables import launched
 from training.processes.layout import lay_out
 from training.processes.logs import say, set_up_logging
 from training.processes.model_weights import set_initial_weights, whole_weights
-from training.processes.start import start_world
+from training.processes.start import start_run
 from training.processes.world import World
 from training.run.folder import locked_run_folder
 from training.run.recorder import open_recorder
@@ -71,13 +71,7 @@ def main(argv: list[str]) -> int:
             say(json.dumps(plan) if invocation.plan == "json" else plan_table(plan, bounded=bounded))
         else:
             check_layout(config, launched("WORLD_SIZE", 1))
-            ending.world = start_world(
-                seed=config.run.seed,
-                threads=config.train.threads,
-                deterministic=config.run.deterministic,
-                dtype=config.train.dtype,
-                tf32=config.train.tf32,
-            )
+            ending.world = start_run(config)
             ending.code = run(config, ending.world)
     return ending.code
 

@@ -37,7 +37,10 @@ def evaluation_settings(run: str, changes: list[str]) -> Config:
     # Of the other text all is evaluated on.
     own += ("data.held_out=null",) if other_text and "data.held_out" not in named else ()
     kept = [f"data.{key}={json.dumps(data[key])}" for key in ROWS]  # `data=files` would bring its own
-    return load([f"{run}/config.yaml", *kept, *with_training_text(changes), *own]).config
+    invocation = load([f"{run}/config.yaml", *kept, *with_training_text(changes), *own])
+    if invocation.plan is not None:
+        raise SettingsError("--plan is an option of train.py: an evaluation has none")
+    return invocation.config
 
 
 def evaluate_run(config: Config, world: World) -> Evaluation:

@@ -20,7 +20,7 @@ from configs.user_paths import is_dir
 from training.processes.failures import Ending
 from training.processes.launch_variables import launched
 from training.processes.logs import set_up_logging
-from training.processes.start import start_world
+from training.processes.start import start_run
 
 
 def main(arguments: list[str]) -> int:
@@ -32,13 +32,7 @@ def main(arguments: list[str]) -> int:
             return 0
         run, changes, name = parse(arguments)
         config = evaluation_settings(run, changes)
-        ending.world = start_world(
-            seed=config.run.seed,
-            threads=config.train.threads,
-            deterministic=config.run.deterministic,
-            dtype=config.train.dtype,
-            tf32=config.train.tf32,
-        )
+        ending.world = start_run(config)
         found = evaluate_run(config, ending.world)
         ending.world.close()
         if ending.world.is_main:

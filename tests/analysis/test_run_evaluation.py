@@ -39,6 +39,11 @@ def test_other_text_for_a_prepared_run_needs_its_source(run):
         evaluation_settings(str(run), [f"data.eval_path={run}/other.jsonl"])
 
 
+def test_a_plan_is_refused_not_ignored(run):
+    with pytest.raises(SettingsError, match=r"^--plan is an option of train\.py"):
+        evaluation_settings(str(run), ["--plan"])
+
+
 def test_of_other_text_all_is_evaluated_on(run):
     """A share was held out of the text of training."""
     held_out = load(["data=files", "data.path=x.jsonl", "data.held_out=0.01"]).config

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from configs.messages import first_line, one_line
-from configs.schema import SettingsError
+from configs.schema import Config, SettingsError
 from training.processes.gpu import driver_shows_gpu, precision_warning, refuse_missing_kernels, refuse_old_driver
 from training.processes.launch_variables import check_launch, launched
 from training.processes.signals import Signals, ctrl_c_ends_the_process
@@ -21,6 +21,17 @@ from training.processes.world import PATIENCE, World
 from training.run_errors import MachineError
 
 log = logging.getLogger(__name__)
+
+
+def start_run(config: Config) -> World:
+    """`start_world` as the settings of a run say."""
+    return start_world(
+        seed=config.run.seed,
+        threads=config.train.threads,
+        deterministic=config.run.deterministic,
+        dtype=config.train.dtype,
+        tf32=config.train.tf32,
+    )
 
 
 def start_world(*, seed: int, threads: int | None, deterministic: bool, dtype: str, tf32: bool = False) -> World:
