@@ -1,7 +1,6 @@
 """A faulty mirror of C4: what a retry cures is read once and in order; what none cures is an error with its file."""
 
 import threading
-import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +11,7 @@ from data.data_errors import DataError, SourceUnavailable
 from data.loader import TrainingData
 from data.sources import evaluation_source, files_source, training_source
 from tests.data.conftest import VOCABULARY, make_section, shard, steps, texts
+from tests.processes import wait_until
 
 
 def read_all(mirror) -> list[list[str]]:
@@ -160,8 +160,7 @@ def test_close_does_not_wait_for_a_retry(mirror, tokenizer, monkeypatch):
     monkeypatch.setattr(remote, "LONGEST_PAUSE_SECONDS", 600.0)
     mirror.faults = {shard(n): [500] for n in range(4)}
     data = TrainingData(make_section(source="c4", path=mirror.url), tokenizer, vocab_size=VOCABULARY, batch_size=8)
-    while not mirror.requests or "train" not in mirror.requests[-1]:
-        time.sleep(0.01)
+    wait_until(lambda: mirror.requests and "train" in mirror.requests[-1])
     assert data.next_batch(interrupted=lambda: True) is None  # a signal does not wait either
     data.close()
     assert not any(thread.name == "data" and thread.is_alive() for thread in threading.enumerate())

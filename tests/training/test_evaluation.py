@@ -65,14 +65,8 @@ def test_galore_figure_needs_ten_batches():
 def test_processes_share_the_rows(count):
     parts = []
     for index in range(count):
-        with pytest.raises(ZeroDivisionError):  # this process's part may lack whole batches
-            evaluate(
-                Lookup(),
-                Rows(47),
-                world(index, count, lambda sums: parts.append(sums) or sums * 0),
-                rows=3,
-                galore_rows=4,
-            )
+        mine = world(index, count, lambda sums: parts.append(sums) or torch.ones_like(sums))  # parts may lack batches
+        evaluate(Lookup(), Rows(47), mine, rows=3, galore_rows=4)
     found = evaluate(Lookup(), Rows(47), world(0, count, lambda sums: sum(parts)), rows=3, galore_rows=4)
     assert found == evaluate(Lookup(), Rows(47), world(), rows=3, galore_rows=4)
 
