@@ -39,7 +39,7 @@ from training.plan import plan_run
 from training.plan_table import plan_table
 from training.processes.failures import Ending, settings_errors
 from training.processes.launch_variables import launched
-from training.processes.layout import lay_out
+from training.processes.layout import Layout, lay_out
 from training.processes.logs import say, set_up_logging
 from training.processes.model_weights import set_initial_weights, whole_weights
 from training.processes.start import start_run
@@ -92,29 +92,8 @@ def run(config: Config, world: World) -> int:
 
             tokenizer = load_tokenizer(config.data)
             check_vocabulary(tokenizer, config.model.vocab_size)
-            model = build_model(
-                config.model,
-                dtype=getattr(torch, config.train.dtype),
-                seed=config.run.seed,
-                activation_checkpointing=config.train.activation_checkpointing,
-                device="meta",
-                resumed=start.checkpoint is not None,
-            )
-            compiled = compile_layers(
-                model,
-                config.train,
-                config.data.sequence_length,
-                world.device,
-                torch.bfloat16 if world.mixed_precision == "bf16" else model.dtype,
-            )
-            layout = lay_out(
-                model,
-                world,
-                parallel=config.train.parallel,
-                deal_steps=deals_steps(config.run, config.train),
-            )
-            if start.checkpoint is None:
-                set_initial_weights(model, config.model, world, seed=config.run.seed)
+            layout, compiled = build_layout(config, world, resumed=start.checkpoint is not None)
+            model = layout.unwrapped
             optimizer = build_optimizer(model, config.optimizer)
             optimizer.compile_steps(on=("cuda",) if compiled else ())
             if config.train.stochastic_rounding:
@@ -152,6 +131,26 @@ def run(config: Config, world: World) -> int:
         recorder.export(model, weights, tokenizer)
         recorder.finish(summary)
     return 0
+
+
+def build_layout(config: Config, world: World, *, resumed: bool) -> tuple[Layout, bool]:
+    """The model on the processes, with its first weights unless they come from a checkpoint; and whether its layers are
+    compiled."""
+    model = build_model(
+        config.model,
+        dtype=getattr(torch, config.train.dtype),
+        seed=config.run.seed,
+        activation_checkpointing=config.train.activation_checkpointing,
+        device="meta",
+        resumed=resumed,
+    )
+    products = torch.bfloat16 if world.mixed_precision == "bf16" else model.dtype
+    compiled = compile_layers(model, config.train, config.data.sequence_length, world.device, products)
+    deal_steps = deals_steps(config.run, config.train)
+    layout = lay_out(model, world, parallel=config.train.parallel, deal_steps=deal_steps)
+    if not resumed:
+        set_initial_weights(model, config.model, world, seed=config.run.seed)
+    return layout, compiled
 
 
 if __name__ == "__main__":
