@@ -75,6 +75,26 @@ def test_an_arena_runs_to_its_tables_and_a_second_call_runs_nothing(small, tmp_p
     assert (tmp_path / "small.jsonl").read_bytes() == before
 
 
+def test_a_job_of_an_array_has_one_row_and_those_that_take_its_rates(small, tmp_path, capfd):
+    path = tmp_path / "arenas" / "small.yaml"
+    path.write_text(path.read_text() + "  racs_too: {file: nano/racs.yaml, rates_of: racs}\n")
+    for index, runs, started in (("0", "2 runs", "adam"), ("1", "2 runs", "racs")):
+        assert small("--job-index", index, "-n") == 0
+        printed = capfd.readouterr().out
+        (command,) = (line for line in printed.splitlines() if "train.py" in line)
+        assert f"/{started}.yaml" in command and f"tuning        {runs}" in printed
+        assert f"final         {1 + (started == 'racs')} runs" in printed
+
+
+def test_the_budget_has_hours_and_money(small, tmp_path, capfd):
+    path = tmp_path / "arenas" / "small.yaml"
+    path.write_text(path.read_text() + "budget: {positions_per_second: 0.01, hourly_rate: 3, currency: EUR}\n")
+    assert small("-n", "-j", "4") == 0
+    # 4 runs of 256 positions and 2 of 512, at 36 an hour
+    said = capfd.readouterr().out.splitlines()
+    assert "in all 56.9 hours of one run, 170.67 EUR; with 4 at a time 14.2 hours" in said[5]
+
+
 def test_a_wrong_row_or_job_is_one_sentence(small, capfd):
     for arguments, sentence in (
         (("--only", "sgd"), "--only: there is no row sgd; there are adam, racs"),
