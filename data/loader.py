@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerBase
 from data.data_errors import DataError
 from data.data_settings import Data
 from data.packing import ids_of_a_document, labels, pad, rows
-from data.prepared import tokenizer_fingerprint
+from data.prepared import PreparedSource, tokenizer_fingerprint
 from data.shuffle import Cursor, Stream, StreamState
-from data.sources import Document, training_source, warn_of_shared_files
+from data.sources import Document, TextSource, training_source, warn_of_shared_files
 from data.tokenizer import Encoder
 
 logger = logging.getLogger("data")
@@ -94,27 +94,7 @@ class TrainingData:
         source = training_source(section)
         if process_index == 0:
             warn_of_shared_files(source, evaluated)
-        fingerprint = tokenizer_fingerprint(tokenizer)
-        streams = [
-            Stream(
-                source,
-                s,
-                count,
-                seed=section.seed,
-                buffer=section.shuffle_buffer,
-                repeat=section.repeat,
-                tokenizer=fingerprint,
-                state=None if states is None else states[str(s)],
-                mended=mended,
-            )
-            for s in owned
-        ]
-        if states is not None and any(stream.data_changed(states[str(stream.index)]) for stream in streams):
-            logger.warning(
-                "%s: files have other sizes than when the run was saved; it goes on from the same line of each, and "
-                "documents near a line that was put in or taken out may be read twice or not at all",
-                source.setting,
-            )
+        streams = _streams(section, source, owned, states, tokenizer=tokenizer_fingerprint(tokenizer), mended=mended)
         self._batches: queue.Queue[Batch | Exception] = queue.Queue(max(section.prefetch, 1))
         batches = make_batches(streams, encoder, section, rows_per_stream=batch_size // count)
         if pin:
@@ -170,6 +150,39 @@ def make_batches(streams: list[Stream], encoder: Encoder, section: Data, *, rows
         for stream, (_, (start, document), token) in zip(streams, dealt[-len(streams) :], strict=True):
             states[str(stream.index)] = stream.state(replace(start, document=document, token=token))
         yield Batch(torch.from_numpy(ids).long(), torch.from_numpy(labels(ids, lengths)).long(), states)
+
+
+def _streams(
+    section: Data,
+    source: TextSource | PreparedSource,
+    owned: Iterable[int],
+    states: dict[str, StreamState] | None,
+    *,
+    tokenizer: str,
+    mended: bool,
+) -> list[Stream]:
+    """The streams of one process, at the places of `states`. Raises DataError as `Stream`."""
+    streams = [
+        Stream(
+            source,
+            index,
+            section.streams,
+            seed=section.seed,
+            buffer=section.shuffle_buffer,
+            repeat=section.repeat,
+            tokenizer=tokenizer,
+            state=None if states is None else states[str(index)],
+            mended=mended,
+        )
+        for index in owned
+    ]
+    if states is not None and any(stream.data_changed(states[str(stream.index)]) for stream in streams):
+        logger.warning(
+            "%s: files have other sizes than when the run was saved; it goes on from the same line of each, and "
+            "documents near a line that was put in or taken out may be read twice or not at all",
+            source.setting,
+        )
+    return streams
 
 
 def _stream_rows(stream: Stream, encoder: Encoder, section: Data) -> Iterator[tuple[list[int], Place, int]]:
