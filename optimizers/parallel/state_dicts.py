@@ -2,6 +2,7 @@
 
 import numbers
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -147,12 +148,13 @@ def _checked_state(
     renamed = {key: next((new for new in RENAMED[key] if new in held), key) for key in RENAMED if key not in held}
     state = {renamed.get(key, key): value for key, value in state.items()}
     found = tensors(state)
-    if (found or (state and optimizer.owns(parameter))) and found.keys() != held.keys():
+    others = (found.keys() - held.keys()) & _names_of_methods() if found.keys() - held.keys() else set()
+    if (found or (state and optimizer.owns(parameter))) and (held.keys() - found.keys() or others):
         raise ValueError(
             f"state of parameter {index} holds {', '.join(sorted(found)) or 'no tensor'}; "
             f"{type(optimizer).__name__} holds {', '.join(sorted(held)) or 'nothing'}"
         )
-    for key, value in found.items():
+    for key, value in ((key, found[key]) for key in held if key in found):
         if value.shape != held[key].shape:
             raise ValueError(
                 f"state of parameter {index}: {key} has the shape {tuple(value.shape)}, a parameter of "
@@ -171,6 +173,20 @@ def _checked_state(
     return state
 
 
+@cache
+def _names_of_methods() -> frozenset[str]:
+    """The names of tensors that the methods here hold as state. What has another name was put there by other code."""
+    from ..engine import registry  # which imports this module
+
+    names = {*RENAMED}
+    for name in registry.names():
+        cls, presets = registry.get(name)
+        optimizer = cls([torch.empty(64, 80, device="meta")], **presets)
+        (group,) = optimizer.param_groups
+        names |= tensors(optimizer.template(group["params"][0], group)).keys()
+    return frozenset(names)
+
+
 def placed(
     optimizer: "BaseOptimizer",
     parameter: Tensor,
@@ -181,7 +197,7 @@ def placed(
     """The checked `state` on the parameter's device, its tensors `read` and in the dtypes that the method holds."""
     held = _template(optimizer, parameter, group)
     return {
-        key: read(value).to(parameter.device, held[key].dtype) if isinstance(value, Tensor) else value
+        key: read(value).to(parameter.device, held.get(key, value).dtype) if isinstance(value, Tensor) else value
         for key, value in state.items()
     }
 

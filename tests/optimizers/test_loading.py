@@ -70,6 +70,17 @@ def test_an_option_that_state_was_made_by_cannot_change(cls, made, option, value
     optimizer.step()
 
 
+def test_what_other_code_puts_into_the_state_is_saved_and_loaded(tmp_path):
+    """As timm's Lookahead does."""
+    (weight, optimizer), (_, other) = stepped(Muon), stepped(Muon)
+    optimizer.state[weight]["slow_buffer"] = torch.arange(3, dtype=torch.int32)
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    (state,) = other.state.values()
+    assert torch.equal(state["slow_buffer"], torch.arange(3)) and state["slow_buffer"].dtype == torch.int32
+    other.step()
+
+
 def test_other_options_may_change_at_any_step():
     _, optimizer = stepped(Alice, (64, 80), rank=6, leading=2)
     optimizer.param_groups[0] |= {"lr": 0.5, "update_interval": 3, "leading": 1, "weight_decay": 0.1, "alpha": 0.1}
@@ -106,7 +117,7 @@ def holding(value, *path):
         (without("state", 0, "exp_avg"), "state of parameter 0 holds basis, exp_avg_sq"),
         (without("state", 0, "step"), "lacks step"),
         (holding({"step": 1}, "state", 0), "holds no tensor"),
-        (holding(torch.zeros(2), "state", 0, "more"), "holds basis, exp_avg, exp_avg_sq, more"),
+        (holding(torch.zeros(2), "state", 0, "row_scale"), "holds basis, exp_avg, exp_avg_sq, row_scale"),
         (holding(-1, "state", 0, "step"), "step is -1"),
         (holding(float("nan"), "state", 0, "step"), "step is nan"),
         (holding(torch.full((4, 16), float("nan")), "state", 0, "exp_avg"), "exp_avg holds NaN"),
