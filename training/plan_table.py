@@ -35,13 +35,13 @@ def _memory_lines(plan: Plan) -> list[str]:
     if plan["activation_checkpointing"]:
         activations, other = other, activations
         label, contrary = "activations, checkpointed", "without"
-    device = "this machine's GPU" if torch.cuda.is_available() else "this CPU (a GPU: --card)"
+    device = "GPU" if torch.cuda.is_available() else "CPU; a GPU: --card"
     parts = [  # label, plain, layer-wise
         (f"weights ({plan['dtype']})", plan["weight_bytes"], plan["weight_bytes"]),
         ("gradients", plan["gradient_bytes"], plan["layerwise_gradient_bytes"]),
         (f"states of {plan['optimizer']}", plan["optimizer_state_bytes"], plan["optimizer_state_bytes"]),
         (label, activations, activations),
-        (f"logits, on {device}", plan["logits_bytes"], plan["logits_bytes"]),
+        (f"logits ({device})", plan["logits_bytes"], plan["logits_bytes"]),
     ]
     parts.append(("sum", sum(plain for _, plain, _ in parts), sum(layerwise for _, _, layerwise in parts)))
     return [
