@@ -50,9 +50,7 @@ def evaluate_run(config: Config, world: World) -> Evaluation:
         held_out = EvaluationData(config.data, tokenizer, vocab_size=config.model.vocab_size)
         model = build_model(config.model, dtype=getattr(torch, config.train.dtype), seed=config.run.seed)
     model.to(world.device)  # type: ignore[arg-type]  # wrapped by transformers
-    if world.mixed_precision != "no":
-        forward = torch.autocast(world.device.type, torch.bfloat16)(model.forward)
-        model.forward = forward  # type: ignore[method-assign]
+    world.autocast(model)
     return evaluate(
         model,
         held_out,

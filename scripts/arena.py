@@ -26,7 +26,7 @@ from analysis.arena.spec import Spec, check_place, read_spec
 from configs.schema import SettingsError
 from experiments.arena.conduct import budget, job, run_stages
 from experiments.jobs import run_all
-from experiments.machine import add_options, machine_of
+from experiments.placement import add_options, machine_of
 from training.processes.failures import report
 from training.processes.logs import say
 

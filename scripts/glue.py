@@ -35,7 +35,7 @@ from experiments.glue.glue_runs import all_tasks, check_folder, chosen_seeds, ch
 from experiments.glue.glue_settings import RECORD, GlueConfig
 from experiments.grid import choose
 from experiments.jobs import Job, run_all
-from experiments.machine import add_options, machine_of
+from experiments.placement import add_options, machine_of
 from training.run_errors import MachineError, RunFolderError
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from configs.schema import SettingsError
 from experiments.grid import check, choose, combinations, wandb_sweep
 from experiments.jobs import run_all, training
-from experiments.machine import add_options, machine_of
+from experiments.placement import add_options, machine_of
 from training.run_errors import RunFolderError
 
 

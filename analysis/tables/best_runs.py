@@ -12,7 +12,7 @@ COLUMNS = ["optimizer", "perplexity", "lr", "lr tried", "adam_lr", "steps", "tok
            "optimizer state, bytes", "seed", "config hash", "commit"]  # fmt: skip
 # What runs of one study have in common beside the model and the data, but for the order of documents.
 COMMON = ("train.batch_size", "train.steps", "train.dtype")
-ORDER = ("data.seed", "data.streams", "data.shuffle_buffer", "data.prefetch")
+ORDER = ("data.seed", "data.streams", "data.shuffle_buffer")
 
 
 def check_comparable(records: Iterable[Record]) -> None:

@@ -19,7 +19,7 @@ from configs.messages import one_line
 from configs.schema import SettingsError, load
 from configs.yaml_values import from_yaml
 from experiments.jobs import Job, run_all, since_start, training
-from experiments.machine import Machine
+from experiments.placement import Machine
 from training.run.provenance import environment
 
 RUNS = Path("runs/arena")
@@ -34,13 +34,20 @@ def job(spec: Spec, entry: Entry, launcher: Sequence[str] = ()) -> Job:
 
 def keep(spec: Spec, ledger: Ledger, entries: Sequence[Entry]) -> bool:
     """Append the records of those entries that have ended, and say whether there were any. A line is never changed, so
-    a finished run of the comparison waits until it is evaluated on every other text."""
-    kept = False
+    a finished run of the comparison waits until it is evaluated on every other text. Raises SettingsError as `line_of`,
+    when the others are kept."""
+    kept, faults = False, []
     for entry in entries:
-        line = None if entry.name in ledger.lines else line_of(spec, entry)
+        try:
+            line = None if entry.name in ledger.lines else line_of(spec, entry)
+        except SettingsError as error:
+            faults.append(error)
+            continue
         if line is not None and (line["loss"] is None or texts(spec, entry).keys() <= line.get("held_out", {}).keys()):
             ledger.append(line)
             kept = True
+    if faults:
+        raise faults[0]
     return kept
 
 

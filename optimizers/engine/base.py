@@ -265,7 +265,7 @@ class BaseOptimizer(torch.optim.Optimizer):
                 loss = closure()
         stepped = [[p for p in group["params"] if p.grad is not None and p.numel() > 0] for group in self.param_groups]
         for parameter in chain.from_iterable(stepped):  # a refusal comes before anything has moved
-            self._check_step(parameter)
+            refusals.check_step(self, parameter, self._forms)
         for group, parameters in zip(self.param_groups, stepped, strict=True):
             refusals.check_unchanged(self, group, self._made_by)
             self.check_gradients(group, parameters)
@@ -300,7 +300,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         group = next((group for group in self.param_groups if any(p is parameter for p in group["params"])), None)
         if group is None:
             raise ValueError(f"a parameter of shape {tuple(parameter.shape)} is in no group of this optimizer")
-        self._check_step(parameter)
+        refusals.check_step(self, parameter, self._forms)
         together = self._stepped_with(parameter, group)
         if any(p.grad is None for p in together):
             return
@@ -311,11 +311,6 @@ class BaseOptimizer(torch.optim.Optimizer):
         self._step_together(group, together)
         for p in together:
             p.grad = None
-
-    def _check_step(self, parameter: Tensor) -> None:
-        refusals.check_step(
-            parameter, self.state.get(parameter, {}), self._forms, type(self).__name__, rounds=self.rounds
-        )
 
     def stepped_together(self, device_type: str) -> list[list[Tensor]]:
         """The trainable parameters, in the lists that `step_parameter` steps in one call on a device of this type."""

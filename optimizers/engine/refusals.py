@@ -61,13 +61,12 @@ def check_group(group: dict[str, Any], traits: Traits, optimizer: str, options: 
             raise ValueError(f"{key} is no option of {optimizer}; did you mean {close[0]!r}?")
 
 
-def check_step(
-    parameter: Tensor, state: dict[str, Any], forms: dict[Tensor, Form], optimizer: str, *, rounds: bool
-) -> None:
+def check_step(optimizer: "BaseOptimizer", parameter: Tensor, forms: dict[Tensor, Form]) -> None:
     """Raises ValueError for a parameter that cannot be stepped: as `check_gradient`, `check_form`, `check_writes`."""
-    check_gradient(parameter, optimizer)
-    check_form(parameter, state, forms, optimizer)
-    check_writes(state, rounds=rounds)
+    name, state = type(optimizer).__name__, optimizer.state.get(parameter, {})
+    check_gradient(parameter, name)
+    check_form(parameter, state, forms, name)
+    check_writes(state, rounds=optimizer.rounds)
 
 
 def check_form(parameter: Tensor, state: dict[str, Any], forms: dict[Tensor, Form], optimizer: str) -> None:
@@ -86,9 +85,11 @@ def check_form(parameter: Tensor, state: dict[str, Any], forms: dict[Tensor, For
 
 def check_unchanged(optimizer: "BaseOptimizer", group: dict[str, Any], made_by: dict[int, dict[str, Any]]) -> None:
     """Raises ValueError where an option has changed by which the state of the group's parameters was made."""
-    before = made_by.get(id(group), group)
+    if (before := made_by.get(id(group))) is None:
+        return
     if names := state_dicts.reshaping(optimizer, before, group):
         raise ValueError(f"{names[0]} cannot change once there is state that was made by it; make a new optimizer")
+    made_by[id(group)] = dict(group)  # a change that does no harm is not asked about at every step
 
 
 def check_rounding(parameters: list[Tensor], seed: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from analysis.run_evaluation import evaluate_run, evaluation_settings, save
 from configs import identity
 from configs.schema import SettingsError, load
 from training.evaluation import Evaluation
+from training.processes.world import World
 
 
 @pytest.fixture
@@ -59,6 +61,7 @@ def test_an_evaluation_computes_in_the_launchers_precision(text, whole_run):
     for precision in ("no", "bf16", "no"):
         world = SimpleNamespace(device=torch.device("cpu"), count=1, index=0, mixed_precision=precision)
         world.sum, world.stop_signal = (lambda sums: sums), (lambda: 0)
+        world.autocast = partial(World.autocast, world)
         losses.append(evaluate_run(config, world).loss)
     assert losses[0] == losses[2] != losses[1] == pytest.approx(losses[0], rel=1e-2)
 

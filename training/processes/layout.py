@@ -94,9 +94,7 @@ class Shards:
             fully_shard(layer, mesh=mesh, mp_policy=precision)
         self._sharded = fully_shard(model, mesh=mesh, mp_policy=precision)
         allocate(model, world.device)
-        if world.mixed_precision != "no":
-            forward = torch.autocast(world.device.type, torch.bfloat16)(model.forward)
-            model.forward = forward  # type: ignore[method-assign]
+        world.autocast(model)
 
     def attach(self, optimizer: BaseOptimizer) -> None:
         """Nothing to do: each matrix is stepped by one process."""

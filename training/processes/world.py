@@ -57,6 +57,12 @@ class World:
             replicated.register_comm_hook(None, averaged_in_float32)
         return replicated
 
+    def autocast(self, model: nn.Module) -> None:
+        """Let a model that is in no wrapper of accelerate's compute in the launcher's mixed precision."""
+        if self.mixed_precision != "no":
+            forward = torch.autocast(self.device.type, torch.bfloat16)(model.forward)
+            model.forward = forward
+
     def all_gather(self, *numbers: int) -> list[list[int]]:
         """The `numbers` of every process, by process index. Host only: the device is not waited for."""
         if self.count == 1:
