@@ -26,6 +26,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ MODEL, OPTIMIZER, RANDOM, STREAMS, STATE = FILES = (
     "state.json",
 )
 MARKER = "complete.json"
+Writers = dict[str, Callable[[Path], object]]  # how each of FILES is written to a path
+DISK_ERRORS = (OSError, SafetensorError, RuntimeError)  # what a disk that refuses is raised as
 
 log = logging.getLogger(__name__)
 
@@ -108,24 +111,15 @@ def save(
     random_states = compact(random_states)
     streams_json = json.dumps(streams).encode()
     state_json = json.dumps({"format": FORMAT, "step": step, "counters": counters, "config": config}, indent=1)
+    writers: Writers = {
+        MODEL: lambda path: save_file(model_state, path, metadata={"format": "pt"}),
+        OPTIMIZER: lambda path: _torch_save(optimizer_state, path),
+        RANDOM: lambda path: _torch_save(random_states, path),
+        STREAMS: lambda path: path.write_bytes(gzip.compress(streams_json, compresslevel=1, mtime=0)),
+        STATE: lambda path: path.write_text(state_json),
+    }
     needed = sum(tensor.nbytes for tensor in tensors([model_state, optimizer_state]))
     room = f"{in_words(needed)} needed"
-
-    def write() -> None:
-        temporary = final.with_suffix(".tmp")
-        try:
-            temporary.mkdir()
-            save_file(model_state, temporary / MODEL, metadata={"format": "pt"})
-            _torch_save(optimizer_state, temporary / OPTIMIZER)
-            _torch_save(random_states, temporary / RANDOM)
-            (temporary / STREAMS).write_bytes(gzip.compress(streams_json, compresslevel=1, mtime=0))
-            (temporary / STATE).write_text(state_json)
-            _publish(temporary, final)
-        except BaseException:
-            _delete(temporary)
-            _delete(final)
-            raise
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
@@ -138,17 +132,31 @@ def save(
             # Refuse while there is a little room left: the metrics and the logs still need it.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         try:
-            write()
-        except (OSError, SafetensorError, RuntimeError) as error:
+            _write(writers, final)
+        except DISK_ERRORS as error:
             if not (is_full(error) and delete_older(folder)):  # a quota does not show in the free bytes
                 raise
-            write()
-    except (OSError, SafetensorError, RuntimeError) as error:
+            _write(writers, final)
+    except DISK_ERRORS as error:
         raise SaveError(
             f"cannot save the checkpoint of step {step} in {folder}: {_reason(error)} ({room}); "
             "the newest one before it is untouched"
         ) from error
     return final
+
+
+def _write(writers: Writers, final: Path) -> None:
+    """Write every file of a checkpoint, then publish them as `final`. A failed or interrupted one leaves nothing."""
+    temporary = final.with_suffix(".tmp")
+    try:
+        temporary.mkdir()
+        for name, write in writers.items():
+            write(temporary / name)
+        _publish(temporary, final)
+    except BaseException:
+        _delete(temporary)
+        _delete(final)
+        raise
 
 
 def _publish(temporary: Path, final: Path) -> None:
