@@ -3,6 +3,7 @@
 Every time is a bound from data sheets and counts, not a measurement.
 """
 
+from dataclasses import dataclass
 from typing import TypedDict
 
 from configs.schema import Config
@@ -63,6 +64,22 @@ class Cluster(TypedDict):
     cards: dict[str, CardBounds]
 
 
+@dataclass(frozen=True)
+class Step:
+    """What the processes do in one step, on whatever card. Of one process: `rows`, `peak_bytes` of memory, and `flops`
+    of forward and backward. `parts`: of the optimizer's step, a list for each process. `dealt_bytes`: weights that are
+    sent after it."""
+
+    config: Config
+    model: LlamaForCausalLM
+    rows: Rows
+    compiled: bool
+    parts: list[list[Part]]
+    dealt_bytes: int
+    peak_bytes: int
+    flops: float
+
+
 def plan_cluster(
     config: Config,
     model: LlamaForCausalLM,
@@ -93,11 +110,16 @@ def plan_cluster(
         micro_batches=rows.micro_batches,
         activation_bytes=micro * activation_bytes,
     )
-    sent = dealt_bytes(optimizer) if sharing == "dealt" else 0
-    bounds = {
-        card.name: _card_bounds(config, model, parts, card, rows, memory, compiled, flops_per_position, sent)
-        for card in cards
-    }
+    step = Step(
+        config,
+        model,
+        rows,
+        compiled,
+        parts,
+        dealt_bytes=dealt_bytes(optimizer) if sharing == "dealt" else 0,
+        peak_bytes=memory["peak_bytes"],
+        flops=flops_per_position * rows.positions * rows.micro_batches,
+    )
     return {
         "processes": processes,
         "parallel": train.parallel,
@@ -106,7 +128,7 @@ def plan_cluster(
         "filled": rows.filled,
         "compiled": compiled,
         "memory": memory,
-        "cards": bounds,
+        "cards": {card.name: card_bounds(step, card) for card in cards},
     }
 
 
@@ -118,57 +140,50 @@ def _sharing(config: Config, processes: int) -> Sharing:
     return "dealt" if deals_steps(config.run, config.train) else "whole"
 
 
-def _card_bounds(
-    config: Config,
-    model: LlamaForCausalLM,
-    parts: list[list[Part]],
-    card: Card,
-    rows: Rows,
-    memory: ProcessMemory,
-    compiled: bool,
-    flops_per_position: int,
-    sent: int,
-) -> CardBounds:
-    name = config.optimizer.name
-    passes = pass_seconds(config, card, rows, compiled=compiled)
-    update = max(optimizer_seconds(name, mine, card) for mine in parts)
-    targets = config.train.batch_size * targets_per_row(config.data)
-    flops = flops_per_position * rows.positions * rows.micro_batches
-    rate = card.products(config.train.dtype, config.train.tf32)
-    parts_of_pass = {
+def card_bounds(step: Step, card: Card) -> CardBounds:
+    """The bounds of `step` on `card`."""
+    data, processes = step.config.data, len(step.parts)
+    passes = pass_seconds(step.config, card, step.rows, compiled=step.compiled)
+    update = max(optimizer_seconds(step.config.optimizer.name, mine, card) for mine in step.parts)
+    links = {
+        name: _link_bounds(step, card, passes, update, bytes_per_second)
+        for name, bytes_per_second in _links(card, processes).items()
+    }
+    eaten = max(link["targets_per_second"] for link in links.values()) / processes
+    return {
+        **passes,
+        "optimizer_seconds": update,
+        "memory_bytes": int(card.memory),
+        "fits": step.peak_bytes <= card.memory,
+        "links": links,
+        "data_cores": eaten / targets_per_core_second(data, prepared=False),
+        "prepared_data_cores": eaten / targets_per_core_second(data, prepared=True),
+    }
+
+
+def _link_bounds(step: Step, card: Card, passes: PassSeconds, update: float, link: float) -> LinkBounds:
+    """`update`: seconds of the optimizer's step of the slowest process. `link`: bytes per second."""
+    train, processes = step.config.train, len(step.parts)
+    computed = {
         "products": passes["products_seconds"],
         "elementwise": passes["elementwise_seconds"],
         "attention": passes["attention_seconds"],
         "loss": passes["loss_seconds"],
     }
-
-    def over(link: float) -> LinkBounds:
-        messages = _communication(config, model, link, len(parts), rows.micro_batches)
-        together = sum(parts_of_pass.values())
-        dealing = ring_seconds(sent, len(parts), link)
-        step = max(together, messages) + update + dealing
-        named = {**parts_of_pass, "optimizer": update + dealing}
-        if messages > together:
-            named["communication"] = messages
-        return {
-            "communication_seconds": messages,
-            "dealing_seconds": dealing,
-            "step_seconds": step,
-            "targets_per_second": targets / step,
-            "mfu": flops / (step * rate),
-            "bottleneck": max(named, key=named.__getitem__),
-        }
-
-    links = {name: over(bytes_per_second) for name, bytes_per_second in _links(card, len(parts)).items()}
-    eaten = max(link["targets_per_second"] for link in links.values()) / len(parts)
+    computing = sum(computed.values())
+    messages = _communication(step, link)
+    dealing = ring_seconds(step.dealt_bytes, processes, link)
+    seconds = max(computing, messages) + update + dealing
+    named = {**computed, "optimizer": update + dealing}
+    if messages > computing:
+        named["communication"] = messages
     return {
-        **passes,
-        "optimizer_seconds": update,
-        "memory_bytes": int(card.memory),
-        "fits": memory["peak_bytes"] <= card.memory,
-        "links": links,
-        "data_cores": eaten / targets_per_core_second(config.data, prepared=False),
-        "prepared_data_cores": eaten / targets_per_core_second(config.data, prepared=True),
+        "communication_seconds": messages,
+        "dealing_seconds": dealing,
+        "step_seconds": seconds,
+        "targets_per_second": train.batch_size * targets_per_row(step.config.data) / seconds,
+        "mfu": step.flops / (seconds * card.products(train.dtype, train.tf32)),
+        "bottleneck": max(named, key=named.__getitem__),
     }
 
 
@@ -180,9 +195,13 @@ def _links(card: Card, processes: int) -> dict[str, float]:
     return {"nvlink": min(card.nvlink, most), "pcie": min(card.pcie, most)}
 
 
-def _communication(config: Config, model: LlamaForCausalLM, link: float, processes: int, micro_batches: int) -> float:
-    parameters = sum(p.numel() for p in model.parameters())
-    outside = parameters - sum(p.numel() for p in model.model.layers.parameters())
+def _communication(step: Step, link: float) -> float:
+    parameters = sum(p.numel() for p in step.model.parameters())
     return communication_seconds(
-        config, link, parameters=parameters, outside=outside, processes=processes, micro_batches=micro_batches
+        step.config,
+        link,
+        parameters=parameters,
+        outside=parameters - sum(p.numel() for p in step.model.model.layers.parameters()),
+        processes=len(step.parts),
+        micro_batches=step.rows.micro_batches,
     )
