@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -27,8 +28,8 @@ STARTED = "$ "  # begins the line of a log that says a command starts
 class Job:
     """A command for a process of its own, which runs in the project's folder.
 
-    proof: a file that exists when the job is done; again: run it all the same; log: the file of its output. Paths are
-    relative to the project's folder.
+    proof: a file that exists when the job is done; again: run it all the same; log: the file of its output; result: in
+    its lines, what tells an exit code other than 0 from a failure. Paths are relative to the project's folder.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Job:
     proof: Path
     log: Path
     again: bool = False
+    result: re.Pattern[str] | None = None
 
 
 def training(
@@ -130,7 +132,7 @@ class _Queue:
         for process in [process for process in self.running if process.poll() is not None]:
             job, _ = self.running.pop(process)
             verdict = ""
-            if process.returncode != 0 and not interrupted:
+            if process.returncode != 0 and not interrupted and not _has_result(job):
                 self.failed = True
                 verdict = f"FAILED with exit code {process.returncode}, see {job.log}: "
             say(f"{job.name}: {verdict}{_last_line(ROOT / job.log)}")
@@ -193,6 +195,10 @@ def since_start(log: Path) -> list[str]:
     lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
     starts = [number for number, line in enumerate(lines, start=1) if line.startswith(STARTED)]
     return lines[starts[-1] if starts else 0 :]
+
+
+def _has_result(job: Job) -> bool:
+    return job.result is not None and any(map(job.result.search, since_start(ROOT / job.log)))
 
 
 def _last_line(log: Path) -> str:

@@ -20,12 +20,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from analysis.arena.entries import STAGES, due
+from analysis.arena.entries import STAGES
 from analysis.arena.ledger import ledger_of
 from analysis.arena.spec import Spec, check_place, read_spec
 from configs.schema import SettingsError
-from experiments.arena.conduct import budget, job, run_stages
-from experiments.jobs import run_all
+from experiments.arena.conduct import budget, print_startable, run_stages
 from experiments.placement import add_options, machine_of
 from training.processes.failures import report
 from training.processes.logs import say
@@ -50,7 +49,7 @@ def main() -> int:
     try:
         spec = read_spec(given.spec)
         check_place(given.spec)
-        rows = given.only.split(",") if given.only else list(spec.rows)
+        rows = list(dict.fromkeys(given.only.split(","))) if given.only else list(spec.rows)
         if unknown := [row for row in rows if row not in spec.rows]:
             raise SettingsError(f"--only: there is no row {unknown[0]}; there are {', '.join(spec.rows)}")
         if given.job_index is not None:
@@ -63,12 +62,8 @@ def main() -> int:
         parser.error(str(error))
     say(budget(spec, ledger, rows, machine.at_once))
     stages = list(STAGES)[: list(STAGES).index(given.until) + 1]
-    if given.dry:
-        ready = {entry.name: entry for stage in stages for entry in due(spec, ledger, rows, stage)}
-        jobs = [job(spec, entry, machine.launcher) for entry in ready.values()]
-        return run_all(jobs, devices=machine.devices, dry=True)
     try:
-        return run_stages(spec, ledger, rows, stages, machine)
+        return (print_startable if given.dry else run_stages)(spec, ledger, rows, stages, machine)
     except (SettingsError, OSError) as error:
         return report(error, None)
 

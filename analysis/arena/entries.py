@@ -56,7 +56,11 @@ def arguments(spec: Spec, entry: Entry) -> list[str]:
 
 def source_of_values(spec: Spec, ledger: Ledger) -> tuple[Spec, Ledger]:
     """The arena that tunes the rows of this one, with its records: itself, or `tuned_in`."""
-    return (spec, ledger) if spec.tuned_in is None else _other(spec.tuned_in)
+    if spec.tuned_in is None:
+        return spec, ledger
+    source, kept = _other(spec.tuned_in)
+    kept.read()  # its tuning may go on beside this arena
+    return source, kept
 
 
 def tuned_row(spec: Spec, row: str) -> str:

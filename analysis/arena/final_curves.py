@@ -4,7 +4,6 @@ from analysis.arena.ledger import ledger_of
 from analysis.arena.outcomes import finals, title_among_arenas
 from analysis.arena.spec import all_specs, cells
 from analysis.curves import Curve, of_seeds
-from analysis.rows import style
 
 
 def arena_curves() -> dict[str, list[Curve]]:
@@ -14,5 +13,8 @@ def arena_curves() -> dict[str, list[Curve]]:
         ledger = ledger_of(spec.name)
         for cell in cells(spec):
             title = title_among_arenas(spec, cell)
-            drawn[title] = [of_seeds(row, style(row).label, lines) for row, lines in finals(spec, ledger, cell).items()]
+            drawn[title] = [
+                of_seeds(spec.style_of(row), spec.label(row), lines)
+                for row, lines in finals(spec, ledger, cell).items()
+            ]
     return drawn

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from analysis.arena.spec import Cell
 from analysis.paths import ARENA_RESULTS
 from analysis.records import Evaluation
 from configs.schema import SettingsError
@@ -45,8 +46,14 @@ class Ledger:
     def __init__(self, path: Path):
         self.path = path
         self.lines: dict[str, Line] = {}
-        if path.is_file():
-            self._take(path.read_text(errors="replace"))
+        self._bytes_read = 0
+        self.read()
+
+    def read(self) -> None:
+        """Take the lines that other processes have appended since."""
+        if self.path.is_file() and (size := self.path.stat().st_size) != self._bytes_read:
+            self._take(self.path.read_text(errors="replace"))
+            self._bytes_read = size
 
     def _take(self, text: str) -> None:
         """Take the records of the file's text that are not here yet."""
@@ -56,7 +63,20 @@ class Ledger:
             line = _line(found)
             if line is None:
                 raise SettingsError(f"{self.path}: line {number} is no record of a run; delete it to run that again")
-            self.lines.setdefault(line["name"], line)
+            self.take(line)
+
+    def take(self, line: Line) -> None:
+        """Have a line that is not written, unless there is one of its name."""
+        self.lines.setdefault(line["name"], line)
+
+    def of(self, row: str, cell: Cell, tokens: int | None = None) -> list[Line]:
+        """The lines of a row in a cell, over so many positions or over any number."""
+        return [
+            line
+            for line in self.lines.values()
+            if (line["row"], line["size"], line["batch_size"]) == (row, cell.size, cell.batch_size)
+            and tokens in (None, line["tokens"])
+        ]
 
     def append(self, line: Line) -> None:
         """Write a line at the end of the file, unless it has one of that name, which counts then.

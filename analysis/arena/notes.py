@@ -6,13 +6,12 @@ from analysis.arena.ledger import Line
 from analysis.arena.same_settings import changed
 from analysis.arena.significance import Pooled, Verdict
 from analysis.arena.spec import Spec
-from analysis.rows import style
 
 
 def note(spec: Spec, within: Pooled | None, tests: list[Verdict], found: Mapping[str, list[Line]]) -> str:
     """What the columns mean, and what of the rows' runs must be known. within: the pooled deviation; found: the runs of
     each row."""
-    reference = style(spec.against[0]).label
+    reference = spec.label(spec.against[0])
     sentences = [
         f"Perplexity on the validation text after {spec.tokens:,} positions, at the end of the schedule, mean over the "
         "n seeds that got there.",
@@ -56,9 +55,9 @@ def where_tuned(spec: Spec) -> str:
 
 def _made_otherwise(spec: Spec, found: Mapping[str, list[Line]]) -> str:
     """Whose runs are not those that the files of a commit would make."""
-    other = [style(row).label for row, lines in found.items() if changed(spec, lines)]
+    other = [spec.label(row) for row, lines in found.items() if changed(spec, lines)]
     counts = {row: sum(map(_is_dirty, lines)) for row, lines in found.items()}
-    dirty = [f"{style(row).label} ({count})" for row, count in counts.items() if count]
+    dirty = [f"{spec.label(row)} ({count})" for row, count in counts.items() if count]
     sentences = [f"Made with other settings than the spec has now: {', '.join(other)}."] if other else []
     sentences += [f"Runs of a tree with changes that were not committed: {', '.join(dirty)}."] if dirty else []
     return " ".join(sentences)

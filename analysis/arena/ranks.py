@@ -28,38 +28,48 @@ Column = Mapping[str, Mean]  # by the row's label
 
 def ranks(arenas: Sequence[tuple[Spec, Ledger]]) -> Table:
     """Perplexity and rank of each row that two columns have, by the mean share of the others that are before it."""
-    columns = _columns(arenas)
-    labels = [label for column in columns.values() for label in column]
-    twice = {label for label in labels if labels.count(label) > 1}
-    kept = {title: {label: column[label] for label in column if label in twice} for title, column in columns.items()}
-    kept = {title: column for title, column in kept.items() if len(column) > 1}  # one row alone has no rank
-    twice = {label for label in twice if any(label in column for column in kept.values())}
-    places: dict[str, dict[str, int]] = {}
-    for title, column in kept.items():
-        ordered = sorted(column, key=lambda label: (column[label], label))
-        places[title] = {label: place for place, label in enumerate(ordered, start=1)}
-    shares = {
-        label: statistics.fmean((place[label] - 1) / (len(place) - 1) for place in places.values() if label in place)
-        for label in twice
-    }
+    columns = _comparable(_columns(arenas))
+    places = {title: _places(column) for title, column in columns.items()}
+
+    def share(label: str) -> float:
+        return statistics.fmean((found[label] - 1) / (len(found) - 1) for found in places.values() if label in found)
+
+    labels = {label for column in columns.values() for label in column}
     rows = []
-    for label in sorted(twice, key=lambda label: (shares[label], label)):
+    for label in sorted(labels, key=lambda label: (share(label), label)):
         cells = [
             f"{column[label].shown} ({places[title][label]})" if label in column else ""
-            for title, column in kept.items()
+            for title, column in columns.items()
         ]
         rows.append([label, *cells])
     return Table(
         "ranks",
-        "Ranks across batch sizes",
+        "Ranks across arenas",
         "Mean perplexity over seeds at the tuned point, in brackets the rank among the column's rows in this table, "
         "whose number its heading has. Of a row with seeds that diverged the number of the others follows its mean. "
         "Rows are those of two columns or more, by the mean share of a column's other rows that are before them; a "
         "column with one of them is left out. The nano study is tuned in another way: `results/nano/table2.md`.",
-        ["method", *(f"{title}, {len(column)} rows" for title, column in kept.items())],
+        ["method", *(f"{title}, {len(column)} rows" for title, column in columns.items())],
         rows,
         SCALE,
     )
+
+
+def _comparable(columns: Mapping[str, Column]) -> dict[str, Column]:
+    """The columns of two rows or more, each row in two columns or more."""
+    labels = [label for column in columns.values() for label in column]
+    shared: dict[str, Column] = {
+        title: {label: mean for label, mean in column.items() if labels.count(label) > 1}
+        for title, column in columns.items()
+    }
+    kept = {title: column for title, column in shared.items() if len(column) > 1}
+    return kept if kept == columns else _comparable(kept)  # without a column a row may be in one alone
+
+
+def _places(column: Column) -> dict[str, int]:
+    """The rank of each row, by perplexity."""
+    ordered = sorted(column, key=lambda label: (column[label], label))
+    return {label: place for place, label in enumerate(ordered, start=1)}
 
 
 def _mean(lines: list[Line]) -> Mean:
@@ -76,7 +86,7 @@ def _columns(arenas: Sequence[tuple[Spec, Ledger]]) -> dict[str, Column]:
         for cell in cells(spec):
             found = recorded(spec, ledger, cell)
             title = title_among_arenas(spec, cell)
-            columns[title] = {style(row).label: _mean(lines) for row, lines in found.items()}
+            columns[title] = {spec.label(row): _mean(lines) for row, lines in found.items()}
     means = {style(row).label: statistics.fmean(perplexities(runs)) for row, runs in final_runs().items()}
     study = {label: Mean(mean, text(mean)) for label, mean in means.items()}
     return columns | {"nano study: 2,048 positions a step, 2M": study}

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from analysis.arena.entries import Entry, arguments
+from analysis.arena.entries import Entry, arguments, published
 from analysis.arena.ledger import Ledger, Line
 from analysis.arena.spec import Cell, Spec, file_of
 from configs.identity import config_hash
@@ -17,17 +17,18 @@ def changed(spec: Spec, lines: Iterable[Line]) -> bool:
         return False
     cell = Cell(line["size"], line["batch_size"])
     entry = Entry(line["row"], cell, line["tokens"], line["point"], line["seed"])
-    now = config_hash(load(arguments(spec, entry)).config)
+    try:
+        now = config_hash(load(arguments(spec, entry)).config)
+    except SettingsError:  # the method has lost an option, or a bound of one has moved
+        return True
     return bool(now != line["summary"]["config_hash"])
 
 
-def check_unchanged(spec: Spec, ledger: Ledger, entries: Iterable[Entry]) -> None:
-    """Raises SettingsError where runs are due of a row whose records were made with other settings."""
-    for row, cell in dict.fromkeys((entry.row, entry.cell) for entry in entries):
-        place = row, cell.size, cell.batch_size
-        lines = [line for line in ledger.lines.values() if (line["row"], line["size"], line["batch_size"]) == place]
-        if changed(spec, (line for line in lines if not line["name"].endswith("_published"))):
-            raise SettingsError(
-                f"rows.{row}: its records were made with other settings than {file_of(spec, row)} and the spec have "
-                "now; give the row another name, so that its runs are not mixed"
-            )
+def check_unchanged(spec: Spec, ledger: Ledger, row: str, cell: Cell) -> None:
+    """Raises SettingsError if the records of a row in a cell were made with other settings."""
+    recipe = published(spec, row, cell).name
+    if changed(spec, (line for line in ledger.of(row, cell) if line["name"] != recipe)):
+        raise SettingsError(
+            f"rows.{row}: its records were made with other settings than {file_of(spec, row)} and the spec have "
+            "now; give the row another name, so that its runs are not mixed"
+        )

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from analysis.paths import ARENAS, ROOT
+from analysis.rows import style
 from configs.checks import check_bounds, check_options
 from configs.identity import differences, to_dict
 from configs.reading import Settings, with_training_text
@@ -22,7 +23,8 @@ class Entrant:
 
     file: below configs/experiment; None: nano/<row>.yaml. lr, adam_lr: where tuning starts. own: an option of the
     method with the values to try, the first of which tuning starts with. rates_of: a row whose tuned values this one
-    takes instead. ladder: whether it is trained at all data ratios.
+    takes instead. ladder: whether it is trained at all data ratios. style: the row of `analysis.rows` that it has label
+    and colour of; None: its own name.
     """
 
     file: str | None = None
@@ -32,6 +34,7 @@ class Entrant:
     rates_of: str | None = None
     seeds: int = 1
     ladder: bool = False
+    style: str | None = None
 
 
 @dataclass
@@ -86,6 +89,14 @@ class Spec:
     def seeds(self, row: str) -> range:
         """Those of a row's compared runs."""
         return range(self.first_seed, self.first_seed + self.rows[row].seeds)
+
+    def style_of(self, row: str) -> str:
+        """The name of a row's style in `analysis.rows`."""
+        return self.rows[row].style or row
+
+    def label(self, row: str) -> str:
+        """A row's name in tables and pictures."""
+        return style(self.style_of(row)).label
 
 
 @dataclass(frozen=True)
@@ -187,12 +198,14 @@ def _check(spec: Spec) -> None:
     for key in ("rows", "sizes", "batch_sizes"):
         if not getattr(spec, key):
             raise SettingsError(f"{key} is empty")
-    if spec.tuning.runs < 1 or spec.tuning.factor <= 1 or spec.tuning.noise < 0:
-        raise SettingsError("tuning needs at least one run, a factor above 1 and a noise of at least 0")
-    if spec.first_seed < 0:
-        raise SettingsError(f"first_seed must be at least 0, got {spec.first_seed}")
+    for key in ("sizes", "batch_sizes", "ladder", "against"):
+        if (twice := _twice(getattr(spec, key))) is not None:
+            raise SettingsError(f"{key} has {twice} twice")
+    _check_numbers(spec)
     for row in spec.rows:
         _check_row(spec, row)
+    if (label := _twice([spec.label(row) for row in spec.rows])) is not None:
+        raise SettingsError(f"two rows are called {label} in tables: give one of them another style")
     if spec.tuned_in is not None:
         _check_source(spec, spec_named(spec.tuned_in))
     if not spec.against:
@@ -202,10 +215,30 @@ def _check(spec: Spec) -> None:
             raise SettingsError(f"against: there is no row {row}")
     for cell in cells(spec):
         step = positions_per_step(spec, cell)
-        for tokens in (spec.tokens, spec.tuning.tokens, *spec.ladder):
+        tuned_here = [] if spec.tuned_in is not None else [spec.tuning.tokens]
+        for tokens in (spec.tokens, *tuned_here, *spec.ladder):
             if tokens % step or tokens <= 0:
                 raise SettingsError(f"{tokens} positions are no whole number of steps of {step}")
     _check_settings(spec)
+
+
+def _check_numbers(spec: Spec) -> None:
+    """Raises SettingsError for a number that is out of its bounds."""
+    if spec.tuning.runs < 1 or spec.tuning.factor <= 1 or spec.tuning.noise < 0:
+        raise SettingsError("tuning needs at least one run, a factor above 1 and a noise of at least 0")
+    if spec.first_seed < 0:
+        raise SettingsError(f"first_seed must be at least 0, got {spec.first_seed}")
+    if spec.refreshes < 1:
+        raise SettingsError(f"refreshes must be at least 1, got {spec.refreshes}")
+    if not 0 < spec.significance < 1:
+        raise SettingsError(f"significance must be above 0 and below 1, got {spec.significance:g}")
+    if spec.budget.positions_per_second <= 0 or spec.budget.hourly_rate < 0:
+        raise SettingsError("budget needs positions_per_second above 0 and an hourly_rate of at least 0")
+
+
+def _twice(values: list[Any]) -> Any:
+    """The first value that is there twice; None if there is none."""
+    return next((value for place, value in enumerate(values) if value in values[:place]), None)
 
 
 def _check_row(spec: Spec, row: str) -> None:
@@ -217,8 +250,10 @@ def _check_row(spec: Spec, row: str) -> None:
     if len(entrant.own) > 1:
         raise SettingsError(f"rows.{row}.own: one option of its own is tuned, got {', '.join(entrant.own)}")
     for option, values in entrant.own.items():
-        if not values or None in values or any(value in values[:k] for k, value in enumerate(values)):
+        if not values or None in values or _twice(values) is not None:
             raise SettingsError(f"rows.{row}.own.{option} needs values to try, none of them null or given twice")
+        if len({isinstance(value, str) for value in values}) > 1:
+            raise SettingsError(f"rows.{row}.own.{option} has names and numbers among its values")
     if entrant.rates_of is not None and (
         entrant.rates_of not in spec.rows or spec.rows[entrant.rates_of].rates_of is not None
     ):

@@ -23,7 +23,6 @@ from analysis.arena.significance import Pooled, Verdict, is_lower, pooled, signi
 from analysis.arena.spec import Cell, Spec
 from analysis.comparison import crossing
 from analysis.records import Clock
-from analysis.rows import style
 from analysis.tables.cells import mean_of_reached, text
 from analysis.tables.table import Table
 
@@ -47,7 +46,7 @@ def standings(spec: Spec, ledger: Ledger, cell: Cell) -> Table:
         lines = found[row]
         summary = (finished(lines) or lines)[0]["summary"]
         rows.append(
-            [style(row).label, *shown.perplexity(lines, spec.rows[row].seeds),
+            [spec.label(row), *shown.perplexity(lines, spec.rows[row].seeds),
              *(shown.held_out(lines, name) for name in spec.held_out),
              *(shown.p_value(tests[other][row], bold=row in clear[other]) if row in tests[other] else ""
                for other in spec.against),
@@ -57,7 +56,7 @@ def standings(spec: Spec, ledger: Ledger, cell: Cell) -> Table:
              str(summary.get("optimizer_state_bytes", "")), shown.point(tuning(spec, row, cell, ledger).best),
              *_tuning(spec, ledger, row, cell), _recipe(spec, ledger, row, cell), _hashes(lines)]
         )  # fmt: skip
-    against = [f"p against {style(row).label}" for row in spec.against]
+    against = [f"p against {spec.label(row)}" for row in spec.against]
     return Table(
         f"{spec.name}_{cell.size}_{cell.batch_size}",
         f"{spec.title}: {title_of(spec, cell)}",
@@ -77,7 +76,7 @@ def others(spec: Spec, ledger: Ledger, cell: Cell) -> Table:
     for row, lines in sorted(found, key=lambda pair: mean_loss(pair[1])):
         point = {key: lines[0]["point"][key] for key in ("lr", "adam_lr") if key in lines[0]["point"]}
         rows.append(
-            [style(row).label, shown.point(point | lines[0]["point"]), *shown.perplexity(lines),
+            [spec.label(row), shown.point(point | lines[0]["point"]), *shown.perplexity(lines),
              *(shown.held_out(lines, name) for name in spec.held_out)]
         )  # fmt: skip
     return Table(
@@ -110,7 +109,7 @@ def _declared(column: Mapping[str, Verdict], made: Container[str]) -> dict[str, 
 def _tuning(spec: Spec, ledger: Ledger, row: str, cell: Cell) -> list[str]:
     """The number of tuning runs, and the settings whose best value is not bracketed."""
     if (source := spec.rows[row].rates_of) is not None:
-        return [f"those of {style(source).label}", ""]
+        return [f"those of {spec.label(source)}", ""]
     walked = tuning(spec, row, cell, ledger)
     return [
         str(len(tuning_runs(spec, ledger, row, cell))),

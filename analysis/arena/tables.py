@@ -10,7 +10,6 @@ from analysis.arena.outcomes import loss_of, recorded, reference_curve, title_of
 from analysis.arena.ranks import ranks
 from analysis.arena.spec import Cell, Spec, all_specs, cells
 from analysis.arena.standings import SCALE, others, standings
-from analysis.rows import style
 from analysis.tables.cells import text
 from analysis.tables.table import Table
 
@@ -47,9 +46,9 @@ def ratios(spec: Spec, ledger: Ledger, cell: Cell) -> Table:
         losses = [by_tokens[tokens][row] for tokens in spec.ladder]
         values = [text(math.exp(loss)) if math.isfinite(loss) else "diverged" for loss in losses]
         ranked = [f"{value} ({places[tokens][row]})" for value, tokens in zip(values, spec.ladder, strict=True)]
-        rows.append([style(row).label, *ranked])
+        rows.append([spec.label(row), *ranked])
     curve = reference_curve(spec, ledger, cell)
-    reference = style(spec.against[0]).label
+    reference = spec.label(spec.against[0])
     fitted = f" {reference}: L = {curve.a:.4f} (D / {curve.most:,.0f})^-{curve.b:.3f} + {curve.c:.4f}." if curve else ""
     return Table(
         f"{spec.name}_{cell.size}_{cell.batch_size}_ratios",
@@ -75,7 +74,7 @@ def tried(spec: Spec, ledger: Ledger) -> Table:
             walked = [losses.pop(Entry(row, cell, spec.tuning.tokens, point, 0).name) for point in found.points]
             if walked or losses:
                 rows.append(
-                    [style(row).label, f"{cell.size} x {cell.batch_size}", str(len(walked)), shown.point(found.best),
+                    [spec.label(row), f"{cell.size} x {cell.batch_size}", str(len(walked)), shown.point(found.best),
                      " ".join(open_settings), " · ".join(walked), " · ".join(losses.values())]
                 )  # fmt: skip
     tokens = spec.tuning.tokens

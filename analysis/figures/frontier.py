@@ -25,12 +25,13 @@ NAMED = ("adam", "muon", "alice", "racs")
 
 @dataclass(frozen=True)
 class Spot:
-    """A row's place: MiB of state, mean perplexity, its deviation over seeds (0 for one), and label."""
+    """A row's place: MiB of state, mean perplexity, its deviation over seeds (0 for one), label and colour."""
 
     held: float
     perplexity: float
     deviation: float
     label: str
+    colour: str
 
 
 def front(points: dict[str, tuple[float, float]]) -> list[str]:
@@ -52,13 +53,13 @@ def frontier_figure(spec: Spec, ledger: Ledger, cells: list[Cell]) -> "Figure | 
     with results_style():
         figure, panels = panels_of(8.2 * len(drawn), 5.4, 1, len(drawn))
         spots = [
-            {row: _spot(row, lines, spec.rows[row].seeds) for row, lines in found.items() if finished(lines)}
+            {row: _spot(spec, row, lines) for row, lines in found.items() if finished(lines)}
             for found in drawn.values()
         ]
         for axes, (cell, found), shown in zip(panels, drawn.items(), spots, strict=True):
             dress(axes, title_among_arenas(spec, cell))
             _draw(axes, shown)
-            gone = [style(row).label for row in found if row not in shown]
+            gone = [spec.label(row) for row in found if row not in shown]
             note = f"\nall seeds diverged: {', '.join(gone)}" if gone else ""
             axes.set_xlabel(f"optimizer state, MiB{note}")
             axes.set_ylabel("perplexity, mean and standard deviation over seeds")
@@ -77,13 +78,14 @@ def _compared(spec: Spec, ledger: Ledger, cell: Cell) -> dict[str, list[Line]]:
     }
 
 
-def _spot(row: str, lines: list[Line], seeds: int) -> Spot:
-    """The place of a row that shall have so many seeds; its label says so where some are not made, or diverged."""
-    ended = finished(lines)
+def _spot(spec: Spec, row: str, lines: list[Line]) -> Spot:
+    """The place of a row; its label says where some of its seeds are not made, or diverged."""
+    ended, seeds = finished(lines), spec.rows[row].seeds
     values = perplexities(ended)
     held = ended[0]["summary"]["optimizer_state_bytes"] / MIB
     part = f" ({len(ended)} of {seeds})" if len(ended) < seeds else ""
-    return Spot(held, statistics.fmean(values), deviation(values) or 0.0, f"{style(row).label}{part}")
+    look = style(spec.style_of(row))
+    return Spot(held, statistics.fmean(values), deviation(values) or 0.0, f"{look.label}{part}", look.colour)
 
 
 def _front(spots: dict[str, Spot]) -> list[str]:
@@ -101,7 +103,7 @@ def _draw(axes: "Axes", spots: dict[str, Spot]) -> None:
     )  # as a stair: every row's, then down to the next
     for row, spot in spots.items():
         axes.errorbar(
-            spot.held, spot.perplexity, spot.deviation or None, fmt="o", color=style(row).colour, capsize=2,
+            spot.held, spot.perplexity, spot.deviation or None, fmt="o", color=spot.colour, capsize=2,
             elinewidth=1, markersize=7 if row in best else 5, zorder=3,
         )  # fmt: skip
     axes.set_xscale("log")

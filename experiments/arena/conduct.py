@@ -1,12 +1,12 @@
 """An arena from its spec to its records: each run as soon as it can start, until nothing is left."""
 
 import contextlib
+import dataclasses
+import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-
-import torch
 
 from analysis import records
 from analysis.arena.entries import Entry, arguments, due, remaining, steps_of, untuned
@@ -20,7 +20,7 @@ from configs.schema import SettingsError, load
 from configs.yaml_values import from_yaml
 from experiments.jobs import Job, run_all, since_start, training
 from experiments.placement import Machine
-from training.run.provenance import environment
+from training.processes.logs import say
 
 RUNS = Path("runs/arena")
 # The sentence with which train.py ends when a loss, a gradient norm or an evaluation is not finite.
@@ -28,27 +28,9 @@ DIVERGED = re.compile(r"^step \d+ .*(its loss is|norm|evaluation is) (nan|inf)\b
 
 
 def job(spec: Spec, entry: Entry, launcher: Sequence[str] = ()) -> Job:
-    """The run of an entry, in a folder of its own below runs/arena."""
-    return training(entry.name, arguments(spec, entry), RUNS / spec.name, launcher or None)
-
-
-def keep(spec: Spec, ledger: Ledger, entries: Sequence[Entry]) -> bool:
-    """Append the records of those entries that have ended, and say whether there were any. A line is never changed, so
-    a finished run of the comparison waits until it is evaluated on every other text. Raises SettingsError as `line_of`,
-    when the others are kept."""
-    kept, faults = False, []
-    for entry in entries:
-        try:
-            line = None if entry.name in ledger.lines else line_of(spec, entry)
-        except SettingsError as error:
-            faults.append(error)
-            continue
-        if line is not None and (line["loss"] is None or texts(spec, entry).keys() <= line.get("held_out", {}).keys()):
-            ledger.append(line)
-            kept = True
-    if faults:
-        raise faults[0]
-    return kept
+    """The run of an entry, in a folder of its own below runs/arena. One that diverges is no failure."""
+    made = training(entry.name, arguments(spec, entry), RUNS / spec.name, launcher or None)
+    return dataclasses.replace(made, result=DIVERGED)
 
 
 def texts(spec: Spec, entry: Entry) -> dict[str, list[str]]:
@@ -84,13 +66,13 @@ def line_of(spec: Spec, entry: Entry) -> Line | None:
     try:
         changed = differences(from_yaml((folder / "config.yaml").read_text()), to_dict(config))
         kept = records.record(folder) if ended else None
+        made_in = json.loads(environment.read_text()) if (environment := folder / "environment.json").is_file() else {}
     except records.DAMAGED as error:
         raise SettingsError(f"{folder} holds no whole run ({one_line(error)}); move it away") from error
     if changed:
         raise SettingsError(f"{folder}: this run has another {changed[0]} than the spec has now; move it away")
     if kept is None:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        line["summary"] = {"seed": entry.seed, "config_hash": config_hash(config), **environment(device)}
+        line["summary"] = {"seed": entry.seed, "config_hash": config_hash(config), **made_in}
         return line
     line["loss"] = kept["summary"]["final_loss"]
     line["summary"] = dict(kept["summary"])
@@ -101,53 +83,119 @@ def line_of(spec: Spec, entry: Entry) -> Line | None:
     return line
 
 
-def held_out_jobs(spec: Spec, entries: Sequence[Entry]) -> list[Job]:
-    """The evaluations on other texts that finished runs lack."""
+def held_out_jobs(spec: Spec, entry: Entry) -> list[Job]:
+    """The evaluations on other texts that an entry's run lacks; none before it is finished."""
+    folder = RUNS / spec.name / entry.name
+    wanted = texts(spec, entry)
+    if not wanted or not (ROOT / folder / "summary.json").is_file():
+        return []
+    evaluated = records.record(ROOT / folder).get("held_out", {})
     jobs = []
-    for entry in entries:
-        folder = RUNS / spec.name / entry.name
-        if texts(spec, entry) and (ROOT / folder / "summary.json").is_file():
-            evaluated = records.record(ROOT / folder).get("held_out", {})
-            for name, settings in texts(spec, entry).items():
-                command = (sys.executable, "scripts/evaluate.py", str(folder), "--save", name, *settings)
-                log = RUNS / spec.name / f"{entry.name}_{name}.log"
-                done = Job(f"{entry.name}_{name}", command, proof=folder / "evaluations.json", log=log, again=True)
-                jobs += [] if name in evaluated else [done]
-    return jobs
+    for name in wanted.keys() - evaluated.keys():
+        command = (sys.executable, "scripts/evaluate.py", str(folder), "--save", name, *wanted[name])
+        log = RUNS / spec.name / f"{entry.name}_{name}.log"
+        jobs.append(Job(f"{entry.name}_{name}", command, proof=folder / "evaluations.json", log=log, again=True))
+    return sorted(jobs, key=lambda job: job.name)
+
+
+class Conductor:
+    """What of an arena can start now: asked again whenever a run has ended.
+
+    `faults`: row -> why it gets no more runs. record: what becomes of the line of a run that has ended.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        ledger: Ledger,
+        rows: list[str],
+        stages: Sequence[str],
+        launcher: Sequence[str],
+        record: Callable[[Line], None],
+    ):
+        self.spec, self.ledger, self.rows, self.stages, self.launcher = spec, ledger, rows, stages, launcher
+        self.faults: dict[str, SettingsError] = {}
+        self._record = record
+        self._given: set[str] = set()
+
+    def next_jobs(self) -> list[Job]:
+        """The jobs that can start now and have not been given yet; lines of ended runs are recorded first."""
+        while ended := [line for entry in self._due() if (line := self._ended(entry))]:
+            for line in ended:
+                self._record(line)
+        entries = self._due()
+        found = [each for entry in entries for each in held_out_jobs(self.spec, entry)]
+        found += [job(self.spec, entry, self.launcher) for entry in entries]
+        new = [each for each in found if each.name not in self._given]
+        self._given.update(each.name for each in new)
+        return new
+
+    def _due(self) -> list[Entry]:
+        """The runs without a record that can start, of rows without a fault."""
+        entries = list(
+            {
+                entry.name: entry
+                for stage in self.stages
+                for entry in due(self.spec, self.ledger, self.rows, stage)
+                if entry.row not in self.faults
+            }.values()
+        )
+        for row, cell in dict.fromkeys((entry.row, entry.cell) for entry in entries):
+            try:
+                check_unchanged(self.spec, self.ledger, row, cell)
+            except SettingsError as error:
+                self._notice(row, error)
+        return [entry for entry in entries if entry.row not in self.faults]
+
+    def _ended(self, entry: Entry) -> Line | None:
+        """The line of a run, if it has ended. A line is never changed, so a finished run of the comparison waits until
+        it is evaluated on every other text."""
+        try:
+            line = line_of(self.spec, entry)
+        except SettingsError as error:
+            self._notice(entry.row, error)
+            return None
+        if line is None or line["loss"] is None or texts(self.spec, entry).keys() <= line.get("held_out", {}).keys():
+            return line
+        return None
+
+    def _notice(self, row: str, error: SettingsError) -> None:
+        if row not in self.faults:
+            self.faults[row] = error
+            say(f"{error}\nthe row {row} gets no more runs, the others go on")
 
 
 def run_stages(spec: Spec, ledger: Ledger, rows: list[str], stages: Sequence[str], machine: Machine) -> int:
     """Run what these stages need until nothing is left that can start; returns an exit code.
 
     A run starts as soon as those that it depends on have a record: no row waits for another, nor for the end of a
-    stage. A run that diverged is a result. One that failed for another reason is tried once, and its row ends there.
-    Raises SettingsError where records or folders of runs have other settings than the spec has now, where a folder is
-    damaged, and, after all other runs, where another arena has not tuned a row yet.
+    stage. A run that diverged is a result. One that failed for another reason is tried once, and its walk ends there.
+    Raises SettingsError when the runs have ended: where records or folders of a row have other settings than the spec
+    has now, where a folder is damaged, and where another arena has not tuned a row yet.
     """
-    given: set[str] = set()
-
-    def next_jobs() -> list[Job]:
-        """The jobs that can start now and have not been given yet; records of ended runs are kept first."""
-        while True:
-            entries = list({entry.name: entry for stage in stages for entry in due(spec, ledger, rows, stage)}.values())
-            check_unchanged(spec, ledger, entries)
-            if not keep(spec, ledger, entries):
-                break
-        found = [*held_out_jobs(spec, entries), *(job(spec, entry, machine.launcher) for entry in entries)]
-        new = [each for each in found if each.name not in given]
-        given.update(each.name for each in new)
-        return new
+    conductor = Conductor(spec, ledger, rows, stages, machine.launcher, ledger.append)
 
     def after_each() -> list[Job]:
         with contextlib.suppress(SettingsError, OSError):  # raised again when all have ended
-            return next_jobs()
+            return conductor.next_jobs()
         return []
 
-    code = run_all(next_jobs(), at_once=machine.at_once, devices=machine.devices, after_each=after_each)
-    next_jobs()
+    code = run_all(conductor.next_jobs(), at_once=machine.at_once, devices=machine.devices, after_each=after_each)
+    conductor.next_jobs()
+    for error in conductor.faults.values():
+        raise error
     if code <= 1 and [*stages] != ["tuning"] and (row := untuned(spec, ledger, rows)):
         raise SettingsError(f"rows.{row} has no tuned values yet: run the arena {spec.tuned_in} first")
     return code if code > 1 else int(any(due(spec, ledger, rows, stage) for stage in stages))
+
+
+def print_startable(spec: Spec, ledger: Ledger, rows: list[str], stages: Sequence[str], machine: Machine) -> int:
+    """Print the commands that `run_stages` would start first, and write nothing; returns an exit code. Raises as it."""
+    conductor = Conductor(spec, ledger, rows, stages, machine.launcher, ledger.take)
+    run_all(conductor.next_jobs(), devices=machine.devices, dry=True)
+    for error in conductor.faults.values():
+        raise error
+    return 0
 
 
 def budget(spec: Spec, ledger: Ledger, rows: list[str], at_once: int) -> str:

@@ -13,6 +13,7 @@ from configs.identity import to_dict
 from configs.schema import load
 from configs.yaml_values import to_yaml
 from experiments.arena import conduct
+from experiments.jobs import run_all
 from scripts import arena
 
 SPEC = """
@@ -110,6 +111,7 @@ def start(job):
     folder = job.proof.parent
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(to_yaml(to_dict(load(job.command[2:]).config)))
+    (folder / "environment.json").write_text('{"git_commit": "abc", "device": "a card", "versions": {}}')
     return folder
 
 
@@ -242,6 +244,38 @@ def test_a_damaged_run_is_one_sentence_when_the_others_have_ended(small, tmp_pat
     assert {line["row"] for line in ledger.ledger_of("small").lines.values()} == {"racs"}
 
 
+def test_other_rows_go_on_beside_a_damaged_one(small, tmp_path, made_by, capfd):
+    """Also where it is there from the start; its own row gets no more runs."""
+
+    def make(job):
+        finish(job)
+        if "_same" not in job.name and job.name.startswith("adam"):
+            (job.proof.parent / "config.yaml").write_text('{"a": [')
+
+    made_by(make, first=min)
+    assert small("--until", "tuning") == 2
+    assert [line["row"] for line in ledger.ledger_of("small").lines.values()] == ["racs"] * 2
+    (tmp_path / "small.jsonl").unlink()
+    capfd.readouterr()
+    assert small("--until", "tuning") == 2
+    said = capfd.readouterr()
+    assert "the row adam gets no more runs, the others go on" in said.out and "holds no whole run" in said.err
+    assert [line["row"] for line in ledger.ledger_of("small").lines.values()] == ["racs"] * 2
+
+
+def test_a_listing_has_what_the_command_would_start_and_writes_nothing(small, tmp_path, made_by, monkeypatch, capfd):
+    """Adam's walk has ended without its records: its comparison is next."""
+    made_by(lambda job: finish(job) if job.name.startswith("adam") else 1)
+    assert small("--until", "tuning") == 1
+    (tmp_path / "small.jsonl").unlink()
+    monkeypatch.setattr(conduct, "run_all", run_all)
+    capfd.readouterr()
+    assert small("-n") == 0
+    commands = [line for line in capfd.readouterr().out.splitlines() if "train.py" in line or "evaluate.py" in line]
+    assert not (tmp_path / "small.jsonl").exists() and len(commands) == 2
+    assert "/racs.yaml" in commands[0] and "/adam.yaml" in commands[1] and "train.steps=4" in commands[1]
+
+
 def test_a_divergence_of_other_settings_is_no_record(small, tmp_path, made_by, capfd):
     """A line that was deleted does not come back from the log of a run that had other settings."""
 
@@ -333,7 +367,7 @@ def test_a_divergence_behind_a_launchers_own_words_is_one(small, made_by):
     lines = ledger.ledger_of("small").lines.values()
     assert [(line["row"], line["loss"]) for line in lines] == [("adam", None)] * 2
     assert all(len(line["summary"]["config_hash"]) == 12 for line in lines)
-    assert all({"git_commit", "device", "versions"} <= line["summary"].keys() for line in lines)
+    assert all(line["summary"]["git_commit"] == "abc" and line["summary"]["device"] == "a card" for line in lines)
 
 
 def test_a_spec_whose_tables_would_not_be_made_is_one_sentence(small, tmp_path, monkeypatch, capfd):

@@ -1,6 +1,7 @@
 """The run folder `run.dir`, and the right to write there.
 
 config.yaml      the resolved config
+environment.json where the process that trains has been started: commit, device, versions
 metrics.jsonl    one object a line, as training goes
 summary.json     there only when the run is finished
 checkpoints/  model/  curve.png
@@ -45,6 +46,7 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         self.config = path / "config.yaml"
+        self.environment = path / "environment.json"
         self.metrics = path / "metrics.jsonl"
         self.summary = path / "summary.json"
         self.curve = path / "curve.png"
@@ -77,7 +79,7 @@ class RunFolder:
 
     def _check_results(self) -> None:
         """Refuse what is in the way of the results: they are written when the work is done."""
-        for path in (self.config, self.metrics, self.summary, self.curve):
+        for path in (self.config, self.environment, self.metrics, self.summary, self.curve):
             if path.is_dir():
                 raise RunFolderError(f"run.dir: {path} is a folder, but the run writes a file of that name")
         for path in (self.checkpoints, self.model):
@@ -95,7 +97,8 @@ class RunFolder:
 
     def _refuse_foreign_results(self) -> None:
         """Refuse a folder that holds what the run would overwrite or delete, and no sign of an earlier run."""
-        files = [path for path in (self.config, self.metrics, self.summary, self.curve) if path.exists()]
+        written_by_runs = (self.config, self.environment, self.metrics, self.summary, self.curve)
+        files = [path for path in written_by_runs if path.exists()]
         # A run that was refused leaves its lock, which says nothing of other files, and an empty metrics.jsonl.
         written = [path for path in files if path.stat().st_size > 0]
         filled = [path for path in (self.model, self.checkpoints) if path.exists() and any(path.iterdir())]
@@ -153,6 +156,11 @@ class RunFolder:
         """Put the resolved config, plain values only, into config.yaml."""
         with self._refusing():
             write_atomically(self.config, to_yaml(config).encode())
+
+    def write_environment(self, found: dict[str, Any]) -> None:
+        """Put commit, device and versions into environment.json."""
+        with self._refusing():
+            write_atomically(self.environment, (json.dumps(found, indent=2) + "\n").encode())
 
     def read_summary(self) -> dict[str, Any] | None:
         """The summary if the run in this folder is finished, else None. Raises RunFolderError if it cannot be read."""

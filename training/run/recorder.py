@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -23,6 +24,7 @@ from training.run.disk import is_full
 from training.run.export import export_model
 from training.run.folder import RunFolder
 from training.run.metrics import MetricsLog
+from training.run.provenance import environment
 from training.run.reference import Reference, effective_tokens_per_second
 from training.run.summary import final_line
 from training.run.tracking import Tracker
@@ -71,23 +73,32 @@ class RunRecorder(Recorder):
     _metrics: MetricsLog
     _tracker: Tracker | None = None
 
-    def __init__(self, folder: RunFolder, config: Config, resumed: Checkpoint | None, optimizer: BaseOptimizer):
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: Config,
+        resumed: Checkpoint | None,
+        optimizer: BaseOptimizer,
+        device: torch.device,
+    ):
         importlib.import_module("matplotlib.figure")  # the curve is drawn at the end: without it, fail now
         self._folder, self._config, self._settings, self._resumed = folder, config, to_dict(config), resumed
         self._reference = Reference.read(expanded(config.run.reference)) if config.run.reference else None
         self._cosines = BasisCosines(optimizer) if config.run.record_basis_cosines else None
+        self._environment = environment(device)
 
     def __exit__(self, *exception: object) -> None:
         if self._tracker is not None:
             self._tracker.finish(exit_code=1)  # does nothing after `finish`
 
     def begin(self) -> None:
-        """This run is about to train: remove summary.json, write config.yaml, drop the rows of steps that are trained
-        again, start wandb. Raises RunFolderError."""
+        """This run is about to train: remove summary.json, write config.yaml and environment.json, drop the rows of
+        steps that are trained again, start wandb. Raises RunFolderError."""
         folder, resumed = self._folder, self._resumed
         step, evaluated = (None, None) if resumed is None else (resumed.step, resumed.counters["evaluated"])
         folder.summary.unlink(missing_ok=True)
         folder.write_config(self._settings)
+        folder.write_environment(self._environment)
         self._metrics = MetricsLog(folder.metrics, step, evaluated)
         if self._cosines is not None:
             self._cosines.open(folder.path / "basis_cosines.jsonl", step)
@@ -121,7 +132,7 @@ class RunRecorder(Recorder):
 
         Raises SaveError.
         """
-        summary |= self._effective(self._metrics.evaluations)
+        summary |= self._environment | self._effective(self._metrics.evaluations)
         self._making_room(self._metrics.sync)
         self._metrics.close()
         self._making_room(self._draw)
@@ -159,4 +170,4 @@ def open_recorder(
     world: World, folder: RunFolder, config: Config, resumed: Checkpoint | None, optimizer: BaseOptimizer
 ) -> Recorder:
     """The recorder of this process. Raises what `RunRecorder` raises."""
-    return RunRecorder(folder, config, resumed, optimizer) if world.is_main else Recorder()
+    return RunRecorder(folder, config, resumed, optimizer, world.device) if world.is_main else Recorder()

@@ -11,7 +11,6 @@ from training.memory import peak_memory_bytes
 from training.processes.layout import Layout
 from training.processes.world import World
 from training.run.folder import RunFolder
-from training.run.provenance import environment
 
 
 def summarize(
@@ -38,7 +37,6 @@ def summarize(
         "seed": config.run.seed,
         "config_hash": config_hash(config),
         "mixed_precision": world.mixed_precision,
-        **environment(world.device),
     }
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from analysis.arena import entries as entries_module
 from analysis.arena import spec as spec_module
-from analysis.arena.entries import Entry, arguments, due, published, remaining, steps_of, tuning
+from analysis.arena.entries import Entry, arguments, published, remaining, steps_of, tuning
 from analysis.arena.ledger import Ledger
 from analysis.arena.outcomes import recorded
 from analysis.arena.same_settings import check_unchanged
@@ -93,16 +93,18 @@ def test_runs_of_other_settings_are_not_mixed(spec, tmp_path):
         entry = Entry(run["row"], CELL, run["tokens"], run["point"], run["seed"])
         run["summary"]["config_hash"] = config_hash(load(arguments(spec, entry)).config)
     assert "other settings" not in standings(spec, ledger, CELL).note
-    spec.rows["racs"].seeds = 3
-    check_unchanged(spec, ledger, due(spec, ledger, list(spec.rows), "final"))
+    check_unchanged(spec, ledger, "racs", CELL)
     spec.settings = ["optimizer.weight_decay=0.1"]
     note = standings(spec, ledger, CELL).note
     assert note.endswith("Made with other settings than the spec has now: Adam, RACS, plain racs.")
     with pytest.raises(SettingsError, match=r"rows\.racs: its records were made with other settings than configs/exp"):
-        check_unchanged(spec, ledger, due(spec, ledger, list(spec.rows), "final"))
+        check_unchanged(spec, ledger, "racs", CELL)
     best = tuning(spec, "racs", CELL, ledger).best
     ledger.lines[Entry("racs", CELL, 40960, best, 1).name]["summary"]["git_commit"] = "abc-dirty"
     assert standings(spec, ledger, CELL).note.endswith("changes that were not committed: RACS (1).")
+    for run in ledger.of("racs", CELL):
+        run["point"]["option_of_old"] = 1
+    assert "Adam, RACS, plain racs" in standings(spec, ledger, CELL).note  # an option that the method has lost
 
 
 def test_a_published_recipe_keeps_its_files_refreshes(tmp_path):

@@ -53,6 +53,13 @@ def test_an_arena_that_takes_its_own_values_is_refused(tmp_path, monkeypatch):
         (("batch_sizes: [8]", "batch_sizes: []"), "batch_sizes is empty"),
         (("lr: 0.004", "lr: -0.004"), r"rows\.adam: optimizer\.lr must be greater than 0"),
         (("rows:", "held_out: {books: [data.eval_pth=a]}\nrows:"), r"held_out\.books: unknown key data\.eval_pth"),
+        (("own: {beta: [0.9, 0.95]}", "own: {beta: [0.9, much]}"), r"rows\.racs\.own\.beta has names and numbers"),
+        (("title: small", "refreshes: 0"), "refreshes must be at least 1, got 0"),
+        (("title: small", "significance: 7"), "significance must be above 0 and below 1, got 7"),
+        (("title: small", "budget: {positions_per_second: 0}"), "budget needs positions_per_second above 0"),
+        (("against: [adam]", "against: [adam, adam]"), "against has adam twice"),
+        (("batch_sizes: [8]", "batch_sizes: [8, 8]"), "batch_sizes has 8 twice"),
+        (("rates_of: racs}", "rates_of: racs, style: racs}"), "two rows are called RACS in tables: give one of them"),
         (("  adam: {", "  sgd: {lr: 1}\n  adam: {"), r"rows\.sgd: there is no file configs/experiment/nano/sgd.yaml"),
     ],
 )
@@ -61,6 +68,15 @@ def test_a_wrong_spec_is_one_sentence(tmp_path, change, sentence):
     with pytest.raises(SettingsError, match=sentence) as error:
         read_spec(tmp_path / "small.yaml")
     assert "\n" not in str(error.value)
+
+
+def test_an_arena_that_takes_anothers_values_asks_nothing_of_its_tuning(spec, tmp_path, monkeypatch):
+    """2,048,000 positions, the default of tuning, are no whole number of steps of 512 rows."""
+    monkeypatch.setattr(spec_module, "spec_named", lambda name: spec)
+    spec.batch_sizes = [512]
+    text = AGAIN.replace("[8]", "[512]").replace("40960", "131072")
+    (tmp_path / "again.yaml").write_text(text)
+    assert read_spec(tmp_path / "again.yaml").batch_sizes == [512]
 
 
 def test_a_row_of_other_data_than_the_first_is_refused(tmp_path):

@@ -137,6 +137,27 @@ def test_finals_at_points_that_tuning_has_left_are_a_table(spec, tmp_path):
     assert len(standings(spec, ledger, CELL).rows) == 3
 
 
+def test_a_column_that_is_left_out_takes_its_rows_along(monkeypatch):
+    """Of X = {A}, Y = {A, B, C} and Z = {B, C} A is in Y alone once X, where it is by itself, is left out."""
+    found = {"X": "A", "Y": "ABC", "Z": "BC"}
+    columns = {title: dict.fromkeys(rows, ranks_module.Mean(1.0, "1")) for title, rows in found.items()}
+    monkeypatch.setattr(ranks_module, "_columns", lambda arenas: columns)
+    table = ranks([])
+    assert [row[0] for row in table.rows] == ["B", "C"] and table.columns[1:] == ["Y, 2 rows", "Z, 2 rows"]
+
+
+def test_a_row_is_shown_and_ranked_by_its_style(spec, tmp_path, monkeypatch):
+    """A change to a method that has the method's name in one arena is another row elsewhere."""
+    ledger = Ledger(tmp_path / "small.jsonl")
+    spec.rows["racs"].style, spec.rows["plain_racs"].style = "racs_of_old", "racs"
+    made(spec, ledger, loss_of)
+    assert [cells[0] for cells in standings(spec, ledger, CELL).rows] == ["RACS", "racs of old", "Adam"]
+    runs = {row: [{"summary": {"final_perplexity": 100.0}}] for row in ("adam", "racs")}
+    monkeypatch.setattr(ranks_module, "final_runs", lambda: runs)
+    place = standing(spec, ledger)["RACS"]["ppl"]
+    assert {row[0]: row[1] for row in ranks([(spec, ledger)]).rows}["RACS"].startswith(place)
+
+
 def test_ranks_are_of_the_rows_that_two_columns_have(spec, tmp_path, monkeypatch):
     ledger = Ledger(tmp_path / "small.jsonl")
     made(spec, ledger, loss_of)

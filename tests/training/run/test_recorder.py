@@ -3,6 +3,7 @@
 import inspect
 
 import pytest
+import torch
 
 from configs.schema import load
 from training.run.folder import RunFolder
@@ -41,7 +42,10 @@ def fail(error: Exception):
 
 @pytest.fixture
 def recorder(tmp_path):
-    with RunFolder(tmp_path) as folder, RunRecorder(folder, load([]).config, None, None) as recorder:
+    with (
+        RunFolder(tmp_path) as folder,
+        RunRecorder(folder, load([]).config, None, None, torch.device("cpu")) as recorder,
+    ):
         recorder.begin()
         yield recorder
 
