@@ -9,6 +9,7 @@ from analysis.comparison import best_settings
 from analysis.panels import Panel
 from analysis.paper import POSITIONS_A_STEP, published_curves, throughput
 from analysis.records import Record
+from analysis.rows import ByRow
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +32,7 @@ class Curve:
     high: list[float]
 
 
-def ours(rows: dict[str, list[Record]], panel: Panel) -> list[Curve]:
+def ours(rows: ByRow, panel: Panel) -> list[Curve]:
     """The curve of each row that a panel shows: of its best settings, through the evaluations that all seeds have."""
     return [of_seeds(row, panel.label(row), best_settings(runs)) for row, runs in rows.items() if panel.shows(row)]
 

@@ -103,9 +103,9 @@ def write(kept: Record, path: Path) -> None:
 def gather(runs: Path, records: Path, refusal: Callable[[Record], str | None] = lambda run: None) -> int:
     """Write the record of every finished run below `runs` into `records`; returns their number.
 
-    A record is named after its run's settings, so that runs of any folders keep apart. Raises SettingsError for a
-    folder that holds no whole run, for a run that `refusal` has a reason against, and where another run or a damaged
-    record has the name: no record is lost.
+    A record is named after its run's settings, so that runs of any folders keep apart. What the folder has lost since
+    its record was written stays there. Raises SettingsError for a folder that holds no whole run, for a run that
+    `refusal` has a reason against, and where another run or a damaged record has the name: no record is lost.
     """
     folders = [path.parent for path in sorted(runs.rglob("summary.json"))]
     for folder in folders:
@@ -116,10 +116,22 @@ def gather(runs: Path, records: Path, refusal: Callable[[Record], str | None] = 
             raise SettingsError(f"{folder} holds no whole run ({type(error).__name__}: {one_line(error)})") from error
         if reason := refusal(kept):
             raise SettingsError(f"{folder}: {reason}")
-        if path.is_file() and _read(path)["summary"] != kept["summary"]:
-            raise SettingsError(f"{path} is of another run than {folder}, of equal settings and seed; move it away")
+        if path.is_file():
+            before = _read(path)
+            if before["summary"] != kept["summary"]:
+                raise SettingsError(f"{path} is of another run than {folder}, of equal settings and seed; move it away")
+            kept = _with_parts_of(before, kept)
         write(kept, path)
     return len(folders)
+
+
+def _with_parts_of(before: Record, kept: Record) -> Record:
+    """A run's record with the parts that only the one `before` has: its folder may have lost files, or been copied
+    without them."""
+    joined: Record = {**before, **kept}
+    if "held_out" in before:
+        joined["held_out"] = before["held_out"] | kept.get("held_out", {})
+    return joined
 
 
 def _settings_name(kept: Record) -> str:

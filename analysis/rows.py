@@ -82,6 +82,8 @@ EIGHT_BITS = {
     "alice_8bit": Style("8-bit Alice", "#3c9f84", DASHED),
 }
 
+ByRow = dict[str, list[Record]]  # the runs of each row
+
 # (tracking, switching, compensation) of the optimizer alice -> row
 ALICE = {
     (True, "complement", "optimal"): "alice",
@@ -135,9 +137,9 @@ def usual_last_layer(method: str) -> str:
     return registry.get(method)[0].traits.last_layer
 
 
-def by_row(records: Iterable[Record]) -> dict[str, list[Record]]:
+def by_row(records: Iterable[Record]) -> ByRow:
     """The records of each row, by seed; rows in the order of the styles."""
-    rows: dict[str, list[Record]] = {}
+    rows: ByRow = {}
     for record in records:
         rows.setdefault(row_of(record), []).append(record)
     order = [*METHODS, *ABLATIONS, *EIGHT_BITS, *sorted(rows)]

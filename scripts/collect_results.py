@@ -11,6 +11,7 @@ come from records alone, so they can be made again, byte for byte, without the r
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -31,10 +32,11 @@ def write_paper_tables() -> None:
         path = RESULTS / table.scale / table.name
         write_table(path, f"# {table.title}", table.columns, table.rows, table.note)
         written.append(path)
-        print(path.with_suffix(".md"))
+        print(f"{path}.md")
     for ledger in (RESULTS / "arena").glob("*.jsonl"):
-        for path in ledger.parent.glob(f"{ledger.stem}_*"):
-            if path.suffix in (".md", ".csv") and path.with_suffix("") not in written:
+        ours = re.compile(rf"{re.escape(ledger.stem)}_(tuning|.+_\d+(_ratios|_other_points)?)\.(md|csv)")
+        for path in ledger.parent.iterdir():
+            if ours.fullmatch(path.name) and path.with_suffix("") not in written:
                 path.unlink()
 
 

@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=512, help="sequences to fit to, and as many again to test on")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the sequences and of Alice's draws")
     parser.add_argument("--results", type=Path, default=RESULTS / "fim_error")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     table = arguments.results / "fim_error.csv"
     try:
         if arguments.samples < 2:

@@ -115,7 +115,7 @@ def _job(name: str, arguments: argparse.Namespace) -> Job:
 
 
 def write(out: Path, title: str) -> int:
-    """Write the table of the records below `out`; returns the exit code."""
+    """Write the table of the records below `out`; returns the exit code. Raises SettingsError."""
     rows = glue_table.read(out)
     if not rows:
         print(f"{out} holds no finished run of scripts/glue.py", file=sys.stderr)
@@ -129,10 +129,8 @@ def write(out: Path, title: str) -> int:
 def main() -> int:
     """Do what the command line says; returns the exit code."""
     parser, arguments = parse()
-    if arguments.table:
-        return write(arguments.out, arguments.title)
     try:
-        return start(arguments)
+        return write(arguments.out, arguments.title) if arguments.table else start(arguments)
     except (SettingsError, RunFolderError) as error:
         parser.error(str(error))
     except MachineError as error:

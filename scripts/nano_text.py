@@ -25,11 +25,12 @@ def main() -> int:
     if missing := [source for source in sources if not source.is_dir()]:
         parser.error(f"there is no folder {missing[0]}")
     RUNS.mkdir(parents=True, exist_ok=True)
-    link = RUNS / "text"
+    link, corpus, tokenizer = RUNS / "text", RUNS / "corpus", RUNS / "tokenizer"
     if link.resolve() != corpora.resolve():
+        if corpus.exists() or (link.exists() and not link.is_symlink()):
+            parser.error(f"{RUNS} holds the text of {link.resolve()}; move it away to make that of {corpora}")
         link.unlink(missing_ok=True)
         link.symlink_to(corpora.resolve())
-    corpus, tokenizer = RUNS / "corpus", RUNS / "tokenizer"
     mixed = corpus / "en" / "c4-train.00007-of-00008.json.gz"
     options = ("--data", str(corpus), "--vocab-size", "4096", "--out", str(tokenizer))
     return run_all(

@@ -12,6 +12,7 @@ from analysis.arena.outcomes import (
     finished,
     loss_of,
     mean_loss,
+    mean_perplexity,
     other_points,
     recorded,
     reference_curve,
@@ -42,7 +43,7 @@ def standings(spec: Spec, ledger: Ledger, cell: Cell) -> Table:
     clear = {other: significant(column, spec.significance, len(spec.rows) - 1) for other, column in declared.items()}
     longest, curve = reference_runs(spec, ledger, cell), reference_curve(spec, ledger, cell)
     rows = []
-    for row in sorted(found, key=lambda row: mean_loss(found[row])):
+    for row in sorted(found, key=lambda row: mean_perplexity(found[row])):
         lines = found[row]
         summary = (finished(lines) or lines)[0]["summary"]
         rows.append(
@@ -73,7 +74,7 @@ def others(spec: Spec, ledger: Ledger, cell: Cell) -> Table:
     kept = {row: other_points(spec, ledger, row, cell) for row in spec.rows}
     found = [(row, lines) for row, points in kept.items() for lines in points]
     rows = []
-    for row, lines in sorted(found, key=lambda pair: mean_loss(pair[1])):
+    for row, lines in sorted(found, key=lambda pair: mean_perplexity(pair[1])):
         point = {key: lines[0]["point"][key] for key in ("lr", "adam_lr") if key in lines[0]["point"]}
         rows.append(
             [spec.label(row), shown.point(point | lines[0]["point"]), *shown.perplexity(lines),

@@ -15,7 +15,7 @@ from analysis.figures.perplexity import curve_figure
 from analysis.figures.throughput import nano_rates, rates, throughput_figure
 from analysis.panels import FIGURE_1, FIGURE_2, FIGURE_5, Panel
 from analysis.records import Record
-from analysis.rows import by_row
+from analysis.rows import ByRow, by_row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +65,7 @@ def arena_figures() -> dict[str, "Figure"]:
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
-def _figure_6(rows: dict[str, list[Record]]) -> dict[str, "Figure"]:
+def _figure_6(rows: ByRow) -> dict[str, "Figure"]:
     figure = cosine_figure(rows)
     return {} if figure is None else {"figure6": figure}
 

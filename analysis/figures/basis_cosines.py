@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from analysis.figures.canvas import dress, panels_of
-from analysis.records import EIGENVECTORS, Record
-from analysis.rows import style
+from analysis.records import EIGENVECTORS
+from analysis.rows import ByRow, style
 from training.run.drawing import BAND
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ Refreshes = list[dict[str, float]]  # of one run: `step`, and the |cosine| of ea
 MEASURES: tuple[Callable[[list[float]], float], ...] = (min, statistics.fmean, max)
 
 
-def cosine_figure(rows: dict[str, list[Record]]) -> "Figure | None":
+def cosine_figure(rows: ByRow) -> "Figure | None":
     """|cosine| of basis columns before and after each refresh, without switching; None where no run recorded it."""
     recorded = {
         row: [record["basis_cosines"] for record in rows.get(row, ()) if "basis_cosines" in record]

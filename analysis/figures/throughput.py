@@ -7,13 +7,11 @@ from analysis.figures.bars import Bar, draw_bars, legend
 from analysis.figures.canvas import dress, panels_of
 from analysis.panels import Panel
 from analysis.paper import throughput
-from analysis.records import Record
-from analysis.rows import ABLATIONS
+from analysis.rows import ABLATIONS, ByRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Rows = dict[str, list[Record]]
 Bars = dict[str, list[Bar]]  # by row
 
 
@@ -39,7 +37,7 @@ def throughput_figure(panels: dict[str, Bars]) -> "Figure":
     return figure
 
 
-def rates(rows: Rows, panel: Panel) -> Bars:
+def rates(rows: ByRow, panel: Panel) -> Bars:
     """Throughput and effective throughput of each method at a panel's size: the paper's, then ours."""
     best = {row: best_settings(runs) for row, runs in rows.items() if row not in ABLATIONS}
     bars: Bars = {}
@@ -57,7 +55,7 @@ def rates(rows: Rows, panel: Panel) -> Bars:
     return bars
 
 
-def nano_rates(rows: Rows, pace: dict[str, float]) -> Bars:
+def nano_rates(rows: ByRow, pace: dict[str, float]) -> Bars:
     """The same of the nano study, from the seconds of a step of each row and the steps to Adam's final loss."""
     bars: Bars = {}
     for row in (row for row in rows if row in pace and row not in ABLATIONS):

@@ -1,15 +1,17 @@
-"""One study's optimizers in a table, each at its best learning rate, made from the study's records alone."""
+"""One study's optimizers in a table, each at its best settings, made from the study's records alone."""
 
+import statistics
 from collections.abc import Iterable
 
 from analysis import comparison
 from analysis.records import Record
+from analysis.tables.cells import commits, mean_of_reached, setting, text
 from configs.identity import differences, flatten
 from configs.schema import SettingsError
 
-TARGET = "adam"  # the others are timed to its best final loss
-COLUMNS = ["optimizer", "perplexity", "lr", "lr tried", "adam_lr", "steps", "tokens", f"steps to {TARGET}'s loss",
-           "optimizer state, bytes", "seed", "config hash", "commit"]  # fmt: skip
+TARGET = "adam"  # the others are timed to the mean final loss of its best settings
+COLUMNS = ["optimizer", "perplexity", "sd", "lr", "tried", "adam_lr", "steps", "tokens", f"steps to {TARGET}'s loss",
+           "optimizer state, bytes", "seeds", "config hash", "commit"]  # fmt: skip
 # What runs of one study have in common beside the model and the data, but for the order of documents.
 COMMON = ("train.batch_size", "train.steps", "train.dtype")
 ORDER = ("data.seed", "data.streams", "data.shuffle_buffer")
@@ -26,36 +28,44 @@ def check_comparable(records: Iterable[Record]) -> None:
 
 
 def best_rows(records: Iterable[Record]) -> list[list[str]]:
-    """A row of COLUMNS for each optimizer and last layer, by perplexity: its best run by final loss.
+    """A row of COLUMNS for each optimizer and last layer, by perplexity: the mean of its best settings over their
+    seeds.
 
-    The records are of runs that differ in settings of the optimizer alone.
+    The records are of runs that differ in settings of the optimizer and in seeds alone.
     """
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         key = record["summary"]["optimizer"], record["settings"]["optimizer"]["last_layer"] or ""
         groups.setdefault(key, []).append(record)
-    best = {key: min(group, key=lambda record: record["summary"]["final_loss"]) for key, group in groups.items()}
-    target = best.get((TARGET, ""))
-    rows = []
-    for key, record in best.items():
-        reached = target and comparison.reached(record, target["summary"]["final_loss"])
-        rows.append(_row(*key, record, _rates_tried(groups[key]), str(reached or "")))
-    return sorted(rows, key=lambda row: float(row[1]))
+    best = {key: comparison.best_settings(group) for key, group in groups.items()}
+    targets = best.get((TARGET, ""))
+    target = None if targets is None else statistics.fmean(run["summary"]["final_loss"] for run in targets)
+    ordered = sorted(best, key=lambda key: statistics.fmean(comparison.perplexities(best[key])))
+    return [_row(*key, best[key], _tried(groups[key]), target) for key in ordered]
 
 
-def _row(optimizer: str, last_layer: str, record: Record, rates_tried: str, reached: str) -> list[str]:
-    summary, section = record["summary"], record["settings"]["optimizer"]
+def _row(optimizer: str, last_layer: str, runs: list[Record], tried: str, target: float | None) -> list[str]:
+    """`runs`: of one setting, by seed; `target`: the loss whose step is shown."""
+    first, section, found = runs[0]["summary"], runs[0]["settings"]["optimizer"], comparison.perplexities(runs)
+    reached = [] if target is None else [comparison.reached(run, target) or 0.0 for run in runs]
     cells = [
-        optimizer + (f", last layer {last_layer}" if last_layer else ""), f"{summary['final_perplexity']:.2f}",
-        section["lr"], rates_tried, section["adam_lr"], summary["steps"], summary["tokens"], reached,
-        summary["optimizer_state_bytes"], summary["seed"], summary["config_hash"], (summary["git_commit"] or "")[:7],
+        optimizer + (f", last layer {last_layer}" if last_layer else ""), text(statistics.fmean(found)),
+        text(comparison.deviation(found)), section["lr"], tried, section["adam_lr"], first["steps"], first["tokens"],
+        mean_of_reached(reached, 0) if any(reached) else "", first["optimizer_state_bytes"],
+        " ".join(str(run["summary"]["seed"]) for run in runs), first["config_hash"], commits(runs),
     ]  # fmt: skip
     return list(map(str, cells))
 
 
-def _rates_tried(group: list[Record]) -> str:
-    """`lr: perplexity` of all runs of one optimizer, by learning rate."""
-    by_rate = sorted(group, key=lambda record: record["settings"]["optimizer"]["lr"])
-    return " ".join(
-        f"{record['settings']['optimizer']['lr']:g}: {record['summary']['final_perplexity']:.1f}" for record in by_rate
+def _tried(group: list[Record]) -> str:
+    """Options that differ among runs of one optimizer, and the mean perplexity of each setting, by learning rate."""
+    sections = [run["settings"]["optimizer"] for run in group]
+    varied = [name for name in sections[0] if any(section.get(name) != sections[0][name] for section in sections)]
+    settings: dict[str, list[Record]] = {}
+    for run in sorted(group, key=lambda run: run["settings"]["optimizer"]["lr"]):
+        values = run["settings"]["optimizer"]
+        shown = " ".join(f"{name}={setting(values.get(name))}" for name in varied or ["lr"])
+        settings.setdefault(shown, []).append(run)
+    return " · ".join(
+        f"{shown}: {text(statistics.fmean(comparison.perplexities(runs)), 1)}" for shown, runs in settings.items()
     )

@@ -21,12 +21,11 @@ def whole(value: float | None) -> str:
 
 
 def mean_of_reached(values: Sequence[float], digits: int = 2, of: int | None = None) -> str:
-    """The mean of the values above 0. If some are 0, because a run never gets there, the number averaged follows; so
-    does it if there are fewer values than runs, `of` which they are."""
-    above = [value for value in values if value > 0]
-    if len(above) in (0, of or len(values)):
-        return text(comparison.mean(values), digits)
-    return f"{text(comparison.mean(above), digits)} ({len(above)} of {of or len(values)})"
+    """The mean of the values above 0, or 0 if none is, because no run gets there. The number averaged follows where it
+    is not that of all runs: `of`, or as many as there are values."""
+    averaged = [value for value in values if value > 0] or values
+    mean, count = text(comparison.mean(averaged), digits), of or len(values)
+    return mean if len(averaged) in (0, count) else f"{mean} ({len(averaged)} of {count})"
 
 
 def size_name(size: str) -> str:
@@ -51,16 +50,22 @@ def provenance(runs: Sequence[Record]) -> list[str]:
         for key, value in section.items()
         if key not in ("name", "last_layer") and (key not in defaults or not _same(value, defaults[key].default))
     }
-    settings = " ".join(f"{key}={_setting(value)}" for key, value in changed.items() if value is not None)
-    commits = sorted({commit[:7] for run in runs if (commit := run["summary"]["git_commit"])})
-    return [settings, " ".join(commits), runs[0]["summary"]["config_hash"]]
+    settings = " ".join(f"{key}={setting(value)}" for key, value in changed.items() if value is not None)
+    return [settings, commits(runs), runs[0]["summary"]["config_hash"]]
+
+
+def commits(runs: Sequence[Record]) -> str:
+    """The commits of runs, shortened; of a tree with uncommitted changes they end in -dirty."""
+    found = {run["summary"]["git_commit"] or "" for run in runs} - {""}
+    return " ".join(sorted({commit[:7] + "-dirty" * commit.endswith("-dirty") for commit in found}))
 
 
 def _same(value: Any, default: Any) -> bool:
     return list(value) == list(default) if isinstance(default, tuple) else bool(value == default)
 
 
-def _setting(value: Any) -> str:
+def setting(value: Any) -> str:
+    """An option's value: 0.02, or 0.9,0.99."""
     if isinstance(value, list):
-        return ",".join(map(_setting, value))
+        return ",".join(map(setting, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

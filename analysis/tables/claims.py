@@ -7,12 +7,10 @@ from analysis import comparison
 from analysis.comparison import crossed
 from analysis.paper import published
 from analysis.records import Record
-from analysis.rows import published_row, style
+from analysis.rows import ByRow, published_row, style
 from analysis.tables.cells import mean_of_reached
 from analysis.tables.table import Table
 from analysis.tables.table_5 import ABLATION_ROWS
-
-Runs = dict[str, list[Record]]  # by row
 
 # (better, worse, the place in the paper that says so)
 CLAIMS = (
@@ -45,7 +43,7 @@ def paper_60m() -> dict[str, float]:
     return {published_row(row["method"], row["last_layer"]): float(row["60m"]) for row in rows}
 
 
-def means(runs: Runs) -> dict[str, float]:
+def means(runs: ByRow) -> dict[str, float]:
     """Mean final perplexity of each row."""
     return {row: statistics.fmean(comparison.perplexities(seeds)) for row, seeds in runs.items()}
 
@@ -55,50 +53,59 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
     return statistics.correlation(*([sorted(values).index(value) for value in values] for values in (x, y)))
 
 
-def claims(runs: Runs, pace: dict[str, float]) -> Table:
+def claims(runs: ByRow, pace: dict[str, float]) -> Table:
     """The paper's claims, and these runs' answers. `pace`: seconds of a training step by row."""
     return Table(
         "claims",
         "The paper's claims at nano size",
-        "Mean ± standard deviation over the seeds there are. A difference within twice the spread of both, or of "
-        "single seeds, is marked.",
+        "Mean ± standard deviation over the seeds that the compared rows share. A difference within twice the spread "
+        "of both, or of single seeds, is marked.",
         ["claim", "paper", "nano", "holds"],
-        [*_orders(means(runs)), *_better(runs), *_sooner(runs, pace)],
+        [*_orders(runs), *_better(runs), *_sooner(runs, pace)],
         "nano",
     )
 
 
-def _orders(found: dict[str, float]) -> Iterator[list[str]]:
+def of_shared_seeds(rows: Sequence[list[Record]]) -> list[list[Record]]:
+    """Of each row the runs of the seeds that all rows have; all runs where they share none."""
+    shared = set.intersection(*({run["summary"]["seed"] for run in runs} for runs in rows))
+    return [[run for run in runs if run["summary"]["seed"] in shared] or runs for runs in rows]
+
+
+def _orders(runs: ByRow) -> Iterator[list[str]]:
     """Rank correlations of mean perplexities with the paper's; a list of fewer than three rows has no order."""
     for claim, where, theirs in (
         ("order of the methods", "Table 2, 60M", paper_60m()),
         ("order of Table 5's rows", "Table 5, 130M", _paper_130m("table 5")),
         ("order of the parts of Alice", "Table 5, Figs. 5b and 5c, 130M", _paper_130m("table 5", "5b", "5c")),
     ):
-        common = [row for row in found if row in theirs]
+        common = [row for row in runs if row in theirs]
         if len(common) > 2:
-            rho = rank_correlation([found[row] for row in common], [theirs[row] for row in common])
+            shared = dict(zip(common, of_shared_seeds([runs[row] for row in common]), strict=True))
+            rho = rank_correlation(list(means(shared).values()), [theirs[row] for row in common])
             shown = f"Spearman's rank correlation {rho:.2f} over {len(common)} rows"
             yield [claim, where, shown, _yes_or_no(rho > 0.7)]
 
 
-def _better(runs: Runs) -> Iterator[list[str]]:
+def _better(runs: ByRow) -> Iterator[list[str]]:
     """The CLAIMS whose two rows have runs."""
     for better, worse, where in CLAIMS:
         if better in runs and worse in runs:
-            a, b = comparison.perplexities(runs[better]), comparison.perplexities(runs[worse])
+            a, b = map(comparison.perplexities, of_shared_seeds([runs[better], runs[worse]]))
             holds = _yes_or_no(statistics.fmean(a) < statistics.fmean(b))
             doubt = "" if _differ_clearly(a, b) else ", but not clearly"
             claim = f"{style(better).label} before {style(worse).label}"
             yield [claim, where, f"{_mean_and_deviation(a)} against {_mean_and_deviation(b)}", holds + doubt]
 
 
-def _sooner(runs: Runs, pace: dict[str, float]) -> Iterator[list[str]]:
+def _sooner(runs: ByRow, pace: dict[str, float]) -> Iterator[list[str]]:
     """Speed-ups of Alice and RACS over the Adam of the same seed."""
     adam = runs.get("adam", [])
     for row, printed in (("alice", "2.22x in steps at 60M"), ("racs", "ahead of Adam")):
         if row in runs and adam:
             steps = comparison.speed_ups(runs[row], adam, crossed)
+            if not steps:
+                continue
             shown = "never there"
             if any(steps):
                 summary = _mean_and_deviation if all(steps) else mean_of_reached

@@ -10,7 +10,7 @@ from analysis.paper import published
 from analysis.paths import EXPERIMENTS
 from analysis.plans import plan
 from analysis.records import Record
-from analysis.rows import published_row, style
+from analysis.rows import ByRow, published_row, style
 from analysis.tables.cells import PROVENANCE, mean_of_reached, of_model, provenance, size_name, text, whole
 from analysis.tables.table import Table
 
@@ -18,10 +18,8 @@ SIZES = ("60m", "130m", "350m", "1_3b")
 STEPS = {panel.size: panel.steps for panel in (*FIGURE_2, *FIGURE_1)}  # of a run of Table 2
 GIB = 2**30
 
-Rows = dict[str, list[Record]]
 
-
-def table_2(runs: Rows) -> Table:
+def table_2(runs: ByRow) -> Table:
     """Table 2: perplexity and speed of every method at every size, the paper's and ours."""
     rows = [row for size in SIZES for row in _rows_of_size(size, runs)]
     return Table(
@@ -41,7 +39,7 @@ def table_2(runs: Rows) -> Table:
     )  # fmt: skip
 
 
-def _rows_of_size(size: str, runs: Rows) -> Iterator[list[str]]:
+def _rows_of_size(size: str, runs: ByRow) -> Iterator[list[str]]:
     papers = published("table2_perplexity.csv")
     adam = of_model(runs.get("adam", []), f"llama_{size}", STEPS[size])
     cited_loss = next(math.log(float(paper[size])) for paper in papers if paper["method"] == "adam_cited")
@@ -114,7 +112,7 @@ def table_3() -> Table:
     )
 
 
-def table_4(runs: Rows) -> Table:
+def table_4(runs: ByRow) -> Table:
     """Table 4: perplexities of the 1B models, and the 7B models that the paper cites, by step."""
     steps = {"40k": 40_000, "80k": 80_000, "120k": 120_000, "150k": 150_000}
     ours = {"racs": "racs", "alice": "alice_last_layer_adam"}

@@ -7,9 +7,9 @@ from analysis.comparison import crossed, reached
 from analysis.paper import read_csv
 from analysis.paths import NANO
 from analysis.records import Record
-from analysis.rows import ABLATIONS, by_row, style
+from analysis.rows import ABLATIONS, ByRow, by_row, style
 from analysis.tables.cells import PROVENANCE, mean_of_reached, provenance, text, whole
-from analysis.tables.claims import Runs, claims, means, paper_60m
+from analysis.tables.claims import claims, means, paper_60m
 from analysis.tables.table import Table
 from analysis.tables.table_5 import table_5
 
@@ -24,7 +24,7 @@ def nano_tables() -> list[Table]:
     return [nano_table_2(runs, pace), table_5(runs, MODEL, "nano"), tuning_table(tuning, finished), claims(runs, pace)]
 
 
-def final_runs() -> Runs:
+def final_runs() -> ByRow:
     """The study's runs of each row at its best settings, by seed."""
     finished = by_row(records.read(NANO / "runs").values())
     return {row: comparison.best_settings(found) for row, found in finished.items()}
@@ -42,7 +42,7 @@ def step_seconds() -> dict[str, float]:
     return {row["row"]: float(row["seconds"]) for row in read_csv(file)}
 
 
-def nano_table_2(runs: Runs, pace: dict[str, float]) -> Table:
+def nano_table_2(runs: ByRow, pace: dict[str, float]) -> Table:
     """Table 2 of the study's methods, by perplexity. `pace`: seconds of a training step by row."""
     found, paper = means(runs), paper_60m()
     methods = sorted((row for row in runs if row not in ABLATIONS), key=found.__getitem__)
@@ -70,7 +70,7 @@ def nano_table_2(runs: Runs, pace: dict[str, float]) -> Table:
     )  # fmt: skip
 
 
-def _speed_cells(row: str, runs: Runs, pace: dict[str, float]) -> list[str]:
+def _speed_cells(row: str, runs: ByRow, pace: dict[str, float]) -> list[str]:
     """Speed-up over Adam at an evaluation, between two, and in seconds; positions a second."""
     adam, seeds = runs.get("adam", []), runs[row]
     others = [] if row == "adam" else seeds
@@ -85,7 +85,7 @@ def _speed_cells(row: str, runs: Runs, pace: dict[str, float]) -> list[str]:
     return [*cells, mean_of_reached(in_time, of=len(others)), whole(positions / pace[row])]
 
 
-def tuning_table(tuning: Runs, finished: Runs) -> Table:
+def tuning_table(tuning: ByRow, finished: ByRow) -> Table:
     """Every rate tried, in short runs and, on the first seed, in `finished` ones."""
     rows = []
     for row, tried in tuning.items():

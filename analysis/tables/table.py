@@ -23,9 +23,11 @@ def write_table(path: Path, heading: str, columns: Sequence[str], rows: Sequence
     the Markdown is plain in the CSV."""
     path.parent.mkdir(parents=True, exist_ok=True)
     parts = (heading, markdown(columns, rows) if rows else "", note)
-    path.with_suffix(".md").write_text("\n\n".join(part for part in parts if part) + "\n")
+    path.with_name(f"{path.name}.md").write_text("\n\n".join(part for part in parts if part) + "\n")
     if rows:
-        write_csv(path.with_suffix(".csv"), columns, [[str(cell).replace("**", "") for cell in row] for row in rows])
+        write_csv(
+            path.with_name(f"{path.name}.csv"), columns, [[str(cell).replace("**", "") for cell in row] for row in rows]
+        )
 
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[object]], flush_right: Collection[str] = ()) -> str:

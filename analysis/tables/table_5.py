@@ -3,7 +3,7 @@
 from analysis import comparison
 from analysis.panels import FIGURE_5
 from analysis.paper import published
-from analysis.records import Record
+from analysis.rows import ByRow
 from analysis.tables.cells import PROVENANCE, of_model, provenance, text
 from analysis.tables.table import Table
 
@@ -27,7 +27,7 @@ ABLATION_ROWS = {
 }
 
 
-def table_5(runs: dict[str, list[Record]], model: str = "llama_130m", scale: str = "full") -> Table:
+def table_5(runs: ByRow, model: str = "llama_130m", scale: str = "full") -> Table:
     """Table 5 and Fig. 5: perplexities of the parts of Alice and RACS, the paper's and ours."""
     steps = FIGURE_5[0].steps if scale == "full" else None
     rows = []

@@ -70,6 +70,18 @@ def test_a_record_is_not_lost_to_another_run_of_its_name(tmp_path):
     assert kept["summary"]["final_loss"] == 4.0 and kept["held_out"]["books"]["perplexity"] == 6.0
 
 
+def test_what_a_run_folder_has_lost_stays_in_its_record(tmp_path):
+    write_run(tmp_path / "runs" / "mine")
+    gathered = tmp_path / "runs", tmp_path / "records"
+    records.gather(*gathered)
+    (tmp_path / "runs" / "mine" / "basis_cosines.jsonl").unlink()
+    (tmp_path / "runs" / "mine" / "evaluations.json").write_text('{"modern": {"perplexity": 8.0}}')
+    records.gather(*gathered)
+    (kept,) = records.read(tmp_path / "records").values()
+    assert kept["held_out"] == {"books": {"perplexity": 7.0}, "modern": {"perplexity": 8.0}}
+    assert kept["basis_cosines"]
+
+
 @pytest.mark.parametrize("damage", ["{", "[]", '{"name": "mine"}'])
 def test_a_folder_that_holds_no_whole_run_is_named(tmp_path, damage):
     write_run(tmp_path / "runs" / "mine")

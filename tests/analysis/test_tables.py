@@ -82,6 +82,7 @@ def test_seeds_that_never_reach_the_loss_are_counted():
     assert mean_of_reached([2.0, 0.0, 3.0]) == "2.50 (2 of 3)"
     assert mean_of_reached([0.0, 0.0]) == "0.00"
     assert mean_of_reached([2.0], of=3) == "2.00 (1 of 3)" and mean_of_reached([], of=3) == ""
+    assert mean_of_reached([0.0], of=3) == "0.00 (1 of 3)"  # two had nothing to reach
     assert mean_of_reached([]) == ""
 
 
@@ -97,15 +98,17 @@ def test_tables_are_the_same_bytes_again_and_readable_as_csv(tmp_path):
 def test_a_table_of_an_arena_without_rows_goes_and_its_records_stay(tmp_path, monkeypatch):
     """The walk of a row may go on after a comparison: then there is none."""
     (tmp_path / "arena").mkdir()
-    for name in ("nano_old.md", "nano_old.csv", "nano.jsonl", "README.md", "notes.csv"):
+    for name in ("nano_tuning.md", "nano_llama_2.1b_64.csv", "nano.jsonl", "README.md", "nano_notes.md"):
         (tmp_path / "arena" / name).write_text("")
     monkeypatch.setattr(collect_results, "RESULTS", tmp_path)
-    monkeypatch.setattr(collect_results, "all_tables", lambda: [Table("new", "t", "", ["a"], [["**1**"]], "arena")])
+    monkeypatch.setattr(
+        collect_results, "all_tables", lambda: [Table("v0.2_tuning", "t", "", ["a"], [["**1**"]], "arena")]
+    )
     collect_results.write_paper_tables()
     left = sorted(path.name for path in (tmp_path / "arena").iterdir())
-    assert left == ["README.md", "nano.jsonl", "new.csv", "new.md", "notes.csv"]
-    assert "| **1** |" in (tmp_path / "arena" / "new.md").read_text()
-    assert (tmp_path / "arena" / "new.csv").read_text() == "a\n1\n"
+    assert left == ["README.md", "nano.jsonl", "nano_notes.md", "v0.2_tuning.csv", "v0.2_tuning.md"]
+    assert "| **1** |" in (tmp_path / "arena" / "v0.2_tuning.md").read_text()
+    assert (tmp_path / "arena" / "v0.2_tuning.csv").read_text() == "a\n1\n"
 
 
 def test_a_full_disk_under_the_tables_is_a_sentence(tmp_path, monkeypatch, capsys):
@@ -124,10 +127,15 @@ def test_the_arena_has_each_optimizers_best_rate_and_those_tried(tmp_path, monke
         for row, final in (("adam", 120.0), ("racs", 100.0), ("alice_last_layer_adam", 90.0))
     ]
     slower = kept(file_of("racs"), 0, 110.0)
-    slower["settings"]["optimizer"]["lr"] = 0.01
+    slower["settings"]["optimizer"]["lr"], slower["summary"]["config_hash"] = 0.01, "slower"
+    runs.append(kept(file_of("racs"), 1, 104.0))
+    runs[-1]["summary"]["git_commit"] = "1" * 40 + "-dirty"
     rows = [dict(zip(best_runs.COLUMNS, row, strict=True)) for row in best_runs.best_rows([*runs, slower])]
     assert [row["optimizer"] for row in rows] == ["alice, last layer adam", "racs", "adam"]
-    assert rows[1]["lr tried"] == "0.01: 111.2 0.02: 101.1" and rows[1]["lr"] == "0.02"
+    found = [run["summary"]["final_perplexity"] for run in (runs[1], runs[3])]
+    assert rows[1]["perplexity"] == f"{sum(found) / 2:.2f}" and rows[1]["seeds"] == "0 1" and rows[0]["seeds"] == "0"
+    assert rows[1]["tried"] == f"lr=0.01: 111.2 · lr=0.02: {sum(found) / 2:.1f}" and rows[1]["lr"] == "0.02"
+    assert rows[1]["commit"] == "0000000 1111111-dirty"
     assert int(rows[1]["steps to adam's loss"]) < 1000
 
     monkeypatch.setattr("sys.argv", ["collect_results.py", str(tmp_path)])
