@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from .engine import BaseOptimizer, Traits, adamw, adamw_8bit, eight_bit, register
-from .engine.options import Betas, Eps, LearningRate, Params, WeightDecay
+from .engine.options import Betas, EpsAboveZero, LearningRate, Params, WeightDecay
 
 
 @register("adam")
@@ -28,7 +28,7 @@ class Adam(BaseOptimizer):
         lr: LearningRate = 1e-3,
         *,
         betas: Betas = (0.9, 0.999),
-        eps: Eps = 1e-8,
+        eps: EpsAboveZero = 1e-8,
         weight_decay: WeightDecay = 0.0,
     ):
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)

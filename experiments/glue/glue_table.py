@@ -15,12 +15,15 @@ Rows = dict[str, dict[str, list[dict[str, Any]]]]  # the records of a setting's 
 
 
 def read(out: Path) -> Rows:
-    """The records of the runs below `out`. Raises SettingsError for two of one row and task that differ in more than
-    their seeds: a setting of one value is not in a run's name."""
+    """The records of the runs below `out`. Raises SettingsError for a damaged one, and for two of one row and task that
+    differ in more than their seeds: a setting of one value is not in a run's name."""
     rows: Rows = {}
     for path in sorted(out.glob(f"*/{RECORD}")):
-        kept = json.loads(path.read_text())
-        setting = path.parent.name.removesuffix(f"_{kept['task']}_s{kept['seed']}")
+        try:
+            kept = json.loads(path.read_text())
+            setting = path.parent.name.removesuffix(f"_{kept['task']}_s{kept['seed']}")
+        except (ValueError, KeyError, TypeError) as error:
+            raise SettingsError(f"{path} is no whole record of a run; move it away") from error
         alike = rows.setdefault(setting, {}).setdefault(kept["task"], [])
         for other in alike[:1]:
             _check_alike(path.parent, kept["settings"], other["settings"])

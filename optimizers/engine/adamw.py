@@ -8,13 +8,13 @@ from torch.optim.adamw import adamw
 
 from ..functional import rounding
 from ..parallel.shards import local
-from .options import Betas, Eps, LearningRate, WeightDecay, declare
+from .options import Betas, EpsAboveZero, LearningRate, WeightDecay, declare
 
 DEFAULTS = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 PIECE = 1 << 22  # elements that `step_rounded` holds in float32 at once, four times: 64 MiB
 OPTIONS = tuple(
     declare(name, kind, DEFAULTS[name])
-    for name, kind in (("lr", LearningRate), ("betas", Betas), ("eps", Eps), ("weight_decay", WeightDecay))
+    for name, kind in (("lr", LearningRate), ("betas", Betas), ("eps", EpsAboveZero), ("weight_decay", WeightDecay))
 )
 
 

@@ -51,7 +51,7 @@ class BaseOptimizer(torch.optim.Optimizer):
     def __init__(self, params: Params, **options: Any):
         self._owners: dict[Tensor, int] = {}
         self._forms: dict[Tensor, Form] = {}
-        self._made_by: dict[int, dict[str, Any]] = {}  # by the id of a group, what it said when its state was made
+        self._made_by: dict[Tensor, dict[str, Any]] = {}  # what a parameter's group said when its state was made
         self._sent: list[Sent] = []
         shared = {name: getattr(self.traits, name) for name in SHARED}
         super().__init__(params, {**shared, **self._shared, **options, "algorithm": "method"})
@@ -62,7 +62,7 @@ class BaseOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._owners, self._sent = {}, []
-        self._made_by = {id(group): dict(group) for group in self.param_groups}
+        self._made_by = refusals.made_by(self)
         self._forms = {parameter: Form.of(parameter) for parameter in self._parameters()}
         for group in self.param_groups:
             self._deal(group)
@@ -180,11 +180,11 @@ class BaseOptimizer(torch.optim.Optimizer):
         if self.state.get(parameter):
             return
         self._forms[parameter] = Form.of(parameter)
+        self._made_by[parameter] = refusals.said(self, group)
         if not self.owns(parameter):
             if parameter not in self.state:
                 self.state[parameter] = state_dicts.plain(self.template(parameter, group))
             return
-        self._made_by.setdefault(id(group), dict(group))
         new = self._new_state((shards.local if self.owner(parameter) is None else shards.whole)(parameter), group)
         if new or parameter not in self.state:  # the empty state of a stateless method stays the one that stacks know
             self.state[parameter] = new
@@ -233,7 +233,7 @@ class BaseOptimizer(torch.optim.Optimizer):
             for i, (parameter, group) in zip(saved, state_dicts.members(self), strict=True):
                 if i in state_dict["state"]:
                     self.state[parameter] = state_dicts.placed(self, parameter, group, state_dict["state"][i], read)
-            self._made_by = {id(group): dict(group) for group in self.param_groups}
+            self._made_by = refusals.made_by(self)
         for told in after.values():
             told(self)
 
@@ -267,7 +267,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         for parameter in chain.from_iterable(stepped):  # a refusal comes before anything has moved
             refusals.check_step(self, parameter, self._forms)
         for group, parameters in zip(self.param_groups, stepped, strict=True):
-            refusals.check_unchanged(self, group, self._made_by)
+            refusals.check_unchanged(self, group, parameters, self._made_by)
             self.check_gradients(group, parameters)
         for group, parameters in zip(self.param_groups, stepped, strict=True):
             for parameter in parameters:
@@ -288,9 +288,9 @@ class BaseOptimizer(torch.optim.Optimizer):
             for parameter in model.parameters():  # that require a gradient
                 parameter.register_post_accumulate_grad_hook(optimizer.step_parameter)
 
-        A matrix of a stack waits for the stack's last gradient. Weights and state are those of `step()` to the bit.
-        `step()` after backward steps the parameters that still hold a gradient. Raises ValueError where steps are dealt
-        to several processes, and for a parameter of no group.
+        A matrix of a stack waits for the stack's last gradient. Weights and state are those of `step()` to the bit;
+        torch's step hooks are not called. `step()` after backward steps the parameters that still hold a gradient.
+        Raises ValueError where steps are dealt to several processes, and for a parameter of no group.
         """
         if self._dealers is not None:
             raise ValueError("step_parameter steps every parameter on this process; do not call deal_steps before")
@@ -304,7 +304,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         together = self._stepped_with(parameter, group)
         if any(p.grad is None for p in together):
             return
-        refusals.check_unchanged(self, group, self._made_by)
+        refusals.check_unchanged(self, group, together, self._made_by)
         self.check_gradients(group, together)
         for p in together:
             self._allocated(p, group)

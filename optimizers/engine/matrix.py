@@ -99,6 +99,8 @@ class MatrixOptimizer(BaseOptimizer):
         dimensions = (3,) if stacked else (1, 2) if self.traits.also_steps else (2,)
         if parameter.ndim not in dimensions:
             where = "without stacked=True" if stacked and parameter.ndim == 2 else 'with algorithm="adam"'
+            if not stacked and parameter.ndim == 3:
+                where += ", or, if it is a stack of matrices, with stacked=True"
             raise ValueError(
                 f"{type(self).__name__} steps {'stacks of ' if stacked else ''}matrices; a parameter of shape "
                 f"{tuple(parameter.shape)} belongs in a group {where}"
@@ -315,7 +317,8 @@ class MatrixOptimizer(BaseOptimizer):
         alike: dict[tuple, list[Tensor]] = {}
         for p in parameters:
             factor = self.lr_factor(*matrix_shape(p), group)
-            alike.setdefault((p.shape, factor, p.dtype, p.device, self._age(p)), []).append(p)
+            kind = p.shape, p.dtype, p.device, isinstance(p, DTensor), factor, self._age(p)
+            alike.setdefault(kind, []).append(p)
         lists = []
         for members in alike.values():
             stacked = members[0].ndim == 3

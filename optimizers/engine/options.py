@@ -39,7 +39,7 @@ class Option:
     def holds(self, value: float) -> bool:
         """Whether `value` is within the bounds. Infinity and NaN never are."""
         return (
-            math.isfinite(value)
+            (isinstance(value, int) or math.isfinite(value))  # a float cannot hold every int
             and (self.least is None or value >= self.least)
             and (self.most is None or value <= self.most)
             and (self.above is None or value > self.above)

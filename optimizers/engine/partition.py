@@ -130,7 +130,8 @@ def _chosen(model: nn.Module, rules: Rules) -> dict[str, str]:
         except re.error as error:
             raise ValueError(f"rules: {pattern!r} is no regular expression: {error}") from error
         if not matched:
-            raise ValueError(f"rules: {pattern!r} matches no parameter of the model, whose first is {names[0]}")
+            first = f"whose first is {names[0]}" if names else "which has none"
+            raise ValueError(f"rules: {pattern!r} matches no parameter of the model, {first}")
         chosen = {**dict.fromkeys(matched, destination), **chosen}
     return chosen
 

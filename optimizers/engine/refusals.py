@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..functional.numerics import working_dtype
 from ..parallel import shards, state_dicts
 from . import adamw
 from .traits import Traits
@@ -21,6 +22,7 @@ GROUP_KEYS = {"params", "param_names", "algorithm", "label", "role", "heads", "s
 ELSEWHERE = {
     "betas": "",
     "eps": "",
+    "momentum": "",
     "maximize": "",
     "amsgrad": "",
     "update_proj_gap": "update_interval",
@@ -54,7 +56,7 @@ def check_group(group: dict[str, Any], traits: Traits, optimizer: str, options: 
     for key in sorted(group.keys() - GROUP_KEYS - {*known}):  # left alone, it would be taken for obeyed
         if key in options:
             raise ValueError(f"{key} is no option of a group that Adam steps (algorithm='adam')")
-        if group[key] and key in ELSEWHERE:
+        if key in ELSEWHERE and group[key]:
             here = f"; it is {ELSEWHERE[key]} here" if ELSEWHERE[key] in known else ""
             raise ValueError(f"{key} is no option of {optimizer}{here}")
         if close := difflib.get_close_matches(key, known, n=1, cutoff=0.85):
@@ -83,13 +85,40 @@ def check_form(parameter: Tensor, state: dict[str, Any], forms: dict[Tensor, For
         )
 
 
-def check_unchanged(optimizer: "BaseOptimizer", group: dict[str, Any], made_by: dict[int, dict[str, Any]]) -> None:
-    """Raises ValueError where an option has changed by which the state of the group's parameters was made."""
-    if (before := made_by.get(id(group))) is None:
+def said(optimizer: "BaseOptimizer", group: dict[str, Any]) -> dict[str, Any]:
+    """What a group says that may decide about the state of its parameters: options but the learning rate, and keys."""
+    names = optimizer.defaults.keys() | {"role", "heads", "stacked"}
+    return {name: group.get(name) for name in names if name != "lr"}
+
+
+def made_by(optimizer: "BaseOptimizer") -> dict[Tensor, dict[str, Any]]:
+    """What the group of each parameter that has state says."""
+    found = [(group, said(optimizer, group)) for group in optimizer.param_groups]
+    return {p: now for group, now in found for p in group["params"] if optimizer.state.get(p)}
+
+
+def check_unchanged(
+    optimizer: "BaseOptimizer", group: dict[str, Any], parameters: list[Tensor], before: dict[Tensor, dict[str, Any]]
+) -> None:
+    """Raises ValueError where an option has changed and is out of bounds now, or the state of `parameters` was made by
+    it."""
+    if group["algorithm"] == "adam":
         return
-    if names := state_dicts.reshaping(optimizer, before, group):
-        raise ValueError(f"{names[0]} cannot change once there is state that was made by it; make a new optimizer")
-    made_by[id(group)] = dict(group)  # a change that does no harm is not asked about at every step
+    now, asked = said(optimizer, group), set[tuple[Form, int]]()
+    for parameter in parameters:
+        made = before.get(parameter, now)
+        if made == now:
+            continue
+        if not asked:
+            optimizer.check(group)
+        if (question := (Form.of(parameter), id(made))) not in asked:
+            asked.add(question)
+            if names := state_dicts.reshaping(optimizer, parameter, {**group, **made}, now):
+                raise ValueError(
+                    f"{names[0]} cannot change once there is state that was made by it; make a new optimizer"
+                )
+    for parameter in parameters:
+        before[parameter] = now  # a change that does no harm is not asked about at every step
 
 
 def check_rounding(parameters: list[Tensor], seed: int) -> None:
@@ -117,6 +146,11 @@ def check_gradient(parameter: Tensor, optimizer: str) -> None:
         raise ValueError(
             f"{optimizer} reads dense gradients; a parameter of shape {tuple(parameter.shape)} has one of layout "
             f"{parameter.grad.layout} (an embedding with sparse=True makes such)"
+        )
+    if parameter.grad is not None and working_dtype(parameter.grad.dtype) != working_dtype(parameter.dtype):
+        raise ValueError(
+            f"{optimizer} computes in the precision of {parameter.dtype} parameters; one of shape "
+            f"{tuple(parameter.shape)} has a gradient of {parameter.grad.dtype}"
         )
 
 

@@ -37,7 +37,7 @@ def register(name: str, **presets: Any) -> Callable[[_Class], _Class]:
         if unknown:
             raise ValueError(f"{cls.__name__} has no option {sorted(unknown)}")
         if all(cls is not known for known, _ in _METHODS.values()):
-            cls.__doc__ = f"{cls.__doc__}\n\n{_options.describe(cls)}\n"
+            cls.__doc__ = f"{cls.__doc__ or cls.__name__}\n\n{_options.describe(cls)}\n"
             setattr(cls, "__signature__", _options.plain_signature(cls))  # noqa: B010
         _METHODS[name] = (cls, presets)
         return cls

@@ -74,7 +74,8 @@ def exchanges(
 def whole_norms(local_rows: list[Tensor], parameters: list[Tensor]) -> Tensor:
     """Frobenius norms of tensors that are sharded as `parameters` are, float64 [len(parameters)], by one all-reduce.
 
-    local_rows: this process's rows of each. In float64 the squares of small float32 numbers do not underflow.
+    parameters: all sharded, over one mesh, or all whole. local_rows: this process's rows of each. In float64 the
+    squares of small float32 numbers do not underflow.
     """
     norms = torch.stack(torch._foreach_norm(local_rows, 2, torch.float64))
     if not isinstance(parameters[0], DTensor):

@@ -121,22 +121,26 @@ def checked(optimizer: "BaseOptimizer", state_dict: dict[str, Any]) -> dict[str,
         if i in state:
             state[i] = _checked_state(optimizer, i, parameter, group, state[i])
     for i, (own, saved) in enumerate(zip(optimizer.param_groups, groups, strict=True)):
-        if names := reshaping(optimizer, own, saved):
-            raise ValueError(f"group {i} was saved with {names[0]}={saved[names[0]]}, by which its state is another")
+        for parameter in {(p.shape, p.dtype): p for p in own["params"]}.values():
+            if names := reshaping(optimizer, parameter, own, saved):
+                raise ValueError(
+                    f"group {i} was saved with {names[0]}={saved[names[0]]}, by which its state is another"
+                )
     return {**state_dict, "state": state, "param_groups": groups}
 
 
-def reshaping(optimizer: "BaseOptimizer", before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The options of a method's group that differ `now` and would give its first parameter another state."""
-    if before["algorithm"] == "adam" or not before["params"]:
+def reshaping(optimizer: "BaseOptimizer", parameter: Tensor, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What the parameter's group says otherwise `now` than `before`, and would give it another state."""
+    if before["algorithm"] == "adam":
         return []
 
-    def held(options: dict[str, Any]) -> dict[str, tuple[torch.Size, torch.dtype]]:
-        template = _template(optimizer, before["params"][0], {**before, **options})
+    def held(said: dict[str, Any]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+        template = _template(optimizer, parameter, {**before, **said})
         return {key: (value.shape, value.dtype) for key, value in tensors(template).items()}
 
-    names = [name for name in optimizer.defaults if name != "lr" and before.get(name) != now.get(name)]
-    return [name for name in names if held({name: now[name]}) != held({})]
+    names = optimizer.defaults.keys() | {"role", "heads", "stacked"}
+    changed = [name for name in sorted(names & now.keys()) if name != "lr" and before.get(name) != now[name]]
+    return [name for name in changed if held({name: now[name]}) != held({})]
 
 
 def _checked_state(
@@ -148,7 +152,8 @@ def _checked_state(
     renamed = {key: next((new for new in RENAMED[key] if new in held), key) for key in RENAMED if key not in held}
     state = {renamed.get(key, key): value for key, value in state.items()}
     found = tensors(state)
-    others = (found.keys() - held.keys()) & _names_of_methods() if found.keys() - held.keys() else set()
+    unknown = found.keys() - held.keys()
+    others = unknown & _names_of_methods() if unknown else set()
     if (found or (state and optimizer.owns(parameter))) and (held.keys() - found.keys() or others):
         raise ValueError(
             f"state of parameter {index} holds {', '.join(sorted(found)) or 'no tensor'}; "
@@ -173,18 +178,25 @@ def _checked_state(
     return state
 
 
-@cache
-def _names_of_methods() -> frozenset[str]:
+def _names_of_methods() -> set[str]:
     """The names of tensors that the methods here hold as state. What has another name was put there by other code."""
     from ..engine import registry  # which imports this module
 
-    names = {*RENAMED}
-    for name in registry.names():
-        cls, presets = registry.get(name)
+    return {*RENAMED}.union(*map(_names_of, registry.names()))
+
+
+@cache
+def _names_of(name: str) -> frozenset[str]:
+    """Of one method; none of one that cannot be made here, for want of a package or of a matrix that suits it."""
+    from ..engine import registry
+
+    cls, presets = registry.get(name)
+    try:
         optimizer = cls([torch.empty(64, 80, device="meta")], **presets)
-        (group,) = optimizer.param_groups
-        names |= tensors(optimizer.template(group["params"][0], group)).keys()
-    return frozenset(names)
+    except (ImportError, ValueError):
+        return frozenset()
+    (group,) = optimizer.param_groups
+    return frozenset(tensors(optimizer.template(group["params"][0], group)))
 
 
 def placed(

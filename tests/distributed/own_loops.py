@@ -12,13 +12,17 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 import optimizers
+from optimizers import registry
+from tests.optimizers.harness import gradient, options_of, parameters
 from tests.optimizers.test_partition import llama
 from tests.snippets import batches, snippet
 
+ORDERS = ((True, False), (False, True, True, False))
 OPTIONS = {"lr": 0.02, "adam_lr": 1e-2, "rank": 8, "leading": 2, "update_interval": 2}
 
 
@@ -92,10 +96,33 @@ def shards(rows, folder: str) -> dict:
     }
 
 
+def mixed(name: str, sharded: tuple[bool, ...]) -> float:
+    """Three steps of parameters of which some are sharded, in one group: the largest difference from one process."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+
+    def placed(tensor: torch.Tensor, number: int) -> torch.Tensor:
+        return distribute_tensor(tensor, mesh, [Shard(0)]) if sharded[number] else tensor
+
+    alone = parameters([(8, 12)] * len(sharded))
+    ours = [torch.nn.Parameter(placed(weight.detach().clone(), i)) for i, weight in enumerate(alone)]
+    optimizer, other = (registry.get(name)[0](weights, **options_of(name)) for weights in (ours, alone))
+    for step in range(3):
+        for i, (mine, theirs) in enumerate(zip(ours, alone, strict=True)):
+            theirs.grad = gradient((8, 12), step, i)
+            mine.grad = placed(theirs.grad.clone(), i)
+        optimizer.step()
+        other.step()
+    pairs = ((p.full_tensor() if isinstance(p, DTensor) else p, q) for p, q in zip(ours, alone, strict=True))
+    return max((mine - theirs).abs().max().item() for mine, theirs in pairs)
+
+
 def main(folder: Path) -> None:
     dist.init_process_group("gloo")
     rows = batches(4)
     found = {**replicas(rows), **shards(rows, str(folder / "checkpoint"))}
+    names = [name for name in registry.names() if registry.options(name)["state_bits"].default == 32]
+    with torch.no_grad():
+        found["mixed"] = {name: max(mixed(name, order) for order in ORDERS) for name in names}
     if dist.get_rank() == 0:
         (folder / "found.json").write_text(json.dumps(found))
     dist.destroy_process_group()

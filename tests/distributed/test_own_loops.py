@@ -44,6 +44,12 @@ def test_fsdp2_trains_as_one_process(found):
     assert found["shards_from_alone"] < 1e-4
 
 
+def test_sharded_and_whole_parameters_of_one_group_are_stepped_as_by_one_process(found):
+    """As where a user shards the layers of a model alone."""
+    assert len(found["mixed"]) > 20
+    assert {name: off for name, off in found["mixed"].items() if off > 1e-9} == {}
+
+
 def test_a_sharded_checkpoint_goes_on_exactly(found):
     assert found["resumed_from_on"] == 0
 

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from optimizers import RACS, Adam, Adam8bit, Alice, GaLore, Muon, registry
+from optimizers import RACS, Adam, Adam8bit, AdamMini, Alice, GaLore, Muon, registry
 from optimizers.parallel.state_dicts import RENAMED
 
 from .harness import options_of, parameters, train
@@ -68,6 +68,62 @@ def test_an_option_that_state_was_made_by_cannot_change(cls, made, option, value
     assert len(other.state_dict()["state"][0]) == len(saved["state"][0]) > 0
     optimizer.param_groups[0][option] = made.get(option, saved["param_groups"][0][option])
     optimizer.step()
+
+
+@pytest.mark.parametrize("shapes", [[(4, 8), (64, 80)], [(64, 80), (4, 8)]])
+@pytest.mark.parametrize(("option", "value"), [("rank", 8), ("compensation", "two_sided")])
+def test_an_option_is_asked_about_for_every_parameter(shapes, option, value):
+    """Rank 6 and rank 8 are the same to a matrix of four rows."""
+    weights = parameters(shapes, torch.float32)
+    optimizer = Alice(weights, rank=6, leading=2)
+    train(optimizer, range(1, 3))
+    before = [weight.detach().clone() for weight in weights]
+    optimizer.param_groups[0][option] = value
+    with pytest.raises(ValueError, match=rf"^{option} cannot change once there is state that was made by it"):
+        optimizer.step()
+    assert all(map(torch.equal, weights, before))
+    edited = copy.deepcopy(optimizer.state_dict())
+    other = Alice(parameters(shapes, torch.float32), rank=6, leading=2)
+    with pytest.raises(ValueError, match=r"was saved with"):
+        other.load_state_dict(edited)
+    optimizer.param_groups[0] |= {"rank": 6, "compensation": "optimal", "update_interval": 0}
+    with pytest.raises(ValueError, match=r"^update_interval must be"):
+        optimizer.step()
+
+
+def test_the_heads_that_state_was_made_for_cannot_change():
+    weights = parameters([(8, 12)], torch.float32)
+    optimizer = AdamMini([{"params": weights, "heads": 2, "role": "query"}])
+    train(optimizer, range(1, 2))
+    optimizer.param_groups[0]["heads"] = 4
+    with pytest.raises(ValueError, match=r"^heads cannot change"):
+        optimizer.step()
+
+
+def test_a_group_that_takes_the_place_of_another_has_its_own_options():
+    """Python may give a new group the address of one that is gone."""
+    first, second = parameters([(16, 32), (16, 32)], torch.float32)
+    optimizer = Alice([first], rank=4, leading=2)
+    train(optimizer, range(1, 2))
+    for _ in range(20):
+        optimizer.param_groups.pop()
+        optimizer.add_param_group({"params": [torch.nn.Parameter(second.detach().clone())], "rank": 6})
+        train(optimizer, range(1, 3))
+
+
+def test_state_of_other_code_loads_beside_a_method_that_cannot_be_made(monkeypatch):
+    """What belongs to methods is asked of all that are registered, one of which may want square matrices."""
+
+    class SquareOnly(Muon):
+        def check_parameter(self, parameter, group):
+            raise ValueError("SquareOnly steps square matrices")
+
+    monkeypatch.setitem(registry._METHODS, "square_only", (SquareOnly, {}))
+    (_, optimizer), (_, other) = stepped(Muon), stepped(Muon)
+    saved = optimizer.state_dict()
+    saved["state"][0]["slow_buffer"] = torch.ones(8, 16)
+    other.load_state_dict(saved)
+    assert torch.equal(other.state_dict()["state"][0]["slow_buffer"], torch.ones(8, 16))
 
 
 def test_what_other_code_puts_into_the_state_is_saved_and_loaded(tmp_path):

@@ -187,6 +187,10 @@ def test_a_run_that_cannot_be_made_ends_with_one_sentence(glue, made, tmp_path):
     assert refused("sst2", "--only", "adam").startswith("--only: no run is called adam; there are adam_sst2_s0")
     with RunFolder(tmp_path / "adam_sst2_s0"):
         assert refused("sst2").startswith(f"run.dir: another run (process {os.getpid()} on ")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "record.jsonl").write_text("{")
+    assert glue(str(tmp_path), "--table")[2].endswith("broken/record.jsonl is no whole record of a run; move it away\n")
+    (tmp_path / "broken" / "record.jsonl").unlink()
     assert glue(str(tmp_path), "--table")[::2] == (2, f"{tmp_path} holds no finished run of scripts/glue.py\n")
     assert "name settings files to run, or --table" in glue(str(tmp_path))[2]
     code, _, said = glue(*arguments(made, tmp_path, "adam", "sst2", "optimizer.lr=1e30", "--only", "adam_sst2_s0"))

@@ -58,3 +58,16 @@ def test_a_corpus_that_is_missing_is_named(make, tmp_path, capfd):
         make()
     assert f"there is no folder {tmp_path}/corpora/modern" in capfd.readouterr().err
     assert not (tmp_path / "nano").exists()
+
+
+def test_other_corpora_are_not_mixed_into_text_that_is_made(make, tmp_path, capfd):
+    """What was made from the first would be trained on, and the others evaluated on."""
+    for name in ("books", "modern", "c4"):
+        (tmp_path / "corpora" / name).mkdir(parents=True)
+    nano = tmp_path / "nano"
+    (nano / "corpus").mkdir(parents=True)
+    (nano / "text").symlink_to(tmp_path / "others")
+    with pytest.raises(SystemExit):
+        make()
+    assert "others; move it away to make that of" in capfd.readouterr().err
+    assert (nano / "text").readlink() == tmp_path / "others"
