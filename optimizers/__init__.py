@@ -1,7 +1,8 @@
 """Memory-efficient optimizers for matrices, usable with torch alone.
 
-from optimizers import Alice, build
-optimizer = build(model, "alice", lr=0.02, adam_lr=1e-3, rank=128)
+import optimizers
+
+optimizer = optimizers.build(model, "alice", lr=0.02, adam_lr=1e-3, rank=128)
 """
 
 from .adafactor import Adafactor

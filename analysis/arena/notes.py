@@ -19,8 +19,8 @@ def note(spec: Spec, within: Pooled | None, tests: list[Verdict], found: Mapping
         _of_p(spec, within, tests),
         _tuned_on(spec),
         f"Speed-up in tokens: those that tuned {reference} needs for the same loss, on its fitted curve, over the "
-        f"row's. Above the longest run of {reference} it is >; none where the curve would be extrapolated, or does not "
-        f"fit. Runs of all lengths have the values tuned {where_tuned(spec)}.",
+        f"row's. >: the loss is lower than the longest run of {reference} ended at; none where the curve would be "
+        f"extrapolated, or does not fit. Runs of all lengths have the values tuned {where_tuned(spec)}.",
         f"In steps and seconds: where {reference}'s final loss of the same seed is first met; 0: never; where some "
         "seeds never meet it, or have no such run to meet, the mean is over the others, whose number follows. Seconds "
         "are by the runs' own clocks, of runs on one kind of processor: they mean nothing where the machine did other "

@@ -54,11 +54,17 @@ def ratios(spec: Spec, ledger: Ledger, cell: Cell) -> Table:
         f"{spec.name}_{cell.size}_{cell.batch_size}_ratios",
         f"Data ratios: {title_of(spec, cell)}",
         "Perplexity at the end of a schedule of so many positions, one seed; in brackets the rank. All have the values "
-        f"tuned {where_tuned(spec)}.{fitted}",
+        f"tuned {where_tuned(spec)}.{_of_tuning(spec)}{fitted}",
         ["method", *(f"{tokens / 1e6:.3g}M" for tokens in spec.ladder)],
         rows,
         SCALE,
     )
+
+
+def _of_tuning(spec: Spec) -> str:
+    if spec.tuned_in is not None or spec.tuning.tokens not in spec.ladder or spec.first_seed > 0:
+        return ""
+    return f" At {spec.tuning.tokens / 1e6:.3g}M it is the best of the tuning runs, which favours rows that gain by it."
 
 
 def tried(spec: Spec, ledger: Ledger) -> Table:

@@ -1,1 +1,1 @@
-"""Attention in the fastest form for each device. The rest of the project uses `models.kernels.attention` alone."""
+"""Attention, MLP and loss of a LLaMA in the forms that are fast on each device."""

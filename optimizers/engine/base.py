@@ -147,7 +147,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         return whole or eight_bit.is_narrow(group)
 
     def owner(self, parameter: Tensor) -> int | None:
-        """The process that steps a sharded or dealt `parameter`; None: each steps its own rows, or the whole."""
+        """The process that steps all of a sharded or dealt `parameter`; None: each process steps what it has of it."""
         return self._owners.get(parameter)
 
     def owns(self, parameter: Tensor) -> bool:

@@ -75,8 +75,8 @@ def wide(
     """`state` with its bytes as moments of `dtype`, for changes in place; they are quantised when the block ends
     without an error.
 
-    if_written: only those that were written. To quantise is not to keep: where the largest number of a block is
-    negative, its maximum shrinks by 0.7 per cent.
+    if_written: only those that were written. Quantising again changes bytes even without a change of the moments: where
+    the largest number of a block is negative, its maximum shrinks by 0.7 per cent.
     """
     keys = [key for key in SIGNED if maxima_of(key) in state]
     if not keys:

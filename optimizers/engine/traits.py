@@ -12,7 +12,7 @@ class Traits:
     last_layer: Literal["method", "adam"] = "adam"
     embeddings: Literal["method", "adam"] = "adam"
     last_layer_refusal: str | None = None
-    # Parts of a model that are the method's beyond these: vectors ("norm", "bias"), to it matrices of one row.
+    # Kinds of vectors ("norm", "bias") that the method steps too; it gets each as a matrix of one row.
     also_steps: tuple[str, ...] = ()
     # Roles of matrices that the method tells apart, each a group of its own with this "role" (partition.py).
     roles: tuple[str, ...] = ()
@@ -35,7 +35,7 @@ class Traits:
     same_every_step: bool = True
     # Whether a matrix's first step waits for a gradient that is not all zero, and nothing happens before.
     awaits_gradient: bool = False
-    # Whether `update` takes a gradient in the parameters' own few digits too, beside states and scales in more.
+    # Whether `update` accepts bfloat16 gradients; states and scales are float32 all the same.
     takes_narrow: bool = False
     # Whether `update` finds the Frobenius norms [B] of the weights, float64, in state["weight_norm"].
     reads_norms: bool = False
