@@ -25,11 +25,18 @@ def without_special_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
         model["vocab"] = {_unspellable(piece, special): identifier for piece, identifier in vocabulary.items()}
     else:
         model["vocab"] = [[_unspellable(piece, special), score] for piece, score in vocabulary]
+    if "merges" in model:  # of BPE: one may make a special token of its parts
+        model["merges"] = [pair for pair in model["merges"] if not special & {*_parts(pair), "".join(_parts(pair))}]
     if model.get("unk_token") is not None:
         model["unk_token"] = _unspellable(model["unk_token"], special)
     made = Tokenizer.from_str(json.dumps(rules))
     made.encode_special_tokens = True  # special tokens are not cut out of the text
     return made
+
+
+def _parts(merge: str | list[str]) -> list[str]:
+    """The two pieces that a merge joins: a pair, or in older files a text with a blank."""
+    return merge.split(" ") if isinstance(merge, str) else merge
 
 
 def _unspellable(piece: str, special: set[str]) -> str:

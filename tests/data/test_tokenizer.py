@@ -58,6 +58,16 @@ def test_added_tokens_that_are_not_special_keep_their_ids():
     assert list(Encoder(made, 6, special_tokens="text")(["ab<abc"])) == [[0, 1, 3, 5]]
 
 
+def test_a_special_token_that_merges_would_make_may_be_text():
+    """Of a BPE that was trained on text which spells it."""
+    letters = {letter: n for n, letter in enumerate("ab</s>")} | {"</": 6, "s>": 7, "</s>": 8, "ab": 9}
+    inner = Tokenizer(models.BPE(vocab=letters, merges=[("<", "/"), ("s", ">"), ("</", "s>"), ("a", "b")]))
+    inner.add_special_tokens(["</s>"])
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")
+    assert list(Encoder(made, 10)(["ab</s>"])) == [[9, 8]]
+    assert list(Encoder(made, 10, special_tokens="text")(["ab</s>"])) == [[9, 6, 7]]
+
+
 def test_added_tokens_that_are_not_special_are_ordinary_pieces():
     """GPT-NeoX's runs of blanks: in a model without their rows they would become the unknown token, its end of text."""
     inner = Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[]))

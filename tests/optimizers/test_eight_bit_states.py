@@ -23,9 +23,10 @@ NAMES = registry.names()
 SHAPES = [(64, 70), (70, 64), (64, 70)]
 STEPS = range(1, 21)
 LR = 0.01
-# Moments in the plain forms' letters, and whether their map has signs. Dion's M is its error feedback.
+# Moments in the plain forms' letters, and whether their map has signs.
 LETTERS = {"m": True, "M": True, "B": True, "v": False}
-EXACT = {"dion": {"M"}}
+# A step that is a sign flips where the momentum is near 0.
+BY_SIGN = {"lion"}
 every_method = pytest.mark.parametrize("name", NAMES)
 # bitsandbytes' own step keeps its bytes by a search of its own (tests/optimizers/test_8bit.py).
 FUSED = {"adam", "adam_8bit"}
@@ -89,7 +90,7 @@ def signs(state, plain):
 def noise_of(name, signed, given, step, index, moment):
     """Of an average of decay 0.99 and more, in the order of its elements; None for others."""
     betas = given.get("betas", (given.get("momentum", 0), 0))
-    decay = betas[1] if name == "lion" or not signed else betas[0]
+    decay = betas[registry.get(name)[0].traits.first_decay if signed else 1]
     if decay < 0.99:
         return None
     key = "exp_avg" if signed else "exp_avg_sq"
@@ -102,7 +103,7 @@ def rounded_state(name, plain, state, given, step, index):
     for letter, signed in LETTERS.items():
         moment = plain.get(letter)
         large = isinstance(moment, torch.Tensor) and moment.ndim == 2 and moment.numel() >= SMALLEST
-        if large and letter not in EXACT.get(name, ()):
+        if large and ("exp_avg" if signed else "exp_avg_sq") not in registry.get(name)[0].traits.exact:
             turned = signs(state, plain) if signed and name != "eigen_adam" else 1  # its m is not in the basis
             plain[letter] = (
                 rounded(moment * turned, signed, noise_of(name, signed, given, step, index, moment)) * turned
@@ -129,10 +130,10 @@ def test_equals_a_plain_form_that_rounds_its_moments_between_steps(name):
 @pytest.mark.slow
 @every_method
 def test_stays_close_to_the_wide_path(name):
-    """Within 5 % of the distance gone. Lion's step is a sign, which flips where the momentum is near 0."""
+    """Within 5 % of the distance gone."""
     narrow, wide = (train(make(name, parameters(SHAPES), state_bits=bits), STEPS) for bits in (8, 32))
     for a, b, start in zip(narrow, wide, parameters(SHAPES), strict=True):
-        assert (a - b).norm() <= (0.15 if name == "lion" else 0.05) * (b - start).norm()
+        assert (a - b).norm() <= (0.15 if name in BY_SIGN else 0.05) * (b - start).norm()
     changes = any(value.dtype == torch.uint8 for value in held_tensors(name).values())
     assert changes == (largest_difference(narrow, wide) > 0)
 
