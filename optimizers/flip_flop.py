@@ -29,7 +29,7 @@ from .engine.options import (
     WeightDecay,
 )
 from .functional.moments import SMALLEST_NORM, unit_momentum
-from .functional.newton_schulz import QUINTIC, iteration_dtype, newton_schulz
+from .functional.newton_schulz import QUINTIC, iteration_dtype, newton_schulz, reference_newton_schulz
 from .functional.numerics import reciprocal, working_dtype
 
 
@@ -87,7 +87,7 @@ class FlipFlop(MatrixOptimizer):
         **_: Any,
     ) -> Tensor:  # fmt: skip
         """D of W <- W - lr D, in plain float64."""
-        (m, n), (a, b, c) = G.shape, QUINTIC
+        m, n = G.shape
         M = state["M"] = momentum * state.get("M", 0) + (1 - momentum) * G
         N = momentum * M + (1 - momentum) * G if nesterov else M
         if not N.any():
@@ -95,9 +95,7 @@ class FlipFlop(MatrixOptimizer):
         s = state.get("s", torch.ones(n, dtype=G.dtype))
         X = N / s.sqrt()
         X = X / X.norm()
-        for _step in range(ns_steps):
-            A = X @ X.T
-            X = a * X + (b * A + c * A @ A) @ X
+        X = reference_newton_schulz(X, QUINTIC, ns_steps)
         squares = (X**2).sum(0)
         live = squares > 0
         s = s * torch.where(live, beta2 + (1 - beta2) * live.sum() * squares / squares.sum(), 1)

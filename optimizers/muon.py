@@ -26,7 +26,7 @@ from .engine.options import (
     WeightDecay,
 )
 from .functional.moments import unit_momentum
-from .functional.newton_schulz import QUINTIC, iteration_dtype, newton_schulz
+from .functional.newton_schulz import QUINTIC, iteration_dtype, newton_schulz, reference_newton_schulz
 
 Coefficients = Annotated[tuple[float, float, float], Option("a, b, c of the iteration")]
 AdjustLr = Annotated[
@@ -81,12 +81,10 @@ class Muon(MatrixOptimizer):
         ns_coefficients: tuple[float, float, float], ns_steps: int, eps: float, adjust_lr_fn: str, **_: Any,
     ) -> Tensor:  # fmt: skip
         """D of W <- W - lr D, in plain float64."""
-        (rows, columns), (a, b, c) = shape, ns_coefficients
+        rows, columns = shape
         B = state["B"] = momentum * state.get("B", 0) + (1 - momentum) * G
         M = momentum * B + (1 - momentum) * G if nesterov else B
         X = M / max(M.norm().item(), eps)
-        for _step in range(ns_steps):
-            A = X @ X.T
-            X = a * X + (b * A + c * A @ A) @ X
+        X = reference_newton_schulz(X, ns_coefficients, ns_steps)
         original = adjust_lr_fn == "original"
         return (max(1, rows / columns) ** 0.5 if original else 0.2 * max(rows, columns) ** 0.5) * X

@@ -29,7 +29,7 @@ from .engine.options import (
     WeightDecay,
 )
 from .functional.moments import SMALLEST_NORM, unit_momentum
-from .functional.newton_schulz import QUINTIC, iteration_dtype, newton_schulz
+from .functional.newton_schulz import QUINTIC, iteration_dtype, newton_schulz, reference_newton_schulz
 from .functional.numerics import average, reciprocal, working_dtype
 
 NorMuonAdjustLr = Annotated[
@@ -91,15 +91,13 @@ class NorMuon(MatrixOptimizer):
         adjust_lr: str, **_: Any,
     ) -> Tensor:  # fmt: skip
         """D of W <- W - lr D, in plain float64."""
-        (rows, columns), (a, b, c) = G.shape, QUINTIC
+        rows, columns = G.shape
         M = state["M"] = momentum * state.get("M", 0) + (1 - momentum) * G
         N = momentum * M + (1 - momentum) * G if nesterov else M
         if not N.any():
             return N
         N = (N.T if rows > columns else N) / N.norm()
-        for _step in range(ns_steps):
-            A = N @ N.T
-            N = a * N + (b * A + c * A @ A) @ N
+        N = reference_newton_schulz(N, QUINTIC, ns_steps)
         N = N.T if rows > columns else N
         v = state["v"] = beta2 * state.get("v", 0) + (1 - beta2) * (N**2).mean(1)
         X = torch.where(v > 0, 1 / v.sqrt(), 0)[:, None] * N

@@ -29,7 +29,7 @@ from .engine.options import (
     WeightDecay,
 )
 from .functional.moments import SMALLEST_NORM, unit_momentum
-from .functional.newton_schulz import QUINTIC, iteration_dtype, newton_schulz
+from .functional.newton_schulz import QUINTIC, iteration_dtype, newton_schulz, reference_newton_schulz
 from .functional.numerics import reciprocal, working_dtype
 from .functional.scaling import averaged_scales, reference_fixed_point
 
@@ -81,7 +81,6 @@ class RACSMuon(MatrixOptimizer):
         nesterov: bool, ns_steps: int, **_: Any,
     ) -> Tensor:  # fmt: skip
         """D of W <- W - lr D, in plain float64."""
-        a, b, c = QUINTIC
         M = state["M"] = momentum * state.get("M", 0) + (1 - momentum) * G
         N = momentum * M + (1 - momentum) * G if nesterov else M
         N = N / max(N.norm().item(), SMALLEST_NORM)
@@ -90,7 +89,5 @@ class RACSMuon(MatrixOptimizer):
         Q = state["Q"] = beta * state.get("Q", 0) + (1 - beta) * q
         X = reciprocal(Q).sqrt()[:, None] * N * reciprocal(S).sqrt()
         X = X * reciprocal(X.norm())
-        for _step in range(ns_steps):
-            A = X @ X.T
-            X = a * X + (b * A + c * A @ A) @ X
+        X = reference_newton_schulz(X, QUINTIC, ns_steps)
         return 0.2 * max(shape) ** 0.5 * X

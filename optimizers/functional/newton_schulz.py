@@ -38,6 +38,15 @@ def newton_schulz_iterations(matrix: Tensor, coefficients: tuple[float, float, f
     return matrix
 
 
+def reference_newton_schulz(X: Tensor, coefficients: tuple[float, float, float], steps: int) -> Tensor:
+    """`newton_schulz` of one matrix, in plain float64."""
+    a, b, c = coefficients
+    for _ in range(steps):
+        A = X @ X.T
+        X = a * X + (b * A + c * A @ A) @ X
+    return X
+
+
 def iteration_dtype(matrix: Tensor, chosen: str) -> torch.dtype:
     """The precision of the iteration: "float32", "bfloat16", or "auto" for float16 on CUDA and float32 elsewhere.
 
