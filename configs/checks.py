@@ -109,11 +109,6 @@ def _check_text(data: Data, settings: Settings) -> None:
         "data.path",
         f"must be one text with {source}, got {data.path}",
     )
-    settings.require(
-        data.path is None or data.source != "builtin",
-        "data.path",
-        f"has no meaning with {source}; data=files trains on files",
-    )
     for key in ("config", "split", "eval_split"):
         settings.require(
             getattr(data, key) is None or data.source == "hub", f"data.{key}", f"has no meaning with {source}"

