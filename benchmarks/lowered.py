@@ -118,6 +118,7 @@ def lower_step(name: str) -> tuple[Lowered | None, str]:
 
 
 def lower_loss() -> Lowered:
+    """The kernels of the loss of a chunk of positions."""
     torch._dynamo.reset()
     with device.phantom(), lowering() as found, torch.no_grad(), contextlib.suppress(Exception):
         hidden, weight = (torch.empty(n, WIDTH, dtype=torch.bfloat16, device="cuda") for n in (ROWS, VOCABULARY))
@@ -128,6 +129,7 @@ def lower_loss() -> Lowered:
 
 
 def main() -> int:
+    """Print what the command line asks for; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="optimizers, or `loss`; default: all and the loss")
     parser.add_argument("--triton", required=True, metavar="FOLDER", help="where triton is installed")

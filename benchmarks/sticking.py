@@ -22,17 +22,20 @@ SPREADS = (0.5, 1.5)
 
 
 def held(optimizer: BaseOptimizer) -> dict[str, Tensor]:
+    """The state of an optimizer of one matrix."""
     state: dict[str, Tensor] = next(iter(optimizer.state.values()))
     return state
 
 
 def second_moment(optimizer: BaseOptimizer) -> Tensor:
+    """float32 [rank, n], bytes read as the numbers that they stand for."""
     with eight_bit.wide(held(optimizer), torch.float32, Draws((), 0, [], []), if_written=True) as moments:
         moment: Tensor = moments["exp_avg_sq"].clone()
     return moment
 
 
 def compare(narrow: BaseOptimizer, wide: BaseOptimizer, columns: Tensor) -> str:
+    """The numbers of a row, of the `columns` (bool [n]) of both second moments."""
     ratios = (second_moment(narrow) / second_moment(wide))[:, columns]
     least = (held(narrow)["exp_avg_sq"][:, columns] == 1).float().mean()
     shown = [*ratios.quantile(torch.tensor([0.05, 0.5, 0.95])), ratios.mean(), least]
@@ -40,6 +43,7 @@ def compare(narrow: BaseOptimizer, wide: BaseOptimizer, columns: Tensor) -> str:
 
 
 def follow(spread: float, steady: int, dropped: int) -> None:
+    """Print both rows of a spread."""
     source = torch.Generator().manual_seed(0)
     scales = torch.randn(SHAPE[1], generator=source).mul_(spread).exp_()
     falls = torch.rand(SHAPE[1], generator=source) < 0.5
@@ -61,6 +65,7 @@ def follow(spread: float, steady: int, dropped: int) -> None:
 
 
 def main(steady: int = 1500, dropped: int = 3000) -> None:
+    """Print the rows of all spreads."""
     for spread in SPREADS:
         follow(spread, steady, dropped)
 

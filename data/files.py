@@ -40,6 +40,7 @@ PAGES_BYTES = 1 << 20  # of a Parquet column that are held at a time, instead of
 
 
 def is_url(name: str) -> bool:
+    """Whether a file is read over HTTP."""
     return name.startswith(("http://", "https://"))
 
 

@@ -30,6 +30,8 @@ STEPS = {"alice": 1.08, "racs": 1.06}  # over a step with Adam, at 1.3B
 
 
 class Case(NamedTuple):
+    """A model's size, whether its layers are compiled, and whether rows are padded."""
+
     size: str
     compiled: bool
     padded: bool
