@@ -30,7 +30,6 @@ RETRIES = 8  # in a row without a new byte between them; their pauses are about 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
 LONGEST_RETRY_AFTER_SECONDS = 600.0  # that a server may ask for; the hub counts requests over five minutes
 CONNECT_SECONDS, READ_SECONDS = 15.0, 30.0  # a stall is READ_SECONDS without a byte
-HUB_SECONDS = 20.0  # for the hub to answer at all
 RETRIABLE_STATUS = {408, 425, 429, 500, 502, 503, 504}
 PART_BYTES = 1 << 22  # that are read ahead of a file that is read in parts
 
