@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from analysis.arena.ledger import Line
 from analysis.comparison import best_settings
 from analysis.panels import Panel
-from analysis.paper import POSITIONS_A_STEP, published_curves, throughput
+from analysis.paper import POSITIONS_A_STEP, paper_table
 from analysis.records import Record
 from analysis.rows import ByRow
 
@@ -32,7 +32,7 @@ class Curve:
     high: list[float]
 
 
-def ours(rows: ByRow, panel: Panel) -> list[Curve]:
+def our_curves(rows: ByRow, panel: Panel) -> list[Curve]:
     """The curve of each row that a panel shows: of its best settings, through the evaluations that all seeds have."""
     return [of_seeds(row, panel.label(row), best_settings(runs)) for row, runs in rows.items() if panel.shows(row)]
 
@@ -63,12 +63,12 @@ def of_seeds(row: str, label: str, seeds: Sequence[Record | Line]) -> Curve:
     )
 
 
-def published(panel: Panel) -> list[Curve]:
+def paper_curves(panel: Panel) -> list[Curve]:
     """The paper's curves of a panel. Their seconds follow from the throughput it prints, where it prints one."""
-    printed = [cells for cells in throughput() if cells["model"] == panel.size]
+    printed = [cells for cells in paper_table("table2_throughput.csv") if cells["model"] == panel.size]
     rates = {cells["method"]: float(cells["tokens_per_second"]) for cells in printed}
     points: dict[str, list[tuple[int, float]]] = {}
-    for cells in published_curves(panel.file):
+    for cells in paper_table(f"curves/{panel.file}.csv"):
         points.setdefault(cells["method"], []).append((int(cells["step"]), float(cells["eval_ppl"])))
     curves = []
     for row, name in panel.rows.items():

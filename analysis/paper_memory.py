@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from analysis.paper import published
+from analysis.paper import paper_table
 from training.plan import Plan
 
 # The paper's GB are 2^30 bytes, as in Table 3: weights, gradients and Adam's states of the 7B model alone are 53.9e9
@@ -33,7 +33,7 @@ def figure_4(plan: Plan) -> dict[str, Footprint]:
     if plan["dtype"] != "bfloat16":
         return {}
     size = plan["model"].removeprefix("llama_")
-    rows = [row for row in published("figure4_memory.csv") if row["method"] == plan["optimizer"] and size in row]
+    rows = [row for row in paper_table("figure4_memory.csv") if row["method"] == plan["optimizer"] and size in row]
     positions = plan["micro_batch_rows"] * plan["sequence_length"]
     if rows and positions != POSITIONS:
         raise ValueError(f"Fig. 4 has {POSITIONS} positions a batch, this plan {positions}: see paper_memory.settings")

@@ -124,15 +124,15 @@ def ladder_entries(spec: Spec, ledger: Ledger, rows: list[str]) -> Iterator[Entr
                 yield Entry(row, cell, tokens, best, spec.first_seed)
 
 
-def published_entries(spec: Spec, ledger: Ledger, rows: list[str]) -> Iterator[Entry]:
+def recipe_entries(spec: Spec, ledger: Ledger, rows: list[str]) -> Iterator[Entry]:
     """Every tuned row once as its file says: the published recipe."""
     for cell in cells(spec) if spec.published else ():
         for row in rows:
             if spec.rows[row].rates_of is None:
-                yield published(spec, row, cell)
+                yield recipe(spec, row, cell)
 
 
-def published(spec: Spec, row: str, cell: Cell) -> Entry:
+def recipe(spec: Spec, row: str, cell: Cell) -> Entry:
     """The run of a row's published recipe."""
     section = config_of(spec, row, cell).optimizer
     return Entry(row, cell, spec.tokens, {"lr": section.lr, "adam_lr": section.adam_lr}, 0, published=True)
@@ -150,7 +150,7 @@ STAGES = {
     "tuning": tuning_entries,
     "final": final_entries,
     "ladder": ladder_entries,
-    "published": published_entries,
+    "published": recipe_entries,
 }
 
 

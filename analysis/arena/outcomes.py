@@ -3,7 +3,7 @@
 import math
 import statistics
 
-from analysis.arena.entries import Entry, published, source_of_values, tuning
+from analysis.arena.entries import Entry, recipe, source_of_values, tuning
 from analysis.arena.ledger import Ledger, Line
 from analysis.arena.loss_curve import LossCurve, fit
 from analysis.arena.spec import Cell, Spec, positions_per_step
@@ -67,12 +67,12 @@ def tuning_runs(spec: Spec, ledger: Ledger, row: str, cell: Cell) -> list[Line]:
     """All ended tuning runs of a row in a cell, those of walks from other starts too."""
     spec, ledger = source_of_values(spec, ledger)
     place = row, cell.size, cell.batch_size, spec.tuning.tokens, 0
-    recipe = published(spec, row, cell).name
+    by_its_file = recipe(spec, row, cell).name
     return [
         line
         for line in ledger.lines.values()
         if (line["row"], line["size"], line["batch_size"], line["tokens"], line["seed"]) == place
-        and line["name"] != recipe
+        and line["name"] != by_its_file
     ]
 
 
@@ -81,7 +81,7 @@ def other_points(spec: Spec, ledger: Ledger, row: str, cell: Cell) -> list[list[
     on since. A tuning run of that length is one of them where runs with other seeds were made at its point."""
     tuned = tuning(spec, row, cell, ledger)
     at_best = {Entry(row, cell, spec.tokens, tuned.best, seed).name for seed in spec.seeds(row)}
-    known = {published(spec, row, cell).name} | (at_best if tuned.pending is None else set())
+    known = {recipe(spec, row, cell).name} | (at_best if tuned.pending is None else set())
     walked = {line["name"] for line in tuning_runs(spec, ledger, row, cell)} if spec.rows[row].rates_of is None else ()
     left: dict[str, list[Line]] = {}
     for line in ledger.lines.values():

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from analysis.arena.entries import Entry, arguments, published
+from analysis.arena.entries import Entry, arguments, recipe
 from analysis.arena.ledger import Ledger, Line
 from analysis.arena.spec import Cell, Spec, file_of
 from configs.identity import config_hash
@@ -26,8 +26,8 @@ def changed(spec: Spec, lines: Iterable[Line]) -> bool:
 
 def check_unchanged(spec: Spec, ledger: Ledger, row: str, cell: Cell) -> None:
     """Raises SettingsError if the records of a row in a cell were made with other settings."""
-    recipe = published(spec, row, cell).name
-    if changed(spec, (line for line in ledger.of(row, cell) if line["name"] != recipe)):
+    by_its_file = recipe(spec, row, cell).name
+    if changed(spec, (line for line in ledger.of(row, cell) if line["name"] != by_its_file)):
         raise SettingsError(
             f"rows.{row}: its records were made with other settings than {file_of(spec, row)} and the spec have "
             "now; give the row another name, so that its runs are not mixed"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Container, Mapping
 
 from analysis.arena import shown
-from analysis.arena.entries import published, tuning
+from analysis.arena.entries import recipe, tuning
 from analysis.arena.ledger import Ledger, Line
 from analysis.arena.loss_curve import LossCurve
 from analysis.arena.notes import note
@@ -122,7 +122,7 @@ def _recipe(spec: Spec, ledger: Ledger, row: str, cell: Cell) -> str:
     """The perplexity of a row's published recipe."""
     if spec.rows[row].rates_of is not None:
         return ""
-    line = ledger.lines.get(published(spec, row, cell).name)
+    line = ledger.lines.get(recipe(spec, row, cell).name)
     return "" if line is None else "diverged" if line["loss"] is None else text(math.exp(line["loss"]))
 
 

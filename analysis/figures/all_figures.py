@@ -25,7 +25,9 @@ def full_size_figures(records: Iterable[Record]) -> dict[str, "Figure"]:
     """Figs. 1 to 5 at the paper's sizes, our records in front of its numbers, and Fig. 6 where records have it."""
     kept = list(records)
     rows = {panel: by_row(panel.runs(kept)) for panel in (*FIGURE_1, *FIGURE_2, *FIGURE_5)}
-    both = {panel: (_title(panel), curves.published(panel) + curves.ours(rows[panel], panel)) for panel in rows}
+    both = {
+        panel: (_title(panel), curves.paper_curves(panel) + curves.our_curves(rows[panel], panel)) for panel in rows
+    }
     with results_style():
         figures = {
             "figure1": curve_figure([both[panel] for panel in FIGURE_1], columns=1),
@@ -46,15 +48,15 @@ def nano_figures(records: Iterable[Record], pace: dict[str, float]) -> dict[str,
     if not rows:
         return {}
     with results_style():
-        panels = [("nano", curves.ours(rows, FIGURE_2[0]))]
-        panels += [(f"the paper's {panel.title}", curves.published(panel)) for panel in FIGURE_2[:2]]
+        panels = [("nano", curves.our_curves(rows, FIGURE_2[0]))]
+        panels += [(f"the paper's {panel.title}", curves.paper_curves(panel)) for panel in FIGURE_2[:2]]
         figures = {"figure2": curve_figure(panels, columns=3, widths=(1.8, 1, 1))}
         if bars := nano_rates(rows, pace):
             figures["figure3"] = throughput_figure({"nano": bars, "the paper's 60M": rates({}, FIGURE_2[0])})
         pairs = []
         for panel in FIGURE_5:
-            pairs += [(f"{_title(panel)}, nano", curves.ours(rows, panel))]
-            pairs += [("the paper's 130M", curves.published(panel))]
+            pairs += [(f"{_title(panel)}, nano", curves.our_curves(rows, panel))]
+            pairs += [("the paper's 130M", curves.paper_curves(panel))]
         figures["figure5"] = curve_figure(pairs, columns=2)
         return figures | _figure_6(rows)
 

@@ -6,7 +6,7 @@ from analysis.comparison import best_settings, crossed, effective_throughput, re
 from analysis.figures.bars import Bar, draw_bars, legend
 from analysis.figures.canvas import dress, panels_of
 from analysis.panels import Panel
-from analysis.paper import throughput
+from analysis.paper import paper_table
 from analysis.rows import ABLATIONS, ByRow
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def rates(rows: ByRow, panel: Panel) -> Bars:
     """Throughput and effective throughput of each method at a panel's size: the paper's, then ours."""
     best = {row: best_settings(runs) for row, runs in rows.items() if row not in ABLATIONS}
     bars: Bars = {}
-    for cells in throughput():
+    for cells in paper_table("table2_throughput.csv"):
         if cells["model"] == panel.size:
             printed = cells["effective_tokens_per_second"]
             bars[cells["method"]] = [

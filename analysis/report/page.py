@@ -71,11 +71,11 @@ def page(
 def data_sets(full: list[Record], nano: list[Record], arena: Mapping[str, list[Curve]]) -> list[dict[str, Any]]:
     """The sets of curves that the page can show: the `group`, `title`, `note` and `curves` of each."""
     panels = {f"Fig. {_number(panel)}": panel for panel in (*FIGURE_1, *FIGURE_2, *FIGURE_5)}
-    papers = {title: curves.published(panel) for title, panel in panels.items()}
-    ours = {title: curves.ours(by_row(panel.runs(full)), panel) for title, panel in panels.items()}
+    papers = {title: curves.paper_curves(panel) for title, panel in panels.items()}
+    ours = {title: curves.our_curves(by_row(panel.runs(full)), panel) for title, panel in panels.items()}
     rows = by_row(nano)
-    small = {"every method": curves.ours(rows, FIGURE_2[0])}
-    small |= {f"as Fig. {_number(panel)}": curves.ours(rows, panel) for panel in FIGURE_5}
+    small = {"every method": curves.our_curves(rows, FIGURE_2[0])}
+    small |= {f"as Fig. {_number(panel)}": curves.our_curves(rows, panel) for panel in FIGURE_5}
     groups = {
         "The arena": (OURS, arena),
         "Ours, nano study": (OURS, small),

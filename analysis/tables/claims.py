@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from analysis import comparison
 from analysis.comparison import crossed
-from analysis.paper import published
+from analysis.paper import paper_table
 from analysis.records import Record
 from analysis.rows import ByRow, published_row, style
 from analysis.tables.cells import mean_of_reached
@@ -39,7 +39,7 @@ CLAIMS = (
 
 def paper_60m() -> dict[str, float]:
     """Table 2's perplexities at 60M, by row."""
-    rows = (row for row in published("table2_perplexity.csv") if row["method"] != "adam_cited")
+    rows = (row for row in paper_table("table2_perplexity.csv") if row["method"] != "adam_cited")
     return {published_row(row["method"], row["last_layer"]): float(row["60m"]) for row in rows}
 
 
@@ -118,7 +118,7 @@ def _sooner(runs: ByRow, pace: dict[str, float]) -> Iterator[list[str]]:
 
 def _paper_130m(*figures: str) -> dict[str, float]:
     """The paper's perplexities of our rows in these of its figures."""
-    published_rows = (row for row in published("table5_ablations.csv") if row["figure"] in figures)
+    published_rows = (row for row in paper_table("table5_ablations.csv") if row["figure"] in figures)
     return {ABLATION_ROWS[row["figure"], row["setting"]]: float(row["perplexity"]) for row in published_rows}
 
 

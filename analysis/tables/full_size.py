@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from analysis import comparison
 from analysis.comparison import crossed, reached
 from analysis.panels import FIGURE_1, FIGURE_2
-from analysis.paper import published
+from analysis.paper import paper_table
 from analysis.paths import EXPERIMENTS
 from analysis.plans import plan
 from analysis.records import Record
@@ -40,7 +40,7 @@ def table_2(runs: ByRow) -> Table:
 
 
 def _rows_of_size(size: str, runs: ByRow) -> Iterator[list[str]]:
-    papers = published("table2_perplexity.csv")
+    papers = paper_table("table2_perplexity.csv")
     adam = of_model(runs.get("adam", []), f"llama_{size}", STEPS[size])
     cited_loss = next(math.log(float(paper[size])) for paper in papers if paper["method"] == "adam_cited")
     for paper in papers:
@@ -87,14 +87,14 @@ def _speed_cells(name: str, size: str, runs: Sequence[Record], adam: Sequence[Re
 
 def _published_of(file: str, method: str, size: str) -> dict[str, str]:
     """The row of a method and size in a table of results/paper; empty where it has none."""
-    found = (row for row in published(file) if (row["method"], row["model"]) == (method, size))
+    found = (row for row in paper_table(file) if (row["method"], row["model"]) == (method, size))
     return next(found, {})
 
 
 def table_3() -> Table:
     """Table 3: memory of weights and optimizer states, the paper's and the plan's."""
     rows = []
-    for paper in published("table3_memory.csv"):
+    for paper in paper_table("table3_memory.csv"):
         method, last_layer = paper["method"], paper["last_layer"]
         cells = [style(method).label, last_layer]
         for size in SIZES:
@@ -117,7 +117,7 @@ def table_4(runs: ByRow) -> Table:
     steps = {"40k": 40_000, "80k": 80_000, "120k": 120_000, "150k": 150_000}
     ours = {"racs": "racs", "alice": "alice_last_layer_adam"}
     rows = []
-    for paper in published("table4_1b_against_7b.csv"):
+    for paper in paper_table("table4_1b_against_7b.csv"):
         small = paper["model"] == "1_3b"
         name = ours.get(paper["method"], "") if small else ""
         mine = of_model(runs.get(name, []), "llama_1_3b", max(steps.values()))

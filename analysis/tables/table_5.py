@@ -2,7 +2,7 @@
 
 from analysis import comparison
 from analysis.panels import FIGURE_5
-from analysis.paper import published
+from analysis.paper import paper_table
 from analysis.rows import ByRow
 from analysis.tables.cells import PROVENANCE, of_model, provenance, text
 from analysis.tables.table import Table
@@ -31,7 +31,7 @@ def table_5(runs: ByRow, model: str = "llama_130m", scale: str = "full") -> Tabl
     """Table 5 and Fig. 5: perplexities of the parts of Alice and RACS, the paper's and ours."""
     steps = FIGURE_5[0].steps if scale == "full" else None
     rows = []
-    for paper in published("table5_ablations.csv"):
+    for paper in paper_table("table5_ablations.csv"):
         mine = of_model(runs.get(ABLATION_ROWS[paper["figure"], paper["setting"]], []), model, steps)
         found = comparison.perplexities(mine)
         rows.append(
