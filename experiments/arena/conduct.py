@@ -182,11 +182,13 @@ def run_stages(spec: Spec, ledger: Ledger, rows: list[str], stages: Sequence[str
 
     code = run_all(conductor.next_jobs(), at_once=machine.at_once, devices=machine.devices, after_each=after_each)
     conductor.next_jobs()
+    if code > 1:  # interrupted
+        return code
     for error in conductor.faults.values():
         raise error
-    if code <= 1 and [*stages] != ["tuning"] and (row := untuned(spec, ledger, rows)):
+    if [*stages] != ["tuning"] and (row := untuned(spec, ledger, rows)):
         raise SettingsError(f"rows.{row} has no tuned values yet: run the arena {spec.tuned_in} first")
-    return code if code > 1 else int(any(due(spec, ledger, rows, stage) for stage in stages))
+    return int(any(due(spec, ledger, rows, stage) for stage in stages))
 
 
 def print_startable(spec: Spec, ledger: Ledger, rows: list[str], stages: Sequence[str], machine: Machine) -> int:
