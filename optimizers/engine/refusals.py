@@ -86,8 +86,8 @@ def check_form(parameter: Tensor, state: dict[str, Any], forms: dict[Tensor, For
 
 
 def said(optimizer: "BaseOptimizer", group: dict[str, Any]) -> dict[str, Any]:
-    """What a group says that may decide about the state of its parameters: options but the learning rate, and keys."""
-    names = optimizer.defaults.keys() | {"role", "heads", "stacked"}
+    """What a group says that the state of its parameters may depend on: options but the learning rate, and keys."""
+    names = optimizer.defaults.keys() | state_dicts.SHAPING_KEYS
     return {name: group.get(name) for name in names if name != "lr"}
 
 

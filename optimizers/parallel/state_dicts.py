@@ -16,6 +16,8 @@ from . import shards
 if TYPE_CHECKING:
     from ..engine.base import BaseOptimizer
 
+# What a group says beside options that its parameters' state may depend on.
+SHAPING_KEYS = {"role", "heads", "stacked"}
 # Names of state in checkpoints from before version 0.2, and the names of today that each may have become.
 RENAMED = {
     "m1": ("exp_avg",),
@@ -138,7 +140,7 @@ def reshaping(optimizer: "BaseOptimizer", parameter: Tensor, before: dict[str, A
         template = _template(optimizer, parameter, {**before, **said})
         return {key: (value.shape, value.dtype) for key, value in tensors(template).items()}
 
-    names = optimizer.defaults.keys() | {"role", "heads", "stacked"}
+    names = optimizer.defaults.keys() | SHAPING_KEYS
     changed = [name for name in sorted(names & now.keys()) if name != "lr" and before.get(name) != now[name]]
     return [name for name in changed if held({name: now[name]}) != held({})]
 
