@@ -6,7 +6,7 @@ import pytest
 
 from analysis.arena import entries as entries_module
 from analysis.arena import spec as spec_module
-from analysis.arena.entries import Entry, arguments, published, remaining, steps_of, tuning
+from analysis.arena.entries import Entry, arguments, recipe, remaining, steps_of, tuning
 from analysis.arena.ledger import Ledger
 from analysis.arena.outcomes import recorded
 from analysis.arena.same_settings import check_unchanged
@@ -112,7 +112,7 @@ def test_a_published_recipe_keeps_its_files_refreshes(tmp_path):
     (tmp_path / "small.yaml").write_text(rows)
     small = read_spec(tmp_path / "small.yaml")
     cell = cells(small)[0]
-    as_published = published(small, "galore", cell)
+    as_published = recipe(small, "galore", cell)
     same_point = Entry("galore", cell, 409600, as_published.point, 0)
     assert as_published.name != same_point.name
     assert "optimizer.update_interval=1" in arguments(small, same_point)
