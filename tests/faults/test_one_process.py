@@ -113,7 +113,7 @@ def test_a_quota_takes_the_older_checkpoint(text, whole_run, tmp_path):
     assert_same_end(tmp_path / "run", whole_run)
 
 
-@pytest.mark.parametrize("write", ["export.fsync:1", "curve.write_atomically:1", "folder.write_atomically:2"])
+@pytest.mark.parametrize("write", ["export.fsync:1", "curve.write_atomically:1", "folder.write_atomically:3"])
 def test_a_disk_full_at_the_end_takes_the_room_of_the_older_checkpoint(text, whole_run, tmp_path, write):
     """At the model, the curve and the summary."""
     assert run([f"full:training.run.{write}"], tiny.command(text, tmp_path / "run"), tmp_path / "log") == 0

@@ -38,6 +38,8 @@ watchdog.HUNG = 1e9
 dog.start()
 time.sleep(float(seconds))
 print("goes on")
+dog.stop()
+dog.join(10)  # Python's end must not find it inside a call of the store
 """
 
 
