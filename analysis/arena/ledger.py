@@ -69,14 +69,10 @@ class Ledger:
         """Have a line that is not written, unless there is one of its name."""
         self.lines.setdefault(line["name"], line)
 
-    def of(self, row: str, cell: Cell, tokens: int | None = None) -> list[Line]:
-        """The lines of a row in a cell, over so many positions or over any number."""
-        return [
-            line
-            for line in self.lines.values()
-            if (line["row"], line["size"], line["batch_size"]) == (row, cell.size, cell.batch_size)
-            and tokens in (None, line["tokens"])
-        ]
+    def of(self, row: str, cell: Cell) -> list[Line]:
+        """The lines of a row in a cell."""
+        place = row, cell.size, cell.batch_size
+        return [line for line in self.lines.values() if (line["row"], line["size"], line["batch_size"]) == place]
 
     def append(self, line: Line) -> None:
         """Write a line at the end of the file, unless it has one of that name, which counts then.

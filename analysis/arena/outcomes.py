@@ -66,13 +66,11 @@ def reference_curve(spec: Spec, ledger: Ledger, cell: Cell) -> LossCurve | None:
 def tuning_runs(spec: Spec, ledger: Ledger, row: str, cell: Cell) -> list[Line]:
     """All ended tuning runs of a row in a cell, those of walks from other starts too."""
     spec, ledger = source_of_values(spec, ledger)
-    place = row, cell.size, cell.batch_size, spec.tuning.tokens, 0
     by_its_file = recipe(spec, row, cell).name
     return [
         line
-        for line in ledger.lines.values()
-        if (line["row"], line["size"], line["batch_size"], line["tokens"], line["seed"]) == place
-        and line["name"] != by_its_file
+        for line in ledger.of(row, cell)
+        if (line["tokens"], line["seed"]) == (spec.tuning.tokens, 0) and line["name"] != by_its_file
     ]
 
 
@@ -84,10 +82,9 @@ def other_points(spec: Spec, ledger: Ledger, row: str, cell: Cell) -> list[list[
     known = {recipe(spec, row, cell).name} | (at_best if tuned.pending is None else set())
     walked = {line["name"] for line in tuning_runs(spec, ledger, row, cell)} if spec.rows[row].rates_of is None else ()
     left: dict[str, list[Line]] = {}
-    for line in ledger.lines.values():
-        place = line["row"], line["size"], line["batch_size"], line["tokens"]
+    for line in ledger.of(row, cell):
         compared = line["seed"] in spec.seeds(row) or line["name"] not in walked
-        if compared and line["name"] not in known and place == (row, cell.size, cell.batch_size, spec.tokens):
+        if compared and line["name"] not in known and line["tokens"] == spec.tokens:
             left.setdefault(str(sorted(line["point"].items())), []).append(line)
     return [lines for lines in left.values() if any(line["name"] not in walked for line in lines)]
 
