@@ -1,5 +1,6 @@
 """From a model and a name to an optimizer."""
 
+import warnings
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ def build(
 
     Raises ValueError, the text naming the option, for what is no model, an unknown name or option, a value out of
     bounds, a last layer or embeddings that the method cannot step, a rule that matches nothing, or a parameter of which
-    nothing says what it is. Methods for any shape leave the latter to Adam.
+    nothing says what it is. Methods for any shape leave the latter to Adam. Warns if everything is Adam's.
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"model must be an nn.Module, got {type(model).__name__}; a class as Alice takes parameters")
@@ -48,11 +49,12 @@ def build(
             raise ValueError(f"{option}=method is refused for {name}: {cls.traits.last_layer_refusal}")
     any_shape = not issubclass(cls, MatrixOptimizer)
     groups = partition.parameter_groups(model, **by, traits=cls.traits, rules=rules, any_shape=any_shape)
+    if all(group.get("algorithm") == "adam" for group in groups):
+        what = f"lr and the options of {name} reach no parameter of this model"
+        warnings.warn(f"{what}: by their kinds or by rules Adam steps them all, at adam_lr", stacklevel=2)
     for group in groups:
-        rate = adam_lr if group.get("algorithm") == "adam" else lr
+        rate = adam_lr if group["label"] == "adam" else lr
         group["lr"] = rate.clone() if isinstance(rate, Tensor) else rate  # schedulers change each group's in place
-        if cls.traits.steps_everything:
-            group.pop("algorithm", None)
     return cls(groups, **{**presets, **options, "lr": lr})
 
 

@@ -25,7 +25,8 @@ def parameter_groups(
     rules: Rules = (),
     any_shape: bool = False,
 ) -> list[dict]:
-    """Groups for an optimizer of matrices: the method's, then Adam's (marked algorithm="adam").
+    """Groups for an optimizer of matrices: the method's, then Adam's, marked algorithm="adam" if the method is not its
+    own Adam (`traits.steps_everything`).
 
     The matrices of hidden layers go to the method. Norms and biases are Adam's, unless the method's `traits` say
     otherwise; routers, convolutions and heads of tasks always are (`kinds.Part`), and so is an embedding, norm or bias
@@ -65,7 +66,8 @@ def parameter_groups(
     groups: list[dict] = [
         {"params": members, "label": "method", **_options(role, model)} for role, members in method.items()
     ]
-    return groups + ([{"params": adam, "label": "adam", "algorithm": "adam"}] if adam else [])
+    mark = {} if traits.steps_everything else {"algorithm": "adam"}
+    return groups + ([{"params": adam, "label": "adam", **mark}] if adam else [])
 
 
 def _check_part(

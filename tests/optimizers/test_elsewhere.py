@@ -55,7 +55,7 @@ def test_every_snippet_of_the_page_has_a_test():
     assert [heading for heading in headings if f'run("{heading}"' not in called] == []
 
 
-@pytest.mark.parametrize("method", ["adam_mini", "muon", "scale"])
+@pytest.mark.parametrize("method", ["adam_mini", "muon", "scale", "adam_8bit"])
 def test_layers_that_are_unfrozen_get_the_groups_of_build(method):
     """Heads of queries, Adam for embeddings, and a method of its own for the last layer are not lost."""
     whole = optimizers.build(fresh(), method, lr=0.02)

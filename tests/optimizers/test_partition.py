@@ -143,6 +143,13 @@ def test_frozen_parameters_are_left_out():
     assert "model.embed_tokens.weight" not in destinations(optimizers.build(model, "racs", lr=0.01))
 
 
+@pytest.mark.parametrize("name", ["adam", "racs"])
+def test_a_model_that_gives_the_method_nothing_is_said(name):
+    convolution = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    with pytest.warns(UserWarning, match=f"^lr and the options of {name} reach no parameter of this model: .* adam_lr"):
+        optimizers.build(convolution, name, lr=0.01)
+
+
 def test_a_tied_last_layer_cannot_be_the_methods():
     model = llama(tie_word_embeddings=True)
     with pytest.raises(ValueError, match=r"last_layer=method"):
