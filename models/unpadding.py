@@ -1,6 +1,6 @@
 """Leaving out the padding: a row that ends in padding costs no more than its text.
 
-C4's published results have one document a row (`data.packing=false`), which makes a sixth of the positions padding.
+C4's published results have one document a row (`data.packing=false`), which makes 23 % of the positions padding.
 Everything but attention treats positions one by one, so a micro-batch becomes a list of the positions that its loss
 needs; `models.kernels.attention` makes rows of them. The loss and its gradients stay the same.
 """

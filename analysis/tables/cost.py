@@ -27,7 +27,7 @@ def cost() -> Table:
         f"What a run of Table 2 costs: {GPU} hours and dollars",
         f"FLOPs of the model by `--plan`, at {100 * UTILISATION:.0f} % of {PEAK_FLOPS / 1e12:.0f} TFLOP/s and "
         f"${DOLLARS_AN_HOUR:.2f} an hour. By the FLOPs of its step an optimizer adds less than 1 %, but for Muon, "
-        "whose products are 0.7 % of the model's at 60M and 6 % at 1.3B.",
+        "whose products are 1 % of the model's at 60M and 6 % at 1.3B.",
         ["method", *heads],
         rows,
     )
