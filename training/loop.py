@@ -188,7 +188,7 @@ class Trainer:
             except NO_BASIS:
                 self._finite(numbers)  # a gradient that is not may have stopped the renewal of a basis
                 raise
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=not layout.keeps_gradients)
         return self._finite(numbers)
 
     def _finite(self, numbers: DeviceNumbers) -> tuple[float, float]:

@@ -104,8 +104,8 @@ def _activations(config: Config) -> Literal["activation_bytes", "checkpointed_ac
 def forward_bytes(section: Model, positions: int, element_bytes: int) -> ForwardMemory:
     """Bytes that a forward pass over `positions` positions keeps for backward, by the eager graph.
 
-    With P positions, b bytes an element, width h, MLP width f, a heads and c heads of keys and values of width d, and
-    vocabulary V:
+    With P positions, b bytes an element, width h, MLP width f, a heads and c heads of keys and values of width d (a in
+    float32, whose kernel on CUDA wants them repeated), and vocabulary V:
         a layer keeps P (8 h + 4 b h + 2 b d (a + c) + 4 b f + 4 a + 8): two norms (a float32 input and 4 bytes of scale
             each, the normalised values, the output), q, k, v and the attention's output, its 4 a of log-sums, four MLP
             tensors;
@@ -117,6 +117,7 @@ def forward_bytes(section: Model, positions: int, element_bytes: int) -> Forward
     """
     h, f, layers, b = section.hidden_size, section.intermediate_size, section.num_hidden_layers, element_bytes
     heads, shared, width = section.heads()
+    shared = heads if b >= 4 else shared
     layer = positions * (8 * h + 4 * b * h + 2 * b * width * (heads + shared) + 4 * b * f + 4 * heads + 8)
     outside = positions * (4 * h + 2 * b * h + 4)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -91,12 +91,21 @@ def attention(
         )
         assert isinstance(listed, Tensor)  # it returns more on request
         return listed.unsqueeze(0), None
+    if each > 1 and _is_wide_on_cuda(value):
+        key, value = key.repeat_interleave(each, 1), value.repeat_interleave(each, 1)
     if indices is None or shape is None:
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return output, None
     query, key, value = (_padded(tensor, indices, shape) for tensor in (query, key, value))
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     return Kept.apply(output.flatten(0, 1), indices).unsqueeze(0), None
+
+
+def _is_wide_on_cuda(value: Tensor) -> bool:
+    """Whether attention is computed in float32 or float64 on CUDA, where every kernel but the one that stores all
+    scores wants as many heads of keys as of queries."""
+    computed = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else value.dtype
+    return value.is_cuda and computed not in (torch.float16, torch.bfloat16)
 
 
 def _listed(*tensors: Tensor) -> tuple[Tensor, ...]:

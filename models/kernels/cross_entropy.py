@@ -152,7 +152,8 @@ def _losses(log_probabilities: Tensor, targets: Tensor) -> tuple[Tensor, Tensor,
 
 def _difference(log_probabilities: Tensor, wanted: Tensor, picked: Tensor, dtype: torch.dtype) -> Tensor:
     """P - Y [rows, vocabulary] in `dtype`: e^wanted - 1 at a target, not the difference of nearly equal numbers."""
-    if torch.compiler.is_compiling():  # no write of its own: a part of the pass that makes P
+    # Compiled, no write of its own: a part of the pass that makes P. A deterministic scatter_ would wait for the GPU.
+    if torch.compiler.is_compiling() or torch.are_deterministic_algorithms_enabled():
         places = torch.arange(log_probabilities.shape[1], device=picked.device)
         return torch.where(places == picked, wanted.expm1(), log_probabilities.exp()).to(dtype)
     low = dtype != log_probabilities.dtype

@@ -321,7 +321,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         return [parameter]
 
     def _step_together(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
-        with ieee_products(parameters[0].device.type):
+        with ieee_products(parameters[0].device.type), eight_bit.in_order(parameters[0].device, group):
             if group["algorithm"] == "adam":
                 self.step_adam(group, parameters)
             elif eight_bit.is_narrow(group) and not self.by_matrix:

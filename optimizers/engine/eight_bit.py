@@ -69,6 +69,26 @@ def narrowed(state: dict[str, Any], exact: tuple[str, ...], *, matrices_from: in
 
 
 @contextlib.contextmanager
+def in_order(device: torch.device, group: dict[str, Any]) -> Iterator[None]:
+    """Around a step of `group`: on CUDA all of a step with bytes runs on the default stream, behind what the current
+    stream has been given and before what it gets next. bitsandbytes launches some kernels there whichever is current.
+    """
+    if device.type != "cuda" or not is_narrow(group):
+        yield
+        return
+    current, default = torch.cuda.current_stream(device), torch.cuda.default_stream(device)
+    if current == default:
+        yield
+        return
+    default.wait_stream(current)
+    try:
+        with torch.cuda.stream(default):
+            yield
+    finally:
+        current.wait_stream(default)
+
+
+@contextlib.contextmanager
 def wide(
     state: dict[str, Any], dtype: torch.dtype, draws: "Draws", *, if_written: bool = False
 ) -> Iterator[dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 if TYPE_CHECKING:
     from ..engine.matrix import MatrixOptimizer
@@ -66,13 +67,14 @@ def step_compiled(
 ) -> bool:
     """One step of `stack` by a compiled graph, its refresh apart; False if there is none, and nothing has happened.
 
-    Whole matrices are compiled, on the devices that `compile_steps` has named, and rounded to nearest. accumulated:
+    Whole matrices are compiled, on the devices that `compile_steps` has named, and rounded to nearest; none of which a
+    process has rows alone. accumulated:
     whether `optimizer.accumulate` has had the gradients of this step.
     """
     first = stack.parameters[0]
     if first.device.type not in optimizer.compiled_on or not _enabled or torch.compiler.is_compiling():
         return False
-    if stack.sharded or first.ndim != 2 or optimizer.rounds or not optimizer.traits.same_every_step:
+    if isinstance(first, DTensor) or first.ndim != 2 or optimizer.rounds or not optimizer.traits.same_every_step:
         return False
     from . import compiled_step  # when first needed: it builds on the engine, which builds on this module
 

@@ -55,6 +55,7 @@ def test_micro_batches_are_reduced_once_and_clipped_by_the_whole_norm(found):
     assert shards["clipped"] == pytest.approx(1.0, rel=1e-4) == replicas["clipped"]
     assert shards["waiting"] == replicas["waiting"] == 0
     assert shards["reducing"] == 3  # two layers, and the rest
+    assert replicas["kept"]  # gradients are added up in DDP's buckets, not beside them
 
 
 @pytest.mark.distributed

@@ -93,13 +93,16 @@ def accumulated(kind, world) -> dict:
     layout, _ = check.lay_out("adam", kind, world, torch.float32)
     rows = check.batch(0)[check.share(world)["share"]]
     first, last = rows.split(len(rows) // 2)
+    parameters = list(layout.unwrapped.parameters())
+    places = [layout.keeps_gradients and parameter.grad.data_ptr() for parameter in parameters]
     with CommDebugMode() as waiting, layout.no_sync():
         layout.model(first, first).loss_sum.backward()
     with CommDebugMode() as reducing:
         layout.model(last, last).loss_sum.backward()
-    parameters = list(layout.unwrapped.parameters())
+    kept = [layout.keeps_gradients and parameter.grad.data_ptr() for parameter in parameters] == places
     norm, clipped = (layout.gradient_norm(parameters, largest).item() for largest in (1.0, None))
-    return {"norm": norm, "clipped": clipped, "waiting": reductions(waiting), "reducing": reductions(reducing)}
+    counts = {"waiting": reductions(waiting), "reducing": reductions(reducing)}
+    return {"norm": norm, "clipped": clipped, "kept": kept, **counts}
 
 
 def reductions(mode: CommDebugMode) -> int:

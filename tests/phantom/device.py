@@ -69,6 +69,8 @@ def phantom() -> Iterator[None]:
         (torch.cuda, "is_bf16_supported", lambda *_: True),
         (torch.cuda, "get_device_capability", lambda *_: (9, 0)),
         (torch.cuda, "Event", Event),
+        (torch.cuda, "current_stream", lambda *_: "the only stream"),
+        (torch.cuda, "default_stream", lambda *_: "the only stream"),
         (torch.Tensor, "pin_memory", pin_memory),
         (matrix, "not_finite", lambda _: None),  # fake tensors have no numbers
     ]
@@ -95,11 +97,12 @@ def attention(
 ) -> Tensor:
     """What `scaled_dot_product_attention` chooses on a GPU without a mask: the choice is made in torch's CUDA library,
     which is not here."""
-    assert attn_mask is None and not enable_gqa, "flash attention takes no mask"
+    assert attn_mask is None, "flash attention takes no mask"
     if torch.is_autocast_enabled("cuda"):
         query, key, value = (tensor.to(torch.get_autocast_dtype("cuda")) for tensor in (query, key, value))
     if query.dtype in HALVES:
         return aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[0]
+    assert query.shape[1] == key.shape[1], "the kernel for float32 takes no grouped heads: torch would store all scores"
     efficient = aten._scaled_dot_product_efficient_attention
     return efficient(query, key, value, None, True, dropout_p, is_causal, scale=scale)[0]
 

@@ -21,6 +21,7 @@ CASES = {
     "padded": ("model=llama_60m", "train.dtype=bfloat16", "data.packing=false"),
     "checkpointing": ("model=llama_60m", "train.dtype=bfloat16", "train.activation_checkpointing=true"),
     "float32": ("model=llama_60m", "train.dtype=float32"),
+    "grouped": ("model=llama_60m", "model.num_key_value_heads=2", "train.dtype=float32"),
     "few": ("model=llama_350m", "model.num_hidden_layers=4", "train.dtype=bfloat16"),
 }
 

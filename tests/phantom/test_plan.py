@@ -15,7 +15,7 @@ from .budgets import BUDGETS, EIGHT_BITS
 from .compiler import compiler
 
 ROOT = Path(__file__).parents[2]
-CASES = ("plain", "padded", "checkpointing", "float32", "few")
+CASES = ("plain", "padded", "checkpointing", "float32", "grouped", "few")
 
 
 def settings(model, name, *more):

@@ -14,9 +14,9 @@ from optimizers.engine.norm_scaled import NormScaled
 # bfloat16 models of 60M and 1.3B parameters (docs/gpu.md); tests/phantom holds these numbers against the count.
 COPIES = {
     "adafactor": 3.2, "adam": 0.0, "adam_8bit": 0.0, "adam_mini": 3.0, "alice": 2.5, "alice_0": 2.5, "alice_soap": 4.4,
-    "apollo": 1.5, "apollo_mini": 1.0, "apollo_svd": 1.5, "dion": 2.5, "eigen_adam": 4.0, "fira": 2.5, "flip_flop": 3.5,
+    "apollo": 1.5, "apollo_mini": 1.0, "apollo_svd": 1.5, "dion": 2.5, "eigen_adam": 4.0, "fira": 2.5, "flip_flop": 4.4,
     "galore": 2.5, "galore_8bit": 2.75, "lamb": 4.0, "lars": 3.0, "ldadam": 4.3, "lion": 2.0, "muon": 2.5,
-    "natural_galore": 6.8, "normuon": 2.5, "octave": 3.5, "racs": 1.5, "racs_muon": 4.0, "scale": 3.0,
+    "natural_galore": 6.8, "normuon": 2.5, "octave": 3.5, "racs": 1.5, "racs_muon": 4.8, "scale": 3.0,
     "shampoo": 3.0, "sinkgd": 2.0, "soap": 6.0, "swan": 4.0,
 }  # fmt: skip
 ROUNDED = 2.5  # more of a moment in 8 bits that is rounded stochastically

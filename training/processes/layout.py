@@ -32,25 +32,30 @@ class Replicas:
     Attributes:
         unwrapped: the model itself.
         model: the module to call: the model or its wrapper.
+        keeps_gradients: whether gradients are zeroed after a step, not freed: they are views of DDP's buckets, which
+            stay, and micro-batches would make them once more beside the buckets.
     """
 
     def __init__(self, model: LlamaForCausalLM, world: World, *, deal_steps: bool = False):
         allocate(model, world.device)
         self._world, self.unwrapped, self.model = world, model, world.replicate(model)
         self._deal_steps = deal_steps
-        if world.count > 1:
+        self.keeps_gradients = world.count > 1
+        if self.keeps_gradients:
             self._form_buckets()
 
     def _form_buckets(self) -> None:
         """Let DDP form its last buckets now, with weights that hold nothing yet.
 
         It forms them anew after the first backward pass, in the order in which gradients came, and three processes or
-        more then add in another order. That must not happen at one step of a run and at another of its resumption.
+        more then add in another order. That must not happen at one step of a run and at another of its resumption. The
+        second pass makes them, and leaves the gradients there.
         """
         ids = torch.zeros(1, 2, dtype=torch.long)
-        with torch.compiler.set_stance("force_eager"):
-            self.model(**model_inputs(ids, ids, self._world.device)).loss_sum.backward()
-        self.model.zero_grad()
+        for _ in range(2):
+            with torch.compiler.set_stance("force_eager"):
+                self.model(**model_inputs(ids, ids, self._world.device)).loss_sum.backward()
+        self.model.zero_grad(set_to_none=False)
 
     def attach(self, optimizer: BaseOptimizer) -> None:
         """Keep the replicas equal: one process steps a matrix, or only refreshes its basis, and sends it to the
@@ -85,6 +90,8 @@ class Shards:
     It calls torch's `fully_shard` directly: accelerate's FSDP2 is DDP on a CPU and casts bfloat16 weights to float32.
     The optimizer must be built from the parameters of the sharded model.
     """
+
+    keeps_gradients = False
 
     def __init__(self, model: LlamaForCausalLM, world: World):
         self._world, self.unwrapped, self.model = world, model, model
