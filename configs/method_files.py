@@ -2,7 +2,9 @@
 
 import hashlib
 import importlib.util
+import re
 import sys
+import traceback
 from pathlib import Path
 
 from configs.messages import one_line
@@ -36,15 +38,18 @@ def register_file(name: str) -> tuple[str, ...]:
 def _run(path: Path, shown: str) -> tuple[str, ...]:
     known = set(registry.names())
     # As a module of `optimizers` it may import as the methods there do. Two files may have one stem.
-    module_name = f"optimizers.{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    stem = re.sub(r"\W", "_", path.stem)
+    module_name = f"optimizers.{stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None and spec.loader is not None
     module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # whatever a user's file raises
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        place = f" (line {lines[-1]})" if lines else ""
         raise SettingsError(
-            f"optimizer file {shown} cannot be run: {type(error).__name__}: {one_line(error)}"
+            f"optimizer file {shown} cannot be run: {type(error).__name__}: {one_line(error)}{place}"
         ) from error
     names = tuple(sorted(set(registry.names()) - known))
     if not names:

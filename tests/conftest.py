@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from configs import method_files
+from configs.reading import SettingsError
 from optimizers import registry
 from tests import tiny
 
@@ -25,7 +26,10 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     for file in config.getoption("--optimizer-file"):
-        method_files.register_file(file)
+        try:
+            method_files.register_file(file)
+        except SettingsError as error:
+            raise pytest.UsageError(str(error)) from error
 
 
 def pytest_collection_modifyitems(items):

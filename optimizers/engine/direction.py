@@ -23,7 +23,14 @@ class Direction(NamedTuple):
     scale: float | Tensor = 1.0  # a tensor [] where the step is one, traced by a compiler
 
     def check(self, gradient: Tensor, method: str) -> None:
-        """Raises ValueError for a part whose shape is not the one above: weights would take it by broadcasting."""
+        """Raises ValueError for what is no direction, has no part or half of a product, or a part of another shape than
+        the one above: weights would take it by broadcasting."""
+        if not isinstance(self, Direction):
+            raise ValueError(f"{method}.update must return a Direction, got {type(self).__name__}")
+        if (self.left is None) != (self.right is None):
+            raise ValueError(f"{method}.update returned a direction with left or right alone, which are one product")
+        if all(part is None for part in self[:-1]):
+            raise ValueError(f"{method}.update returned a direction without a part")
         count, m, n = gradient.shape
         k = 0 if self.left is None else self.left.shape[-1]
         shapes = (count, m, 1), (count, 1, n), (count, m, k), (count, k, n), (count, m, n)

@@ -20,7 +20,7 @@ from ..parallel.dealt_steps import SentWeights, deal
 from ..parallel.exchange import Exchange, whole_norms
 from ..parallel.sharded_stack import ShardedStack
 from ..parallel.shared_refresh import evenly_spaced, refresh_in_shares
-from . import byte_draws, eight_bit
+from . import byte_draws, eight_bit, refusals
 from .base import BaseOptimizer
 from .direction import Direction
 from .generators import generator
@@ -46,6 +46,7 @@ class MatrixOptimizer(BaseOptimizer):
 
     def __init__(self, params: Params, **options: Any):
         self._plans: dict[int, list[Stack]] = {}
+        refusals.check_passed(type(self).__name__, options)
         super().__init__(params, **options)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -116,6 +117,7 @@ class MatrixOptimizer(BaseOptimizer):
         m, n = (columns, rows) if self.traits.transposes(rows, columns) else (rows, columns)
         state: dict[str, Any] = {"step": 0} if self.traits.counts_steps else {}
         for key, (shape, dtype) in self.state_shapes(m, n, parameter.dtype, group).items():
+            refusals.check_state(type(self).__name__, key, dtype)
             state[key] = torch.zeros((*parameter.shape[:-2], *shape), dtype=dtype, device=parameter.device)
         return state
 
@@ -176,8 +178,9 @@ class MatrixOptimizer(BaseOptimizer):
             self.accumulate(gradient, stack.state, group)
         with self.inputs(stack, group) as state:
             if gradient is not None:
-                direction = self.update(gradient, state, group, t)
-                direction.check(gradient, type(self).__name__)
+                with refusals.in_place(f"{type(self).__name__}.update", state):
+                    direction = self.update(gradient, state, group, t)
+                Direction.check(direction, gradient, type(self).__name__)
         noise = self.rounding_noise(stack.parameters)
         stack.subtract(direction, gradient, group, self.traits.decays_first, noise)
 
@@ -242,7 +245,8 @@ class MatrixOptimizer(BaseOptimizer):
             sources = [generator(group.get("seed", 0), t, index) for index in stack.indices[part]]
             held = {key: tensor[part] for key, tensor in stack.state.items()}
             # Quantised before it is sent or updated: a process that gets it must update the same numbers.
-            with eight_bit.wide(held, stack.working_dtype, draws.of_refresh(part), if_written=True) as state:
+            wide = eight_bit.wide(held, stack.working_dtype, draws.of_refresh(part), if_written=True)
+            with wide as state, refusals.in_place(f"{type(self).__name__}.refresh", state, self.traits.refreshed):
                 self.refresh(gradient[part], state, group, t, sources)
         return gradient
 

@@ -1,8 +1,9 @@
 """What is refused: groups that say what no method understands; parameters, gradients and state that none can step."""
 
+import contextlib
 import difflib
 import numbers
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -28,6 +29,10 @@ ELSEWHERE = {
     "update_proj_gap": "update_interval",
     "proj_type": "",
 }
+
+
+# State that the engine itself puts beside a method's.
+ENGINES_STATE = {"step", "writes", "roundings", "weight_norm", "exp_avg_absmax", "exp_avg_sq_absmax"}
 
 
 class Form(NamedTuple):
@@ -165,3 +170,37 @@ def check_tensor(parameter: Tensor, optimizer: str) -> None:
         )
     if parameter.layout != torch.strided:
         raise ValueError(f"{optimizer} steps dense parameters, got one of layout {parameter.layout}")
+
+
+def check_passed(method: str, options: Collection[str]) -> None:
+    """Raises ValueError where a method's constructor does not pass on what the engine applies."""
+    if missing := {"lr", "weight_decay"} - set(options):
+        raise ValueError(f"{method} must pass {min(missing)} to super().__init__: the engine applies it")
+
+
+def check_state(method: str, key: str, dtype: torch.dtype) -> None:
+    """Raises ValueError for a tensor of a method's state whose name is taken, or that cannot hold what it is for."""
+    if key in ENGINES_STATE:
+        raise ValueError(f"{method}.state_shapes: the state {key} needs another name, the engine has one of this name")
+    if key.startswith("exp_avg") and not dtype.is_floating_point:
+        raise ValueError(f"{method}.state_shapes: {key} is an average, {dtype} cannot hold it")
+
+
+@contextlib.contextmanager
+def in_place(method: str, state: dict[str, Tensor], may_write: Collection[str] | None = None) -> Iterator[None]:
+    """Around a call of a method's function (`method` names it) that advances `state`.
+
+    Raises ValueError where it has put other tensors there: nobody keeps them. `may_write`: all that it may change; what
+    it changes beside that is not sent to other processes.
+    """
+    before, versions = dict(state), {key: tensor._version for key, tensor in state.items()}
+    yield
+    if added := state.keys() - before.keys():
+        raise ValueError(f"{method} added state[{min(added)!r}]: name it in state_shapes, and change it in place")
+    for key, tensor in before.items():
+        if state.get(key) is not tensor:
+            raise ValueError(
+                f"{method} put another tensor in the place of state[{key!r}]: change it with copy_ or lerp_"
+            )
+        if may_write is not None and key not in may_write and tensor._version != versions[key]:
+            raise ValueError(f"{method} changes state[{key!r}]: name it in Traits(refreshed=...)")

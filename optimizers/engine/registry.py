@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from . import options as _options
 from .base import BaseOptimizer
+from .matrix import MatrixOptimizer
 from .options import Declared
 from .refusals import GROUP_KEYS
 
@@ -22,8 +23,8 @@ def register(name: str, **presets: Any) -> Callable[[_Class], _Class]:
     """Class decorator: `name` builds the class, with `presets` in place of the signature's defaults.
 
     The class's docstring gets the meaning, bounds and default of every option. Raises ValueError when the name is
-    taken, a preset is no option of the class, an option has a name that means something else in settings or groups, or
-    the class is no optimizer of this engine.
+    taken, a preset is no option of the class, an option has a name that means something else in settings or groups,
+    steps that are not counted should renew bases, or the class is no optimizer of this engine.
     """
 
     def add(cls: _Class) -> _Class:
@@ -31,6 +32,11 @@ def register(name: str, **presets: Any) -> Callable[[_Class], _Class]:
             raise ValueError(f"{cls.__name__} is no MatrixOptimizer or BaseOptimizer, which give it groups and state")
         if taken := RESERVED & _options.declared(cls).keys():
             raise ValueError(f"{cls.__name__}: the option {min(taken)} needs another name, this one is taken")
+        refreshes = issubclass(cls, MatrixOptimizer) and cls.refresh_due is not MatrixOptimizer.refresh_due
+        if refreshes and not cls.traits.counts_steps:
+            raise ValueError(
+                f"{cls.__name__}.refresh_due needs Traits(counts_steps=True): without, every step is the first"
+            )
         if name in _METHODS:
             raise ValueError(f"the optimizer name {name!r} is taken by {_METHODS[name][0].__name__}")
         unknown = presets.keys() - _options.declared(cls).keys()

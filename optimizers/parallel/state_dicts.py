@@ -195,10 +195,10 @@ def _names_of(name: str) -> frozenset[str]:
     cls, presets = registry.get(name)
     try:
         optimizer = cls([torch.empty(64, 80, device="meta")], **presets)
-    except (ImportError, ValueError):
+        (group,) = optimizer.param_groups
+        return frozenset(tensors(optimizer.template(group["params"][0], group)))
+    except Exception:  # whatever fails in a method is for those who use it to hear
         return frozenset()
-    (group,) = optimizer.param_groups
-    return frozenset(tensors(optimizer.template(group["params"][0], group)))
 
 
 def placed(

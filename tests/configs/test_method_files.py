@@ -1,6 +1,7 @@
 """A method that settings name by its Python file."""
 
 import json
+import re
 
 import pytest
 
@@ -91,7 +92,13 @@ def test_of_several_methods_in_a_file_one_is_named(method_file):
 def test_a_python_file_without_a_method_is_refused(method_file, write, tmp_path, body, words):
     file = method_file("muon", body) if body else str(tmp_path / "mine.py")
     text = refusal(write(f"optimizer: {{base: {file}, lr: 0.01}}\n", "b.yaml"))
-    assert text.startswith(f"{tmp_path}/b.yaml line 1: optimizer file ") and text.endswith(words)
+    assert text.startswith(f"{tmp_path}/b.yaml line 1: optimizer file ")
+    assert re.sub(r" \(line \d+\)$", "", text).endswith(words)
+
+
+def test_the_line_that_fails_is_named(method_file):
+    file = method_file("mine_f", METHOD + "1 / 0", file="of.version.2.py")
+    assert refusal(f"optimizer={file}").endswith(f"division by zero (line {len(METHOD.splitlines()) + 1})")
 
 
 def test_an_optimizer_file_that_is_no_python_file_is_refused(write):

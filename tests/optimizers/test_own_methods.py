@@ -1,0 +1,128 @@
+"""What a new method gets wrong is said where it is: when its class is registered or made, or at its first step."""
+
+import pytest
+import torch
+
+from optimizers.engine import Direction, MatrixOptimizer, Traits, register
+from optimizers.engine.options import LearningRate, Params, WeightDecay
+from optimizers.functional.numerics import average
+
+
+class Signed(MatrixOptimizer):
+    """Sound."""
+
+    def __init__(self, params: Params, lr: LearningRate = 0.1, *, weight_decay: WeightDecay = 0.0):
+        super().__init__(params, lr=lr, weight_decay=weight_decay)
+
+    def state_shapes(self, m, n, dtype, group):
+        return {"exp_avg": ((m, n), dtype), "projector": ((m, 2), dtype)}
+
+    def update(self, gradient, state, group, t):
+        return Direction(dense=average(state["exp_avg"], gradient, 0.9).sign())
+
+
+class Rebinds(Signed):
+    def update(self, gradient, state, group, t):
+        state["exp_avg"] = 0.9 * state["exp_avg"] + 0.1 * gradient
+        return Direction(dense=state["exp_avg"])
+
+
+class Adds(Signed):
+    def update(self, gradient, state, group, t):
+        state["prev"] = gradient.clone()
+        return Direction(dense=gradient)
+
+
+class RefreshesUnnamed(Signed):
+    def refresh_due(self, t, group):
+        return t % 2 == 1
+
+    def refresh(self, gradient, state, group, t, sources):
+        state["projector"].copy_(gradient[..., :2])
+
+
+class RefreshesBesideState(RefreshesUnnamed):
+    def refresh(self, gradient, state, group, t, sources):
+        state["projector"] = gradient[..., :2].clone()
+
+
+class Bare(Signed):
+    def update(self, gradient, state, group, t):
+        return gradient
+
+
+class Half(Signed):
+    def update(self, gradient, state, group, t):
+        return Direction(left=gradient, dense=gradient)
+
+
+class Empty(Signed):
+    def update(self, gradient, state, group, t):
+        return Direction()
+
+
+class Taken(Signed):
+    def state_shapes(self, m, n, dtype, group):
+        return {"exp_avg": ((m, n), dtype), "exp_avg_absmax": ((m, n), dtype)}
+
+
+class Whole(Signed):
+    def state_shapes(self, m, n, dtype, group):
+        return {"exp_avg": ((m, n), torch.int64)}
+
+
+def step(cls, **options):
+    weight = torch.nn.Parameter(torch.ones(4, 6))
+    optimizer = cls([weight], **options)
+    weight.grad = torch.arange(24.0).view(4, 6)
+    optimizer.step()
+
+
+def test_a_sound_method_steps():
+    step(Signed)
+
+
+@pytest.mark.parametrize(
+    ("cls", "said"),
+    [
+        (
+            Rebinds,
+            r"Rebinds.update put another tensor in the place of state\['exp_avg'\]: change it with copy_ or lerp_",
+        ),
+        (Adds, r"Adds.update added state\['prev'\]: name it in state_shapes"),
+        (
+            RefreshesUnnamed,
+            r"RefreshesUnnamed.refresh changes state\['projector'\]: name it in Traits\(refreshed=...\)",
+        ),
+        (RefreshesBesideState, r"RefreshesBesideState.refresh put another tensor in the place of state\['projector'\]"),
+        (Bare, "Bare.update must return a Direction, got Tensor"),
+        (Half, "Half.update returned a direction with left or right alone"),
+        (Empty, "Empty.update returned a direction without a part"),
+        (Taken, "Taken.state_shapes: the state exp_avg_absmax needs another name"),
+        (Whole, "Whole.state_shapes: exp_avg is an average, torch.int64 cannot hold it"),
+    ],
+)
+def test_a_fault_is_named_at_the_first_step(cls, said):
+    with pytest.raises(ValueError, match=f"^{said}"):
+        step(cls)
+
+
+def test_a_refresh_may_write_what_the_traits_name():
+    class Named(RefreshesUnnamed):
+        traits = Traits(refreshed=("projector",))
+
+    step(Named)
+
+
+def test_what_the_engine_needs_is_asked_for():
+    class NoDecay(Signed):
+        def __init__(self, params: Params, lr: LearningRate = 0.1):
+            MatrixOptimizer.__init__(self, params, lr=lr)
+
+    class Uncounted(RefreshesUnnamed):
+        traits = Traits(counts_steps=False)
+
+    with pytest.raises(ValueError, match=r"^NoDecay must pass weight_decay to super"):
+        step(NoDecay)
+    with pytest.raises(ValueError, match=r"^Uncounted.refresh_due needs Traits\(counts_steps=True\)"):
+        register("uncounted")(Uncounted)
