@@ -83,7 +83,7 @@ def plan_run(config: Config, *, processes: int = 1, cards: list[Card] | None = N
     optimizer = build_optimizer(model, config.optimizer)
     optimizer.allocate_state()
     work = _work(config, model)
-    row = forward_bytes(config.model, config.data.sequence_length, dtype.itemsize)
+    row = forward_bytes(config.model, config.data.sequence_length, dtype.itemsize, device="cuda")
     cluster = plan_cluster(
         config,
         model,
@@ -101,11 +101,11 @@ def _activations(config: Config) -> Literal["activation_bytes", "checkpointed_ac
     return "checkpointed_activation_bytes" if config.train.activation_checkpointing else "activation_bytes"
 
 
-def forward_bytes(section: Model, positions: int, element_bytes: int) -> ForwardMemory:
-    """Bytes that a forward pass over `positions` positions keeps for backward, by the eager graph.
+def forward_bytes(section: Model, positions: int, element_bytes: int, *, device: str) -> ForwardMemory:
+    """Bytes that a forward pass over `positions` positions keeps for backward on "cpu" or "cuda", by the eager graph.
 
     With P positions, b bytes an element, width h, MLP width f, a heads and c heads of keys and values of width d (a in
-    float32, whose kernel on CUDA wants them repeated), and vocabulary V:
+    float32 on CUDA, whose kernel wants them repeated), and vocabulary V:
         a layer keeps P (8 h + 4 b h + 2 b d (a + c) + 4 b f + 4 a + 8): two norms (a float32 input and 4 bytes of scale
             each, the normalised values, the output), q, k, v and the attention's output, its 4 a of log-sums, four MLP
             tensors;
@@ -117,10 +117,9 @@ def forward_bytes(section: Model, positions: int, element_bytes: int) -> Forward
     """
     h, f, layers, b = section.hidden_size, section.intermediate_size, section.num_hidden_layers, element_bytes
     heads, shared, width = section.heads()
-    shared = heads if b >= 4 else shared
+    shared = heads if b >= 4 and device == "cuda" else shared
     layer = positions * (8 * h + 4 * b * h + 2 * b * width * (heads + shared) + 4 * b * f + 4 * heads + 8)
     outside = positions * (4 * h + 2 * b * h + 4)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     return {
         "activation_bytes": layers * layer + outside,
         "checkpointed_activation_bytes": layers * positions * b * h + layer + outside,
@@ -156,7 +155,7 @@ def _memory(config: Config, model: LlamaForCausalLM, optimizer: BaseOptimizer, c
         "checkpoint_bytes": sum(p.nbytes for p in model.parameters()) + optimizers.state_bytes(optimizer),
         "micro_batch_rows": rows,
         "activation_checkpointing": train.activation_checkpointing,
-        **forward_bytes(config.model, rows * config.data.sequence_length, element_bytes),
+        **forward_bytes(config.model, rows * config.data.sequence_length, element_bytes, device=_device()),
     }
 
 
@@ -183,7 +182,7 @@ def _work(config: Config, model: nn.Module) -> Work:
 def _layerwise_gradient_bytes(model: nn.Module, optimizer: BaseOptimizer) -> int:
     """The most bytes of gradients at once, when backward goes from the last parameter to the first and each gradient is
     freed as soon as its stack is stepped."""
-    lists = optimizer.stepped_together("cuda" if torch.cuda.is_available() else "cpu")
+    lists = optimizer.stepped_together(_device())
     together = {parameter: members for members in lists for parameter in members}
     arrived, held, most = set(), 0, 0
     for parameter in reversed(list(model.parameters())):
@@ -193,6 +192,10 @@ def _layerwise_gradient_bytes(model: nn.Module, optimizer: BaseOptimizer) -> int
         if arrived.issuperset(together[parameter]):
             held -= sum(p.nbytes for p in together[parameter])
     return most
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _multiples(interval: int, steps: int) -> list[int]:

@@ -11,6 +11,7 @@ being inside. Numbers that are not held stay in memory as zeros. How much of a r
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from optimizers.functional.switching import reference_basis
 @register("alice_adaptive_rank")
 class AdaptiveRank(Alice):
     """Alice whose rank is, at each refresh, the number of columns with more than the complement's mean energy."""
+
+    traits = replace(Alice.traits, refreshed=("basis", "tracked", "exp_avg", "exp_avg_sq"))
 
     def refresh(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], t: int, sources: list) -> None:
         super().refresh(gradient, state, group, t, sources)
