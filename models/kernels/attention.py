@@ -80,8 +80,9 @@ def attention(
         The output [rows, length, heads, width], or [1, N, heads, width] of a list of positions.
     """
     each = query.shape[1] // key.shape[1]  # heads of queries that share one of keys and values
-    if lengths is not None:
+    if each > 1 and (lengths is not None or _is_wide_on_cuda(value)):
         key, value = key.repeat_interleave(each, 1), value.repeat_interleave(each, 1)
+    if lengths is not None:
         output, _ = row_attention(*_listed(query, key, value), lengths)
         return output.unsqueeze(0), None
     if offsets is not None:
@@ -91,8 +92,6 @@ def attention(
         )
         assert isinstance(listed, Tensor)  # it returns more on request
         return listed.unsqueeze(0), None
-    if each > 1 and _is_wide_on_cuda(value):
-        key, value = key.repeat_interleave(each, 1), value.repeat_interleave(each, 1)
     if indices is None or shape is None:
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return output, None

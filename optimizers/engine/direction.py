@@ -1,6 +1,6 @@
 """The direction in which a step moves a stack of matrices, in parts that need not be multiplied out."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -22,26 +22,6 @@ class Direction(NamedTuple):
     dense: Tensor | None = None
     scale: float | Tensor = 1.0  # a tensor [] where the step is one, traced by a compiler
 
-    def check(self, gradient: Tensor, method: str) -> None:
-        """Raises ValueError for what is no direction, has no part or half of a product, or a part of another shape than
-        the one above: weights would take it by broadcasting."""
-        if not isinstance(self, Direction):
-            raise ValueError(f"{method}.update must return a Direction, got {type(self).__name__}")
-        if (self.left is None) != (self.right is None):
-            raise ValueError(f"{method}.update returned a direction with left or right alone, which are one product")
-        if all(part is None for part in self[:-1]):
-            raise ValueError(f"{method}.update returned a direction without a part")
-        count, m, n = gradient.shape
-        k = 0 if self.left is None else self.left.shape[-1]
-        shapes = (count, m, 1), (count, 1, n), (count, m, k), (count, k, n), (count, m, n)
-        for name, part, shape in zip(self._fields[:-1], self[:-1], shapes, strict=True):
-            allowed = (shape, (count, 1, 1)) if name in ("rows", "columns") else (shape,)
-            if part is not None and part.shape not in allowed:
-                raise ValueError(
-                    f"{method}.update returned {name} of shape {tuple(part.shape)}; for gradients of shape "
-                    f"{tuple(gradient.shape)} it must be {shape}"
-                )
-
     def of(self, i: int) -> "Direction":
         """The direction of the i-th matrix, without the stack's dimension."""
         rows, columns, left, right, dense = (None if part is None else part[i] for part in self[:-1])
@@ -50,6 +30,28 @@ class Direction(NamedTuple):
     def formed(self, gradient: Tensor) -> Tensor:
         """D / scale, [B, m, n], in gradient's precision, or in that of `dense` where there is nothing else."""
         return formed(gradient, *self[:-1])
+
+
+def check_direction(direction: Any, gradient: Tensor, method: str) -> None:
+    """Raises ValueError for what the `update` of `method` may not return for gradients [B, m, n]: what is no direction,
+    has no part or half of a product, or a part of another shape than `Direction` names, which weights would take by
+    broadcasting."""
+    if not isinstance(direction, Direction):
+        raise ValueError(f"{method}.update must return a Direction, got {type(direction).__name__}")
+    if (direction.left is None) != (direction.right is None):
+        raise ValueError(f"{method}.update returned a direction with left or right alone, which are one product")
+    if all(part is None for part in direction[:-1]):
+        raise ValueError(f"{method}.update returned a direction without a part")
+    count, m, n = gradient.shape
+    k = 0 if direction.left is None else direction.left.shape[-1]
+    shapes = (count, m, 1), (count, 1, n), (count, m, k), (count, k, n), (count, m, n)
+    for name, part, shape in zip(direction._fields[:-1], direction[:-1], shapes, strict=True):
+        allowed = (shape, (count, 1, 1)) if name in ("rows", "columns") else (shape,)
+        if part is not None and part.shape not in allowed:
+            raise ValueError(
+                f"{method}.update returned {name} of shape {tuple(part.shape)}; for gradients of shape "
+                f"{tuple(gradient.shape)} it must be {shape}"
+            )
 
 
 @replaceable

@@ -22,7 +22,7 @@ from ..parallel.sharded_stack import ShardedStack
 from ..parallel.shared_refresh import evenly_spaced, refresh_in_shares
 from . import byte_draws, eight_bit, refusals
 from .base import BaseOptimizer
-from .direction import Direction
+from .direction import Direction, check_direction
 from .generators import generator
 from .options import Params
 from .stack import Stack, matrix_shape
@@ -180,7 +180,7 @@ class MatrixOptimizer(BaseOptimizer):
             if gradient is not None:
                 with refusals.in_place(f"{type(self).__name__}.update", state):
                     direction = self.update(gradient, state, group, t)
-                Direction.check(direction, gradient, type(self).__name__)
+                check_direction(direction, gradient, type(self).__name__)
         noise = self.rounding_noise(stack.parameters)
         stack.subtract(direction, gradient, group, self.traits.decays_first, noise)
 

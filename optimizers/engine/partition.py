@@ -25,8 +25,8 @@ def parameter_groups(
     rules: Rules = (),
     any_shape: bool = False,
 ) -> list[dict]:
-    """Groups for an optimizer of matrices: the method's, then Adam's, marked algorithm="adam" if the method is not its
-    own Adam (`traits.steps_everything`).
+    """Groups for an optimizer of matrices: the method's, then Adam's. Adam's is marked algorithm="adam", unless the
+    method steps it too (`traits.steps_everything`).
 
     The matrices of hidden layers go to the method. Norms and biases are Adam's, unless the method's `traits` say
     otherwise; routers, convolutions and heads of tasks always are (`kinds.Part`), and so is an embedding, norm or bias

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..functional.numerics import working_dtype
 from ..parallel import shards, state_dicts
 from . import adamw
+from .eight_bit import SIGNED, maxima_of
 from .traits import Traits
 
 if TYPE_CHECKING:
@@ -29,10 +30,8 @@ ELSEWHERE = {
     "update_proj_gap": "update_interval",
     "proj_type": "",
 }
-
-
 # State that the engine itself puts beside a method's.
-ENGINES_STATE = {"step", "writes", "roundings", "weight_norm", "exp_avg_absmax", "exp_avg_sq_absmax"}
+ENGINES_STATE = {"step", "writes", "roundings", "weight_norm", *map(maxima_of, SIGNED)}
 
 
 class Form(NamedTuple):
@@ -188,12 +187,13 @@ def check_state(method: str, key: str, dtype: torch.dtype) -> None:
 
 @contextlib.contextmanager
 def in_place(method: str, state: dict[str, Tensor], may_write: Collection[str] | None = None) -> Iterator[None]:
-    """Around a call of a method's function (`method` names it) that advances `state`.
+    """Around a call of a method's function, named `method`, that advances `state`.
 
-    Raises ValueError where it has put other tensors there: nobody keeps them. `may_write`: all that it may change; what
-    it changes beside that is not sent to other processes.
+    Raises ValueError where it has put other tensors there, which nobody keeps, and where it has changed one that is not
+    in `may_write` (None: it may change all), which nobody sends to other processes.
     """
-    before, versions = dict(state), {key: tensor._version for key, tensor in state.items()}
+    before = dict(state)
+    versions = {} if may_write is None else {k: state[k]._version for k in state.keys() - set(may_write)}
     yield
     if added := state.keys() - before.keys():
         raise ValueError(f"{method} added state[{min(added)!r}]: name it in state_shapes, and change it in place")
@@ -202,5 +202,5 @@ def in_place(method: str, state: dict[str, Tensor], may_write: Collection[str] |
             raise ValueError(
                 f"{method} put another tensor in the place of state[{key!r}]: change it with copy_ or lerp_"
             )
-        if may_write is not None and key not in may_write and tensor._version != versions[key]:
+        if tensor._version != versions.get(key, tensor._version):
             raise ValueError(f"{method} changes state[{key!r}]: name it in Traits(refreshed=...)")

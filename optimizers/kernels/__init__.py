@@ -67,9 +67,8 @@ def step_compiled(
 ) -> bool:
     """One step of `stack` by a compiled graph, its refresh apart; False if there is none, and nothing has happened.
 
-    Whole matrices are compiled, on the devices that `compile_steps` has named, and rounded to nearest; none of which a
-    process has rows alone. accumulated:
-    whether `optimizer.accumulate` has had the gradients of this step.
+    Whole matrices are compiled, on the devices that `compile_steps` has named, and rounded to nearest. Those of which a
+    process has only rows are not. accumulated: whether `optimizer.accumulate` has had the gradients of this step.
     """
     first = stack.parameters[0]
     if first.device.type not in optimizer.compiled_on or not _enabled or torch.compiler.is_compiling():
