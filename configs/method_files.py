@@ -6,18 +6,28 @@ import re
 import sys
 import traceback
 from pathlib import Path
+from typing import NamedTuple
 
 from configs.messages import one_line
 from configs.reading import FOLDER, SettingsError
 from configs.user_paths import expanded, is_file
 from optimizers import registry
 
-_registered: dict[Path, tuple[str, ...]] = {}  # of the files that were run in this process
+
+class MethodFile(NamedTuple):
+    """A file that was run in this process: the methods that it registered, and 12 hexadecimal digits of the SHA-256 of
+    its bytes."""
+
+    names: tuple[str, ...]
+    digest: str
 
 
-def register_file(name: str) -> tuple[str, ...]:
-    """Run a Python file, relative to the current directory or else to the folder that holds configs/; the names of the
-    methods that it registers. A file is run once in a process.
+_registered: dict[Path, MethodFile] = {}
+
+
+def register_file(name: str) -> MethodFile:
+    """Run a Python file, relative to the current directory or else to the folder that holds configs/. A file is run
+    once in a process.
 
     Raises:
         SettingsError: there is no such file, it fails, or it registers nothing; one sentence.
@@ -35,7 +45,7 @@ def register_file(name: str) -> tuple[str, ...]:
     return _registered[path]
 
 
-def _run(path: Path, shown: str) -> tuple[str, ...]:
+def _run(path: Path, shown: str) -> MethodFile:
     known = set(registry.names())
     # As a module of `optimizers` it may import as the methods there do. Two files may have one stem.
     stem = re.sub(r"\W", "_", path.stem)
@@ -44,6 +54,7 @@ def _run(path: Path, shown: str) -> tuple[str, ...]:
     assert spec is not None and spec.loader is not None
     module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
     try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # whatever a user's file raises
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
@@ -54,4 +65,4 @@ def _run(path: Path, shown: str) -> tuple[str, ...]:
     names = tuple(sorted(set(registry.names()) - known))
     if not names:
         raise SettingsError(f'optimizer file {shown} registers no method; decorate its class with @register("name")')
-    return names
+    return MethodFile(names, digest)

@@ -165,7 +165,7 @@ def _names_to_choose(settings: Settings, section: dict[Any, Any]) -> list[str]:
     if file is None:
         return registry.names()
     try:
-        return list(register_file(file))
+        return list(register_file(file).names)
     except SettingsError as error:
         raise SettingsError(f"{settings.where('optimizer.file')}{error}") from error
 

@@ -9,6 +9,7 @@ from configs.identity import differences, flatten, to_dict
 from configs.reading import argument
 from configs.schema import Config, SettingsError, Wandb, load
 from training.run.folder import RunFolder
+from training.run.provenance import changed_method
 
 
 def combinations(files: list[str], settings: list[str]) -> dict[str, list[str]]:
@@ -81,7 +82,7 @@ def check(name: str, arguments: list[str], out: Path) -> tuple[Config, bool]:
     seed = flatten(before).get("run.seed")
     if seed is None:
         raise SettingsError(f"{out / name} holds a config.yaml that is of no run: choose another OUT")
-    changed = differences(before, now)
+    changed = differences(before, now) + changed_method(RunFolder(out / name).read_environment(), config.optimizer)
     if config.run.allow_config_change:
         return config, bool(changed)
     if seed != now["run"]["seed"]:

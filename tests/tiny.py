@@ -69,3 +69,12 @@ def unplugged_after(step: int):
         return original(self, *arguments)
 
     return update
+
+
+def method_file(folder: Path, name: str) -> Path:
+    """A Python file in `folder` that registers RACS by another name, new to this process."""
+    path = folder / f"{name}.py"
+    path.write_text(
+        f"from optimizers.engine import register\nfrom optimizers.racs import RACS\n\nregister({name!r})(RACS)\n"
+    )
+    return path

@@ -7,21 +7,24 @@ from analysis.arena.ledger import Ledger, Line
 from analysis.arena.spec import Cell, Spec, file_of
 from configs.identity import config_hash
 from configs.schema import SettingsError, load
+from training.run.provenance import changed_method
 
 
 def changed(spec: Spec, lines: Iterable[Line]) -> bool:
-    """Whether the first of a row's records has another config hash than its run would have now. One is looked at: the
-    others differ from it in their points and seeds."""
+    """Whether the first of a row's records has another config hash, or is of another content of `optimizer.file`, than
+    its run would have now. One is looked at: the others differ from it in their points and seeds."""
     line = next((line for line in lines if line["summary"].get("config_hash")), None)
     if line is None:
         return False
     cell = Cell(line["size"], line["batch_size"])
     entry = Entry(line["row"], cell, line["tokens"], line["point"], line["seed"])
     try:
-        now = config_hash(load(arguments(spec, entry)).config)
+        config = load(arguments(spec, entry)).config
     except SettingsError:  # the method has lost an option, or a bound of one has moved
         return True
-    return bool(now != line["summary"]["config_hash"])
+    return config_hash(config) != line["summary"]["config_hash"] or bool(
+        changed_method(line["summary"], config.optimizer)
+    )
 
 
 def check_unchanged(spec: Spec, ledger: Ledger, row: str, cell: Cell) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +20,8 @@ from configs.yaml_values import from_yaml
 from experiments.jobs import Job, run_all, since_start, training
 from experiments.placement import Machine
 from training.processes.logs import say
+from training.run.folder import RunFolder
+from training.run.provenance import changed_method
 
 RUNS = Path("runs/arena")
 # The sentence with which train.py ends when a loss, a gradient norm or an evaluation is not finite.
@@ -66,10 +67,10 @@ def line_of(spec: Spec, entry: Entry) -> Line | None:
     try:
         changed = differences(from_yaml((folder / "config.yaml").read_text()), to_dict(config))
         kept = records.record(folder) if ended else None
-        made_in = json.loads(environment.read_text()) if (environment := folder / "environment.json").is_file() else {}
+        made_in = RunFolder(folder).read_environment()
     except records.DAMAGED as error:
         raise SettingsError(f"{folder} holds no whole run ({one_line(error)}); move it away") from error
-    if changed:
+    if changed := changed + changed_method(made_in, config.optimizer):
         raise SettingsError(f"{folder}: this run has another {changed[0]} than the spec has now; move it away")
     if kept is None:
         line["summary"] = {"seed": entry.seed, "config_hash": config_hash(config), **made_in}

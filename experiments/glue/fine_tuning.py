@@ -1,6 +1,6 @@
 """One fine-tuning run with the Trainer of transformers: from settings to the record of what came out.
 
-OUT/<name>/config.yaml    the settings, written at the start
+OUT/<name>/config.yaml    the settings, written at the start; environment.json: commit, device and versions
 OUT/<name>/checkpoints/   the Trainer's, one an epoch, gone when the run is finished
 OUT/<name>/record.jsonl   one line; there only when the run is finished
 """
@@ -58,10 +58,13 @@ def _train(config: GlueConfig, run_folder: RunFolder) -> dict[str, Any]:
     if glue.max_length > tokenizer.model_max_length:
         raise SettingsError(f"glue.max_length must be at most {glue.model}'s {tokenizer.model_max_length} tokens")
     optimizer = build_optimizer(model, config)
+    arguments = _arguments(config, run_folder.checkpoints)
+    made_in = environment(arguments.device, config.optimizer)
     run_folder.write_config(plain(config))
+    run_folder.write_environment(made_in)
     trainer = transformers.Trainer(
         model,
-        _arguments(config, run_folder.checkpoints),
+        arguments,
         data_collator=transformers.DataCollatorWithPadding(tokenizer),
         train_dataset=glue_data.tokenize(train, task, tokenizer, glue.max_length),
         eval_dataset=glue_data.tokenize(validation, task, tokenizer, glue.max_length),
@@ -71,7 +74,7 @@ def _train(config: GlueConfig, run_folder: RunFolder) -> dict[str, Any]:
     )
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.train(resume_from_checkpoint=newest_checkpoint(run_folder.checkpoints))
-    return record(config, epochs_of(trainer.state.log_history), optimizer, trainer.args.device)
+    return record(config, epochs_of(trainer.state.log_history), optimizer, made_in)
 
 
 def _check_one_device() -> None:
@@ -179,9 +182,12 @@ def epochs_of(history: list[dict[str, float]]) -> list[dict[str, float]]:
 
 
 def record(
-    config: GlueConfig, epochs: list[dict[str, float]], optimizer: BaseOptimizer, device: torch.device
+    config: GlueConfig, epochs: list[dict[str, float]], optimizer: BaseOptimizer, made_in: dict[str, Any]
 ) -> dict[str, Any]:
-    """What is kept of a finished run. `best` is the largest of the task's first score over the epochs."""
+    """What is kept of a finished run, `made_in` this environment.
+
+    `best` is the largest of the task's first score over the epochs.
+    """
     score = TASKS[config.glue.task].scores[0]
     best = max(epochs, key=lambda row: row[score])
     return {
@@ -196,5 +202,5 @@ def record(
         "optimizer_state_bytes": optimizers.state_bytes(optimizer),
         "settings": plain(config),
         "epochs": epochs,
-        **environment(device),
+        **made_in,
     }

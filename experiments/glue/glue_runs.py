@@ -10,6 +10,7 @@ from experiments.glue.glue_settings import GlueConfig, folder_of, known_task, lo
 from experiments.glue.tasks import TASKS
 from experiments.grid import combinations
 from training.run.folder import RunFolder
+from training.run.provenance import changed_method
 
 
 def chosen_tasks(text: str) -> list[str]:
@@ -65,7 +66,8 @@ def check_folder(folder: Path, config: GlueConfig) -> None:
     if kept is None:
         return
     before, now = flatten(kept), flatten(plain(config))
-    if changed := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if changed := changed + changed_method(RunFolder(folder).read_environment(), config.optimizer):
         raise SettingsError(f"{folder} holds a run with other settings ({', '.join(changed)}): choose another OUT")
 
 

@@ -176,6 +176,19 @@ def test_a_run_of_another_seed_is_not_resumed(sweep, tiny_sweep, tmp_path):
     assert sweep(*others, "run.seed=1", "run.allow_config_change=true", "-n")[0] == 0
 
 
+def test_a_run_of_a_method_file_that_was_edited_is_not_skipped(sweep, tmp_path):
+    file, folder = tiny.method_file(tmp_path, "mine_s"), tmp_path / "out" / "mine"
+    settings = tmp_path / "mine.yaml"
+    settings.write_text(f"base: {ROOT / QUICKSTART}\noptimizer: {{base: {file}, lr: 0.01}}\n")
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(to_dict(load([str(settings)]).config)))
+    (folder / "summary.json").write_text("{}")
+    assert sweep(str(tmp_path / "out"), str(settings))[:2] == (0, "1 of 1 are finished\n")
+    (folder / "environment.json").write_text('{"optimizer_file_sha256": "of before"}')
+    code, _, said = sweep(str(tmp_path / "out"), str(settings))
+    assert code == 2 and "holds a run with other settings (content of optimizer.file)" in said
+
+
 def test_a_finished_run_resumes_when_told(sweep, tiny_sweep, tmp_path):
     *others, _ = tiny_sweep
     finished = tmp_path / "out" / "tiny"

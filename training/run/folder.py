@@ -162,6 +162,12 @@ class RunFolder:
         with self._refusing():
             write_atomically(self.environment, (json.dumps(found, indent=2) + "\n").encode())
 
+    def read_environment(self) -> dict[str, Any]:
+        """What `write_environment` put there; {} if nothing did, or it cannot be understood."""
+        with self._refusing(), contextlib.suppress(FileNotFoundError, ValueError, TypeError, RecursionError):
+            return dict(json.loads(self.environment.read_text()))
+        return {}
+
     def read_summary(self) -> dict[str, Any] | None:
         """The summary if the run in this folder is finished, else None. Raises RunFolderError if it cannot be read."""
         with self._refusing():

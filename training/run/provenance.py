@@ -1,4 +1,4 @@
-"""Where a run took place: commit, device, versions."""
+"""What a number may depend on as well as on the settings: commit, device, versions, a method's own file."""
 
 import contextlib
 import importlib.metadata
@@ -9,20 +9,33 @@ from typing import Any
 
 import torch
 
+from configs.method_files import register_file
+from configs.sections import Optimizer
+
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "sentencepiece", "bitsandbytes")
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """git_commit, device and versions for the summary: a number may depend on them as well as on the config.
-
-    `git_commit` is that of `commit`.
-    """
+def environment(device: torch.device, optimizer: Optimizer) -> dict[str, Any]:
+    """git_commit (that of `commit`), device and versions for the summary, and what `method_file` says."""
     versions = {"python": platform.python_version()}
     for library in LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[library] = importlib.metadata.version(library)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return {"git_commit": commit(Path(__file__).parent), "device": name, "versions": versions}
+    made_in = {"git_commit": commit(Path(__file__).parent), "device": name, "versions": versions}
+    return made_in | method_file(optimizer)
+
+
+def method_file(optimizer: Optimizer) -> dict[str, str]:
+    """optimizer_file_sha256: the digest of the content of `optimizer.file`; {} for a method of the package."""
+    return {} if optimizer.file is None else {"optimizer_file_sha256": register_file(optimizer.file).digest}
+
+
+def changed_method(made_in: dict[str, Any], optimizer: Optimizer) -> list[str]:
+    """What has changed, in words, where `optimizer.file` holds something else now than when `made_in`, of
+    `environment`, was written; otherwise []. What earlier versions wrote does not say."""
+    changed = any(made_in.get(key, digest) != digest for key, digest in method_file(optimizer).items())
+    return ["content of optimizer.file"] if changed else []
 
 
 def commit(folder: Path) -> str | None:

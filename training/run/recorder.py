@@ -85,7 +85,7 @@ class RunRecorder(Recorder):
         self._folder, self._config, self._settings, self._resumed = folder, config, to_dict(config), resumed
         self._reference = Reference.read(expanded(config.run.reference)) if config.run.reference else None
         self._cosines = BasisCosines(optimizer) if config.run.record_basis_cosines else None
-        self._environment = environment(device)
+        self._environment = environment(device, config.optimizer)
 
     def __exit__(self, *exception: object) -> None:
         if self._tracker is not None:

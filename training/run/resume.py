@@ -10,6 +10,7 @@ from training.plan import plan_run
 from training.run import checkpoint
 from training.run.checkpoint import Checkpoint
 from training.run.folder import RunFolder
+from training.run.provenance import changed_method
 from training.run_errors import RunFolderError
 
 NUMBERS = {"steps", "final_loss", "tokens_per_second"}  # of summary.json, without which a run is not finished
@@ -53,6 +54,8 @@ def find_start(folder: RunFolder, config: Config, mixed_precision: str = "no") -
     now = to_dict(config) | {"mixed_precision": mixed_precision}
     # Checkpoints of version 0.1 do not say it.
     changed = differences({"mixed_precision": mixed_precision, **before}, now) if before is not None else []
+    if before is not None:
+        changed += changed_method(folder.read_environment(), config.optimizer)
     if changed and found is None:
         raise SettingsError(
             f"run.dir: the finished run in {folder.path} has other settings ({', '.join(changed)}) and no checkpoint "

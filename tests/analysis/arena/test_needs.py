@@ -16,7 +16,9 @@ from analysis.arena.tables import tried
 from analysis.paths import ROOT
 from configs.identity import config_hash
 from configs.schema import SettingsError, load
+from tests import tiny
 from tests.analysis.arena.on_paper import AGAIN, CELL, SPEC, line, loss_of, made
+from training.run.provenance import method_file
 
 
 def test_compared_seeds_may_be_others_than_that_of_tuning(tmp_path):
@@ -105,6 +107,20 @@ def test_runs_of_other_settings_are_not_mixed(spec, tmp_path):
     for run in ledger.of("racs", CELL):
         run["point"]["option_of_old"] = 1
     assert "Adam, RACS, plain racs" in standings(spec, ledger, CELL).note  # an option that the method has lost
+
+
+def test_runs_of_a_method_file_that_was_edited_are_not_mixed(spec, tmp_path):
+    ledger = Ledger(tmp_path / "small.jsonl")
+    made(spec, ledger, loss_of)
+    spec.settings = [f"optimizer={tiny.method_file(tmp_path, 'mine_n')}", "optimizer.lr=0.02"]
+    run = ledger.of("racs", CELL)[0]
+    entry = Entry("racs", CELL, run["tokens"], run["point"], run["seed"])
+    section = load(arguments(spec, entry)).config
+    run["summary"] |= {"config_hash": config_hash(section), **method_file(section.optimizer)}
+    check_unchanged(spec, ledger, "racs", CELL)
+    run["summary"]["optimizer_file_sha256"] = "of before"
+    with pytest.raises(SettingsError, match=r"rows\.racs: its records were made with other settings"):
+        check_unchanged(spec, ledger, "racs", CELL)
 
 
 def test_a_published_recipe_keeps_its_files_refreshes(tmp_path):

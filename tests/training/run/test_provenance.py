@@ -1,15 +1,19 @@
 """Where a run took place."""
 
+import hashlib
 import subprocess
 from pathlib import Path
 
 import torch
 
-from training.run.provenance import commit, environment
+from configs.schema import load
+from tests import tiny
+from training.run.provenance import changed_method, commit, environment
 
 
 def test_environment_names_commit_device_and_versions():
-    found = environment(torch.device("cpu"))
+    found = environment(torch.device("cpu"), load([]).config.optimizer)
+    assert "optimizer_file_sha256" not in found
     assert found["versions"]["torch"] == torch.__version__
     assert found["device"]
     root = Path(__file__).parent
@@ -18,6 +22,19 @@ def test_environment_names_commit_device_and_versions():
         assert found["git_commit"].removesuffix("-dirty") == head.stdout.strip()
     else:
         assert found["git_commit"] is None
+
+
+def test_environment_names_the_content_of_a_methods_own_file(tmp_path):
+    file = tiny.method_file(tmp_path, "mine_g")
+    section = load([f"optimizer={file}", "optimizer.lr=0.01"]).config.optimizer
+    found = environment(torch.device("cpu"), section)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    assert found["optimizer_file_sha256"] == digest and changed_method(found, section) == []
+    file.write_text("")  # what was run is what counts
+    assert environment(torch.device("cpu"), section)["optimizer_file_sha256"] == digest
+    assert changed_method({**found, "optimizer_file_sha256": "0" * 12}, section) == ["content of optimizer.file"]
+    assert changed_method({}, section) == []
+    assert changed_method({"optimizer_file_sha256": "of before"}, load([]).config.optimizer) == []
 
 
 def test_a_ledger_that_grows_makes_no_commit_dirty(tmp_path):

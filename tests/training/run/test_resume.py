@@ -7,8 +7,10 @@ import torch
 
 from configs.identity import to_dict
 from configs.schema import Config, SettingsError, load
+from tests import tiny
 from training.run import checkpoint
 from training.run.folder import RunFolder
+from training.run.provenance import environment
 from training.run.resume import Start, find_start
 from training.run_errors import RunFolderError
 
@@ -57,6 +59,21 @@ def test_a_checkpoint_that_does_not_say_its_precision_goes_on_with_any(folder):
     assert (
         find_start(folder, config(), "bf16").checkpoint.step == find_start(folder, config(), "no").checkpoint.step == 3
     )
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_method_file_that_was_edited_is_another_setting(folder, tmp_path, ended):
+    method = f"optimizer={tiny.method_file(tmp_path, f'of_{ended}')}", "optimizer.lr=0.01"
+    settings = config(*method)
+    folder.write_environment(environment(torch.device("cpu"), settings.optimizer))
+    finish(folder, settings, 6) if ended else save(folder, 3, settings)
+    assert start(folder, *method).checkpoint is not None
+    folder.write_environment({"optimizer_file_sha256": "of before"})
+    with pytest.raises(SettingsError, match=r"has other settings \(content of optimizer\.file\)"):
+        start(folder, *method)
+    assert start(folder, *method, "run.allow_config_change=true").checkpoint is not None
+    folder.write_environment({})  # of earlier versions
+    assert start(folder, *method).checkpoint is not None
 
 
 @pytest.mark.parametrize("change", ["data.prefetch=8", "train.layerwise=true", "train.activation_checkpointing=true"])
