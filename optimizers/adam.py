@@ -20,7 +20,7 @@ from .engine.options import Betas, EpsAboveZero, LearningRate, Params, WeightDec
 class Adam(BaseOptimizer):
     """Adam with decoupled weight decay before the update (as torch's AdamW), for parameters of any shape."""
 
-    traits = Traits(sharding="rows", decays_first=True)
+    traits = Traits(sharding="rows", rounds_stochastically=True, decays_first=True)
 
     def __init__(
         self,

@@ -346,7 +346,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         The draws are a function of the seed, of how often a weight was written (`state[p]["writes"]`) and of its
         position. Raises ValueError where that is not possible.
         """
-        if not self.traits.rounds_stochastically:
+        if not refusals.can_round(type(self)):
             raise ValueError(f"stochastic_rounding is not possible with {type(self).__name__}")
         refusals.check_rounding(self._parameters(), seed)
         self._rounding_seed = seed

@@ -63,11 +63,11 @@ def count(optimizer: "BaseOptimizer", group: dict[str, Any], parameter: Tensor) 
 
 
 def slow(optimizer: "BaseOptimizer", group: dict[str, Any]) -> tuple[str, ...]:
-    """The moments of a group in 8 bits that are rounded stochastically."""
+    """The moments of a group in 8 bits that are rounded stochastically. One whose decay no option of a known name tells
+    may be slow."""
     if not eight_bit.is_narrow(group):
         return ()
+    first, second = group.get("momentum", SLOW), SLOW
     if "betas" in group:
-        decays = {"exp_avg": group["betas"][optimizer.traits.first_decay], "exp_avg_sq": group["betas"][1]}
-    else:
-        decays = {"exp_avg": group.get("momentum", 0.0)}
-    return tuple(key for key, decay in decays.items() if decay >= SLOW)
+        first, second = group["betas"][optimizer.traits.first_decay], group["betas"][1]
+    return tuple(key for key, decay in (("exp_avg", first), ("exp_avg_sq", second)) if decay >= SLOW)

@@ -143,8 +143,7 @@ class MatrixOptimizer(BaseOptimizer):
         return [p for p in parameters if p not in zero]
 
     def check_gradients(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
-        """Raises NotFiniteError, on every process, where a basis is due of a gradient that is not finite. No basis can
-        be had of it, and averages would keep it."""
+        """Raises NotFiniteError, on every process, where a basis is due of a gradient that is not finite."""
         if group["algorithm"] == "adam" or type(self).refresh_due is MatrixOptimizer.refresh_due:
             return
         places = self._places()
@@ -175,7 +174,8 @@ class MatrixOptimizer(BaseOptimizer):
         """The step after a refresh, if there was one: averages (unless they have had the gradient), update, weights."""
         direction = None
         if gradient is not None and not accumulated:
-            self.accumulate(gradient, stack.state, group)
+            with refusals.accumulating(self, stack.state):
+                self.accumulate(gradient, stack.state, group)
         with self.inputs(stack, group) as state:
             if gradient is not None:
                 with refusals.in_place(f"{type(self).__name__}.update", state):
@@ -239,7 +239,8 @@ class MatrixOptimizer(BaseOptimizer):
         Returns the gradients, which are finite."""
         gradient = stack.gradient()
         assert gradient is not None, "a basis is due of a matrix that this process owns"
-        self.accumulate(gradient, stack.state, group)
+        with refusals.accumulating(self, stack.state):
+            self.accumulate(gradient, stack.state, group)
         draws = self._draws(stack, group)
         for part in evenly_spaced(places):
             sources = [generator(group.get("seed", 0), t, index) for index in stack.indices[part]]

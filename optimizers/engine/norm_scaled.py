@@ -22,7 +22,7 @@ LARGEST_NORM = 10.0
 class NormScaled(BaseOptimizer):
     """Steps parameters of any shape: each moves by lr phi(||W||) along the direction that a subclass gives it."""
 
-    traits = Traits(sharding="rows", rounds_stochastically=False)
+    traits = Traits(sharding="rows")
     averages: ClassVar[tuple[str, ...]]  # names of the state's tensors
 
     def allocate(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:

@@ -125,6 +125,12 @@ def check_unchanged(
         before[parameter] = now  # a change that does no harm is not asked about at every step
 
 
+def can_round(method: type["BaseOptimizer"]) -> bool:
+    """Whether weights that `method` steps can be rounded stochastically."""
+    said = method.traits.rounds_stochastically
+    return method.by_matrix if said is None else said
+
+
 def check_rounding(parameters: list[Tensor], seed: int) -> None:
     """Raises ValueError for parameters that cannot be rounded stochastically, and for a seed that is none."""
     if not isinstance(seed, numbers.Integral) or isinstance(seed, bool):
@@ -185,12 +191,18 @@ def check_state(method: str, key: str, dtype: torch.dtype) -> None:
         raise ValueError(f"{method}.state_shapes: {key} is an average, {dtype} cannot hold it")
 
 
+def accumulating(optimizer: "BaseOptimizer", state: dict[str, Tensor]) -> contextlib.AbstractContextManager[None]:
+    """`in_place` around `accumulate` of a method, which gets moments that are held in 8 bits as they are."""
+    wide = {key for key, tensor in state.items() if tensor.dtype != torch.uint8}
+    return in_place(f"{type(optimizer).__name__}.accumulate", state, wide)
+
+
 @contextlib.contextmanager
 def in_place(method: str, state: dict[str, Tensor], may_write: Collection[str] | None = None) -> Iterator[None]:
     """Around a call of a method's function, named `method`, that advances `state`.
 
     Raises ValueError where it has put other tensors there, which nobody keeps, and where it has changed one that is not
-    in `may_write` (None: it may change all), which nobody sends to other processes.
+    in `may_write` (None: it may change all), which nobody sends to other processes, or whose bytes are no numbers.
     """
     before = dict(state)
     versions = {} if may_write is None else {k: state[k]._version for k in state.keys() - set(may_write)}
@@ -203,4 +215,5 @@ def in_place(method: str, state: dict[str, Tensor], may_write: Collection[str] |
                 f"{method} put another tensor in the place of state[{key!r}]: change it with copy_ or lerp_"
             )
         if tensor._version != versions.get(key, tensor._version):
-            raise ValueError(f"{method} changes state[{key!r}]: name it in Traits(refreshed=...)")
+            here = "advance it in update, it is held in 8 bits" if tensor.dtype == torch.uint8 else ""
+            raise ValueError(f"{method} changes state[{key!r}]: {here or 'name it in Traits(refreshed=...)'}")

@@ -23,8 +23,9 @@ class Traits:
     sharding: Literal["owner", "rows"] = "owner"
     # Roles whose matrices have an owner although others are stepped by rows.
     whole_roles: tuple[str, ...] = ()
-    # Whether the method can round its weights stochastically.
-    rounds_stochastically: bool = True
+    # Whether the method can round its weights stochastically. None: a method for matrices can, as the engine writes
+    # them; one for any shape cannot, unless it says so.
+    rounds_stochastically: bool | None = None
     # Whether the method gets a tall matrix as its transpose, so that m <= n; without, m is out and n is in.
     oriented: bool = True
     # Whether a square matrix is transposed too: GaLore's packages put its basis on the right.

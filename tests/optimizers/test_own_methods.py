@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from optimizers.engine import Direction, MatrixOptimizer, Traits, register
+from optimizers.engine import BaseOptimizer, Direction, MatrixOptimizer, Traits, register
 from optimizers.engine.options import LearningRate, Params, WeightDecay
 from optimizers.functional.numerics import average
 
@@ -46,6 +46,19 @@ class RefreshesBesideState(RefreshesUnnamed):
         state["projector"] = gradient[..., :2].clone()
 
 
+class AccumulatesBytes(Signed):
+    def accumulate(self, gradient, state, group):
+        average(state["exp_avg"], gradient, 0.9)
+
+    def update(self, gradient, state, group, t):
+        return Direction(dense=state["exp_avg"].sign())
+
+
+class AccumulatesBeside(AccumulatesBytes):
+    def accumulate(self, gradient, state, group):
+        state["exp_avg"] = gradient
+
+
 class Bare(Signed):
     def update(self, gradient, state, group, t):
         return gradient
@@ -71,10 +84,10 @@ class Whole(Signed):
         return {"exp_avg": ((m, n), torch.int64)}
 
 
-def step(cls, **options):
-    weight = torch.nn.Parameter(torch.ones(4, 6))
+def step(cls, shape=(4, 6), **options):
+    weight = torch.nn.Parameter(torch.ones(shape))
     optimizer = cls([weight], **options)
-    weight.grad = torch.arange(24.0).view(4, 6)
+    weight.grad = torch.arange(float(weight.numel())).view(shape)
     optimizer.step()
 
 
@@ -95,6 +108,7 @@ def test_a_sound_method_steps():
             r"RefreshesUnnamed.refresh changes state\['projector'\]: name it in Traits\(refreshed=...\)",
         ),
         (RefreshesBesideState, r"RefreshesBesideState.refresh put another tensor in the place of state\['projector'\]"),
+        (AccumulatesBeside, r"AccumulatesBeside.accumulate put another tensor in the place of state\['exp_avg'\]"),
         (Bare, "Bare.update must return a Direction, got Tensor"),
         (Half, "Half.update returned a direction with left or right alone"),
         (Empty, "Empty.update returned a direction without a part"),
@@ -112,6 +126,29 @@ def test_a_refresh_may_write_what_the_traits_name():
         traits = Traits(refreshed=("projector",))
 
     step(Named)
+
+
+def test_an_accumulation_may_not_write_bytes():
+    step(AccumulatesBytes, (64, 64))
+    with pytest.raises(ValueError, match=r"^AccumulatesBytes.accumulate changes state\['exp_avg'\]: advance it in upd"):
+        step(AccumulatesBytes, (64, 64), state_bits=8)
+
+
+def test_weights_that_a_method_writes_itself_are_not_said_to_be_rounded():
+    class Plain(BaseOptimizer):
+        def __init__(self, params: Params, lr: LearningRate = 0.1):
+            super().__init__(params, lr=lr)
+
+    class Rounding(Plain):
+        traits = Traits(rounds_stochastically=True)
+
+    weight = torch.nn.Parameter(torch.ones(4, 6, dtype=torch.bfloat16))
+    with pytest.raises(ValueError, match="stochastic_rounding is not possible with Plain"):
+        Plain([weight]).round_stochastically(0)
+    for cls in (Rounding, Signed):
+        optimizer = cls([weight])
+        optimizer.round_stochastically(0)
+        assert optimizer.rounds
 
 
 def test_what_the_engine_needs_is_asked_for():

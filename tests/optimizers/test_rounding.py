@@ -8,11 +8,12 @@ import torch
 from optimizers import registry
 from optimizers.engine import adamw
 from optimizers.engine.generators import rounding_source
+from optimizers.engine.refusals import can_round
 from optimizers.functional import rounding
 
 from .harness import assert_follows_in_bfloat16, gradient, options_of, parameters, reference, train
 
-ROUNDING = [name for name in registry.names() if registry.get(name)[0].traits.rounds_stochastically]
+ROUNDING = [name for name in registry.names() if can_round(registry.get(name)[0])]
 
 
 def make(name, weights, lr=0.01, seed=3, **changes):

@@ -174,6 +174,18 @@ def test_the_decay_of_a_moment_is_the_one_it_is_averaged_with(monkeypatch):
         asked.clear()
 
 
+def test_a_moment_whose_decay_no_known_option_tells_may_be_slow():
+    """To nearest a slow one would stay for ever, and nothing would say so."""
+    for given, moments in (
+        ({"beta1": 0.9}, {"exp_avg", "exp_avg_sq"}),
+        ({"momentum": 0.9}, {"exp_avg_sq"}),
+        ({"momentum": 0.99}, {"exp_avg", "exp_avg_sq"}),
+        ({"betas": (0.9, 0.9)}, set()),
+    ):
+        group = {"state_bits": 8, **given}
+        assert set(byte_draws.slow(make("muon", float32()), group)) == moments
+
+
 @each_slow
 def test_no_draw_is_used_twice(name, monkeypatch):
     asked = recorded(monkeypatch)

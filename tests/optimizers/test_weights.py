@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from optimizers import kernels, registry
 from optimizers.engine.direction import Direction
+from optimizers.engine.refusals import can_round
 from optimizers.engine.weights import subtract_changes, subtract_direction
 
 from .harness import gradient, options_of, parameters, train
@@ -45,7 +46,7 @@ class Writes(TorchDispatchMode):
 @pytest.mark.parametrize(
     ("name", "rounded"),
     [(name, False) for name in registry.names()]
-    + [(name, True) for name in registry.names() if registry.get(name)[0].traits.rounds_stochastically],
+    + [(name, True) for name in registry.names() if can_round(registry.get(name)[0])],
 )
 def test_only_one_module_writes_weights(name, rounded, set_threads):
     """In the plain form, which torch sees; RACS's last pass in C++ is called from the same line."""
