@@ -116,8 +116,8 @@ class MatrixOptimizer(BaseOptimizer):
         rows, columns = matrix_shape(parameter)
         m, n = (columns, rows) if self.traits.transposes(rows, columns) else (rows, columns)
         state: dict[str, Any] = {"step": 0} if self.traits.counts_steps else {}
-        for key, (shape, dtype) in self.state_shapes(m, n, parameter.dtype, group).items():
-            refusals.check_state(type(self).__name__, key, dtype)
+        for key, form in self.state_shapes(m, n, parameter.dtype, group).items():
+            shape, dtype = refusals.check_state(type(self).__name__, key, form)
             state[key] = torch.zeros((*parameter.shape[:-2], *shape), dtype=dtype, device=parameter.device)
         return state
 

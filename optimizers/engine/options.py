@@ -123,11 +123,13 @@ def declared(cls: "type[BaseOptimizer]") -> dict[str, Declared]:
     """The options of `cls`: those of its constructor, `lr` among them, in the order of its signature, and those that
     every method has. Raises TypeError for one that is not declared."""
     kinds = typing.get_type_hints(cls.__init__, include_extras=True)
-    parameters, known = _constructor(cls).parameters.items(), {"params", *SHARED}
+    parameters = _constructor(cls).parameters.items()
     for name, each in parameters:
         if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
             raise TypeError(f"{cls.__name__} must name its options in its constructor, where {name} takes any")
-    own = {name: declare(name, kinds.get(name), each.default) for name, each in parameters if name not in known}
+        if name in SHARED:
+            raise TypeError(f"{cls.__name__}: {name} is an option of every method, leave it out of the constructor")
+    own = {name: declare(name, kinds.get(name), each.default) for name, each in parameters if name != "params"}
     return own | {name: declare(name, kind, getattr(cls.traits, name)) for name, kind in SHARED.items()}
 
 

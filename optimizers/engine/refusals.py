@@ -183,12 +183,19 @@ def check_passed(method: str, options: Collection[str]) -> None:
         raise ValueError(f"{method} must pass {min(missing)} to super().__init__: the engine applies it")
 
 
-def check_state(method: str, key: str, dtype: torch.dtype) -> None:
-    """Raises ValueError for a tensor of a method's state whose name is taken, or that cannot hold what it is for."""
+def check_state(method: str, key: str, form: Any) -> tuple[tuple[int, ...], torch.dtype]:
+    """The shape and dtype of a tensor of a method's state. Raises ValueError for a name that is taken, for what is no
+    such form, and for a dtype that cannot hold what it is for."""
+    match form:
+        case ([*sizes] as shape, torch.dtype() as dtype) if all(isinstance(size, int) for size in sizes):
+            pass
+        case _:
+            raise ValueError(f"{method}.state_shapes: {key} must be ((sizes), dtype), got {form!r}")
     if key in ENGINES_STATE:
         raise ValueError(f"{method}.state_shapes: the state {key} needs another name, the engine has one of this name")
     if key.startswith("exp_avg") and not dtype.is_floating_point:
         raise ValueError(f"{method}.state_shapes: {key} is an average, {dtype} cannot hold it")
+    return tuple(shape), dtype
 
 
 def accumulating(optimizer: "BaseOptimizer", state: dict[str, Tensor]) -> contextlib.AbstractContextManager[None]:

@@ -1,6 +1,8 @@
 """Names of the optimizers: a name selects a class and the options it presets."""
 
 import difflib
+import inspect
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -11,8 +13,12 @@ from .matrix import MatrixOptimizer
 from .options import Declared
 from .refusals import GROUP_KEYS
 
-# Of settings that every optimizer has, arguments of `build`, and keys of groups.
-RESERVED = {"name", "file", "adam_lr", "last_layer", "embeddings", "rules", *GROUP_KEYS}
+# Of settings that every optimizer has, arguments of `build` and of `reference_update`, and keys of groups.
+RESERVED = {
+    *("name", "file", "base", "adam_lr", "last_layer", "embeddings", "rules"),
+    *("G", "state", "t", "shape", "weight", "clock", "source"),
+    *GROUP_KEYS,
+}
 
 _Class = TypeVar("_Class", bound=type[BaseOptimizer])
 
@@ -23,15 +29,21 @@ def register(name: str, **presets: Any) -> Callable[[_Class], _Class]:
     """Class decorator: `name` builds the class, with `presets` in place of the signature's defaults.
 
     The class's docstring gets the meaning, bounds and default of every option. Raises ValueError when the name is
-    taken, a preset is no option of the class, an option has a name that means something else in settings or groups,
-    steps that are not counted should renew bases, or the class is no optimizer of this engine.
+    taken or cannot be one of a setting and a file, a default or a preset is refused, an option has a name that means
+    something else in settings or groups, steps that are not counted should renew bases, or the class is no optimizer of
+    this engine.
     """
+    if not isinstance(name, str) or not re.fullmatch(r"\w+", name, re.ASCII):
+        raise ValueError(f"an optimizer's name is made of letters, digits and underscores, got {name!r}")
 
     def add(cls: _Class) -> _Class:
         if not issubclass(cls, BaseOptimizer):
             raise ValueError(f"{cls.__name__} is no MatrixOptimizer or BaseOptimizer, which give it groups and state")
-        if taken := RESERVED & _options.declared(cls).keys():
+        declared = _options.declared(cls)
+        if taken := RESERVED & declared.keys():
             raise ValueError(f"{cls.__name__}: the option {min(taken)} needs another name, this one is taken")
+        if "lr" not in declared:
+            raise ValueError(f"{cls.__name__} must have the option lr: settings name it")
         refreshes = issubclass(cls, MatrixOptimizer) and cls.refresh_due is not MatrixOptimizer.refresh_due
         if refreshes and not cls.traits.counts_steps:
             raise ValueError(
@@ -39,9 +51,16 @@ def register(name: str, **presets: Any) -> Callable[[_Class], _Class]:
             )
         if name in _METHODS:
             raise ValueError(f"the optimizer name {name!r} is taken by {_METHODS[name][0].__name__}")
-        unknown = presets.keys() - _options.declared(cls).keys()
+        unknown = presets.keys() - declared.keys()
         if unknown:
             raise ValueError(f"{cls.__name__} has no option {sorted(unknown)}")
+        for key, option in declared.items():
+            default = presets.get(key, option.default)
+            try:
+                if default is not inspect.Parameter.empty:
+                    option.check(default)
+            except ValueError as error:
+                raise ValueError(f"{cls.__name__}, a default: {error}") from error
         if all(cls is not known for known, _ in _METHODS.values()):
             cls.__doc__ = f"{cls.__doc__ or cls.__name__}\n\n{_options.describe(cls)}\n"
             setattr(cls, "__signature__", _options.plain_signature(cls))  # noqa: B010

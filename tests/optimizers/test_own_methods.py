@@ -84,6 +84,11 @@ class Whole(Signed):
         return {"exp_avg": ((m, n), torch.int64)}
 
 
+class Shapeless(Signed):
+    def state_shapes(self, m, n, dtype, group):
+        return {"exp_avg": (m, n)}
+
+
 def step(cls, shape=(4, 6), **options):
     weight = torch.nn.Parameter(torch.ones(shape))
     optimizer = cls([weight], **options)
@@ -113,6 +118,7 @@ def test_a_sound_method_steps():
         (Half, "Half.update returned a direction with left or right alone"),
         (Empty, "Empty.update returned a direction without a part"),
         (Taken, "Taken.state_shapes: the state exp_avg_absmax needs another name"),
+        (Shapeless, r"Shapeless.state_shapes: exp_avg must be \(\(sizes\), dtype\), got \(4, 6\)"),
         (Whole, "Whole.state_shapes: exp_avg is an average, torch.int64 cannot hold it"),
     ],
 )

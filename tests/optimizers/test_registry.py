@@ -8,7 +8,7 @@ import torch
 
 from optimizers import Muon, registry
 from optimizers.engine import Option, register
-from optimizers.engine.options import LearningRate, Params
+from optimizers.engine.options import LearningRate, Params, StateBits
 
 
 def test_a_subclass_has_the_options_of_its_own_constructor():
@@ -57,9 +57,36 @@ def test_what_cannot_be_registered_is_refused():
         register("sgd")(torch.optim.SGD)
     with pytest.raises(ValueError, match=r"Muon has no option \['rank'\]"):
         register("other", rank=3)(Muon)
+    with pytest.raises(ValueError, match=r"^Muon, a default: momentum must be a finite number .*, got 1\.5$"):
+        register("other", momentum=1.5)(Muon)
+    for name in ("of/mine", "mine-2", "", 3):
+        with pytest.raises(ValueError, match=r"^an optimizer's name is made of letters, digits and underscores, got "):
+            register(name)(Muon)
+    assert not {"other", "of/mine", "mine-2"} & set(registry.names())
 
 
-@pytest.mark.parametrize("name", ["adam_lr", "label", "embeddings"])
+def test_a_constructor_has_lr_and_leaves_out_what_every_method_has():
+    class Rateless(Muon):
+        def __init__(self, params: Params):
+            super().__init__(params)
+
+    class Bits(Muon):
+        def __init__(self, params: Params, lr: LearningRate = 0.5, *, state_bits: StateBits = 32):
+            super().__init__(params, lr=lr)
+
+    class Text(Muon):
+        def __init__(self, params: Params, lr: LearningRate = 0.5, *, floor: Annotated[float, Option("of it")] = "x"):
+            super().__init__(params, lr=lr)
+
+    with pytest.raises(ValueError, match=r"^Rateless must have the option lr"):
+        register("rateless")(Rateless)
+    with pytest.raises(TypeError, match=r"^Bits: state_bits is an option of every method, leave it out"):
+        register("bits")(Bits)
+    with pytest.raises(ValueError, match=r"^Text, a default: floor must be a finite number, got 'x'"):
+        register("text")(Text)
+
+
+@pytest.mark.parametrize("name", ["adam_lr", "label", "embeddings", "base", "t"])
 def test_an_option_whose_name_means_something_else_is_refused(name):
     """Settings and groups would give it their own value."""
 
