@@ -9,6 +9,7 @@ from typing import TypedDict
 from configs.schema import Config
 from models.llama import LlamaForCausalLM
 from optimizers import BaseOptimizer
+from training.cluster.bounds import BOUNDS
 from training.cluster.cards import GPUS_OF_A_MACHINE, Card
 from training.cluster.process_memory import ProcessMemory, process_memory
 from training.cluster.roofline import (
@@ -21,6 +22,7 @@ from training.cluster.roofline import (
 )
 from training.cluster.shares import Part, Sharing, dealt_bytes, parts_of_processes
 from training.cluster.text_rate import filled, targets_per_core_second, targets_per_row
+from training.cluster.transients import COPIES
 from training.compiler import long_enough
 from training.train_settings import deals_steps
 
@@ -52,7 +54,8 @@ class CardBounds(PassSeconds):
 
 class Cluster(TypedDict):
     """A step of a process is `micro_batches` of `micro_batch_rows` rows; `filled` is the share of their positions that
-    is not padding. `compiled`: whether the layers are, on a machine with a compiler."""
+    is not padding. `compiled`: whether the layers are, on a machine with a compiler. `optimizer_counted`: whether the
+    work of the method's step and its transients are known."""
 
     processes: int
     parallel: str
@@ -60,6 +63,7 @@ class Cluster(TypedDict):
     micro_batches: int
     filled: float
     compiled: bool
+    optimizer_counted: bool
     memory: ProcessMemory
     cards: dict[str, CardBounds]
 
@@ -127,6 +131,7 @@ def plan_cluster(
         "micro_batches": rows.micro_batches,
         "filled": rows.filled,
         "compiled": compiled,
+        "optimizer_counted": config.optimizer.name in BOUNDS and config.optimizer.name in COPIES,
         "memory": memory,
         "cards": {card.name: card_bounds(step, card) for card in cards},
     }

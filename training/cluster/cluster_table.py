@@ -16,6 +16,7 @@ PARTS = {  # of memory
     "averaged_bytes": "averages of gradients, late",
     "transient_bytes": "optimizer's transients",
 }
+UNCOUNTED = "(work and transients of this method are unknown: least of a step is taken for the one, most for the other)"
 
 
 def cluster_lines(cluster: Cluster) -> list[str]:
@@ -32,6 +33,7 @@ def cluster_lines(cluster: Cluster) -> list[str]:
         "",
         "bounds of a step from data sheets and counts, not measurements: no run is faster, most are much slower",
         *(["(messages go on during forward and backward; machines of 8 GPUs)"] if count > 1 else []),
+        *([] if cluster["optimizer_counted"] else [UNCOUNTED]),
         *_bounds(cluster["cards"]),
     ]
 

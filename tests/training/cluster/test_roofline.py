@@ -4,9 +4,11 @@ import pytest
 
 from configs.schema import load
 from optimizers import registry
+from tests import tiny
 from training.cluster import cluster_plan
 from training.cluster.bounds import BOUNDS
 from training.cluster.cards import CARDS, chosen
+from training.cluster.cluster_table import UNCOUNTED, cluster_lines
 from training.cluster.text_rate import filled, targets_per_row
 from training.plan import plan_run
 
@@ -145,3 +147,15 @@ def test_a_small_model_eats_more_text_than_a_core_tokenises():
 def test_an_unknown_card_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match="--card must be one of A100-40, A100-80, H100, got 'H10'; did you mean H100"):
         chosen("H10")
+
+
+def test_a_method_whose_work_is_unknown_is_said(tmp_path):
+    """Its step reads gradients and writes weights: 6 bytes an element of the layers' matrices in bfloat16."""
+    file = tiny.method_file(tmp_path, "unknown_work")
+    own = cluster(f"optimizer={file}", "optimizer.lr=0.01", "model=llama_60m", "train.dtype=bfloat16")
+    known = cluster("optimizer=racs", "model=llama_60m", "train.dtype=bfloat16", "optimizer.last_layer=adam")
+    (unknown,) = set(cluster_lines(own)) & {UNCOUNTED}
+    assert "unknown" in unknown and UNCOUNTED not in cluster_lines(known)
+    elements = 8 * (4 * 512**2 + 3 * 512 * 1376)
+    saved = known["cards"]["H100"]["optimizer_seconds"] - own["cards"]["H100"]["optimizer_seconds"]
+    assert saved == pytest.approx(2 * elements / 3.35e12)  # RACS reads the gradient twice
