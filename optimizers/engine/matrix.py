@@ -174,11 +174,11 @@ class MatrixOptimizer(BaseOptimizer):
         """The step after a refresh, if there was one: averages (unless they have had the gradient), update, weights."""
         direction = None
         if gradient is not None and not accumulated:
-            with refusals.accumulating(self, stack.state):
+            with refusals.accumulating(self, stack.state, gradient):
                 self.accumulate(gradient, stack.state, group)
         with self.inputs(stack, group) as state:
             if gradient is not None:
-                with refusals.in_place(f"{type(self).__name__}.update", state):
+                with refusals.in_place(f"{type(self).__name__}.update", state, gradient):
                     direction = self.update(gradient, state, group, t)
                 check_direction(direction, gradient, type(self).__name__)
         noise = self.rounding_noise(stack.parameters)
@@ -239,7 +239,7 @@ class MatrixOptimizer(BaseOptimizer):
         Returns the gradients, which are finite."""
         gradient = stack.gradient()
         assert gradient is not None, "a basis is due of a matrix that this process owns"
-        with refusals.accumulating(self, stack.state):
+        with refusals.accumulating(self, stack.state, gradient):
             self.accumulate(gradient, stack.state, group)
         draws = self._draws(stack, group)
         for part in evenly_spaced(places):
@@ -247,7 +247,7 @@ class MatrixOptimizer(BaseOptimizer):
             held = {key: tensor[part] for key, tensor in stack.state.items()}
             # Quantised before it is sent or updated: a process that gets it must update the same numbers.
             wide = eight_bit.wide(held, stack.working_dtype, draws.of_refresh(part), if_written=True)
-            with wide as state, refusals.in_place(f"{type(self).__name__}.refresh", state, self.traits.refreshed):
+            with wide as state, refusals.refreshing(self, state, gradient):
                 self.refresh(gradient[part], state, group, t, sources)
         return gradient
 

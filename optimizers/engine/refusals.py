@@ -198,22 +198,36 @@ def check_state(method: str, key: str, form: Any) -> tuple[tuple[int, ...], torc
     return tuple(shape), dtype
 
 
-def accumulating(optimizer: "BaseOptimizer", state: dict[str, Tensor]) -> contextlib.AbstractContextManager[None]:
+def accumulating(
+    optimizer: "BaseOptimizer", state: dict[str, Tensor], gradient: Tensor
+) -> contextlib.AbstractContextManager[None]:
     """`in_place` around `accumulate` of a method, which gets moments that are held in 8 bits as they are."""
     wide = {key for key, tensor in state.items() if tensor.dtype != torch.uint8}
-    return in_place(f"{type(optimizer).__name__}.accumulate", state, wide)
+    return in_place(f"{type(optimizer).__name__}.accumulate", state, gradient, wide)
+
+
+def refreshing(
+    optimizer: "BaseOptimizer", state: dict[str, Tensor], gradient: Tensor
+) -> contextlib.AbstractContextManager[None]:
+    """`in_place` around `refresh` of a method, which writes what its traits name."""
+    return in_place(f"{type(optimizer).__name__}.refresh", state, gradient, optimizer.traits.refreshed)
 
 
 @contextlib.contextmanager
-def in_place(method: str, state: dict[str, Tensor], may_write: Collection[str] | None = None) -> Iterator[None]:
-    """Around a call of a method's function, named `method`, that advances `state`.
+def in_place(
+    method: str, state: dict[str, Tensor], gradient: Tensor, may_write: Collection[str] | None = None
+) -> Iterator[None]:
+    """Around a call of a method's function, named `method`, that advances `state` by `gradient`.
 
-    Raises ValueError where it has put other tensors there, which nobody keeps, and where it has changed one that is not
-    in `may_write` (None: it may change all), which nobody sends to other processes, or whose bytes are no numbers.
+    Raises ValueError where it has put other tensors there, which nobody keeps, where it has changed one that is not in
+    `may_write` (None: it may change all), which nobody sends to other processes, or whose bytes are no numbers, and
+    where it has changed the gradient, which others read after it.
     """
-    before = dict(state)
+    before, given = dict(state), gradient._version
     versions = {} if may_write is None else {k: state[k]._version for k in state.keys() - set(may_write)}
     yield
+    if gradient._version != given:
+        raise ValueError(f"{method} changes the gradient, which is read after it: change a copy")
     if added := state.keys() - before.keys():
         raise ValueError(f"{method} added state[{min(added)!r}]: name it in state_shapes, and change it in place")
     for key, tensor in before.items():

@@ -84,6 +84,17 @@ class Whole(Signed):
         return {"exp_avg": ((m, n), torch.int64)}
 
 
+class Normalizes(Signed):
+    def update(self, gradient, state, group, t):
+        gradient /= gradient.norm()
+        return Direction(dense=gradient.sign())
+
+
+class RefreshNormalizes(RefreshesUnnamed):
+    def refresh(self, gradient, state, group, t, sources):
+        gradient /= gradient.norm()
+
+
 class Shapeless(Signed):
     def state_shapes(self, m, n, dtype, group):
         return {"exp_avg": (m, n)}
@@ -114,6 +125,8 @@ def test_a_sound_method_steps():
         ),
         (RefreshesBesideState, r"RefreshesBesideState.refresh put another tensor in the place of state\['projector'\]"),
         (AccumulatesBeside, r"AccumulatesBeside.accumulate put another tensor in the place of state\['exp_avg'\]"),
+        (Normalizes, "Normalizes.update changes the gradient, which is read after it: change a copy"),
+        (RefreshNormalizes, "RefreshNormalizes.refresh changes the gradient"),
         (Bare, "Bare.update must return a Direction, got Tensor"),
         (Half, "Half.update returned a direction with left or right alone"),
         (Empty, "Empty.update returned a direction without a part"),
