@@ -156,6 +156,7 @@ def test_the_walk_of_adding_an_optimizer_works(tmp_path):
     page = (ROOT / "docs" / "adding-an-optimizer.md").read_text()
     assert "```python\nfrom .signum import Signum\n```" in page
     files = files_of_the_walk()
+    *files, (other, any_shape) = files
     assert [file for file, _ in files] == ["optimizers/signum.py", "configs/optimizer/signum.yaml"]
     ignored = shutil.ignore_patterns(".*", "__pycache__", "results", "runs", "wandb")
     copy = shutil.copytree(ROOT, tmp_path / "project", ignore=ignored)
@@ -166,14 +167,15 @@ def test_the_walk_of_adding_an_optimizer_works(tmp_path):
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def check_contract(*flags: str) -> None:
-        contract = ("tests/optimizers/test_contract.py", "-k", "signum", "-p", "no:cacheprovider")
+    def check_contract(*flags: str, name: str = "signum") -> None:
+        contract = ("tests/optimizers/test_contract.py", "-k", name, "-p", "no:cacheprovider")
         assert int(re.findall(r"(\d+) passed", run("-m", "pytest", *contract, *flags, "-v") + "0 passed")[0]) >= 19
 
     (copy / "my").mkdir()
-    (copy / "my" / "signum.py").write_text(files[0][1])
-    check_contract("--optimizer-file=my/signum.py")
-    run("train.py", "optimizer=my/signum.py", "optimizer.lr=0.0001", *tiny, f"run.dir={tmp_path / 'trial'}")
+    for name, content in (("signum", files[0][1]), (Path(other).stem, any_shape)):
+        (copy / "my" / f"{name}.py").write_text(content)
+        check_contract(f"--optimizer-file=my/{name}.py", name=name)
+        run("train.py", f"optimizer=my/{name}.py", "optimizer.lr=0.0001", *tiny, f"run.dir={tmp_path / name}")
 
     for file, content in files:
         assert not (copy / file).exists()

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from ..parallel import shards, state_dicts
 from ..parallel.dealt_steps import Sent
-from . import adamw, byte_draws, eight_bit, hooks, narrow_steps, refusals
+from . import adamw, byte_draws, eight_bit, hooks, refusals, whole_steps
 from .generators import rounding_source
 from .options import SHARED, Params, check_all, taking_shared
 from .precision import ieee_products
@@ -92,7 +92,7 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     def step_narrow(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         """`step_group` of parameters whose moments are held in 8 bits. A method that steps bytes overrides it."""
-        with narrow_steps.wide_states(self, group, parameters):
+        with whole_steps.wide_states(self, group, parameters):
             self.step_group(group, parameters)
         for parameter in parameters:
             byte_draws.count(self, group, parameter)
@@ -324,8 +324,8 @@ class BaseOptimizer(torch.optim.Optimizer):
         with ieee_products(parameters[0].device.type), eight_bit.in_order(parameters[0].device, group):
             if group["algorithm"] == "adam":
                 self.step_adam(group, parameters)
-            elif eight_bit.is_narrow(group) and not self.by_matrix:
-                narrow_steps.step(self, group, parameters)
+            elif self.steps_whole(group) and not self.by_matrix:
+                whole_steps.step(self, group, parameters)
             else:
                 self.step_group(group, parameters)
 

@@ -1,7 +1,7 @@
 """The one place where weights are written, sharded or not, rounded or not.
 
 Two exceptions compute and write in one call of a library: torch's fused AdamW (engine/adamw.py) and bitsandbytes' 8-bit
-step (engine/adamw_8bit.py). A third writes the rows that a whole parameter's owner has sent (engine/narrow_steps.py).
+step (engine/adamw_8bit.py). A third writes the rows that a whole parameter's owner has sent (engine/whole_steps.py).
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""8-bit states of sharded parameters and dealt steps, two processes: accelerate launch ... narrow_worker.py OUT.json"""
+"""States of sharded parameters that need wholes, and dealt steps: accelerate launch ... narrow_worker.py OUT.json"""
 
 import training.processes.repeatable_sums  # noqa: F401 - before torch
 
@@ -15,19 +15,41 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 import optimizers
 from optimizers import registry
+from optimizers.engine import BaseOptimizer, register
+from optimizers.engine.options import LearningRate, Momentum, WeightDecay
+from optimizers.functional.numerics import average
 from tests.optimizers.harness import gradient, parameters
 from training.processes.start import start_world
 
 # 71 rows are 36 and 35: a block of 256 elements spans the rows of both. The last is too small for bytes.
 SHAPES = [(71, 70), (70, 71), (71, 70), (9, 7)]
-NAMES = ("muon", "lion", "adam", "lamb", "alice")
+NAMES = ("muon", "lion", "adam", "lamb", "alice", "unit")
+
+
+class Unit(BaseOptimizer):
+    """A new method for any shape that says nothing of shards: momentum of unit norm."""
+
+    def __init__(self, params, lr: LearningRate = 0.01, *, momentum: Momentum = 0.9, weight_decay: WeightDecay = 0.0):
+        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
+
+    def allocate(self, parameter, group):
+        return {"step": 0, "exp_avg": torch.zeros_like(parameter)}
+
+    def step_group(self, group, parameters):
+        for parameter in parameters:
+            self.state[parameter]["step"] += 1
+            mean = average(self.state[parameter]["exp_avg"], parameter.grad, group["momentum"])
+            parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(mean / mean.norm(), alpha=group["lr"])
+
+
+register("unit")(Unit)
 SMALL = {"rank": 60, "leading": 20, "update_interval": 3}
 
 
-def make(name, weights):
+def make(name, weights, bits):
     known = registry.options(name)
     small = {key: value for key, value in SMALL.items() if key in known}
-    return registry.get(name)[0](weights, lr=0.01, weight_decay=0.1, state_bits=8, **small)
+    return registry.get(name)[0](weights, lr=0.01, weight_decay=0.1, state_bits=bits, **small)
 
 
 def sharded(weights, mesh):
@@ -50,22 +72,22 @@ def largest(first, second):
     return max((a - b).abs().max().item() for a, b in zip(first, second, strict=True))
 
 
-def measured(name, world, mesh):
+def measured(name, world, mesh, bits=8):
     """Distances of sharded steps from those of one process, and of what goes on from a full state dict."""
     start = parameters(SHAPES, torch.float32)
     alone, shards = (
-        make(name, [torch.nn.Parameter(w.detach().clone()) for w in start]),
-        make(name, sharded(start, mesh)),
+        make(name, [torch.nn.Parameter(w.detach().clone()) for w in start], bits),
+        make(name, sharded(start, mesh), bits),
     )
     step(alone, range(1, 4)), step(shards, range(1, 4), mesh)
     whole_state = copy.deepcopy(shards.full_state_dict())
     saved = world.from_main(lambda: whole_state)
     weights = whole(shards)
     step(alone, range(4, 7)), step(shards, range(4, 7), mesh)
-    again = make(name, sharded(weights, mesh))
+    again = make(name, sharded(weights, mesh), bits)
     again.load_full_state_dict(copy.deepcopy(saved))
     step(again, range(4, 7), mesh)
-    single = make(name, [torch.nn.Parameter(weight.clone()) for weight in weights])
+    single = make(name, [torch.nn.Parameter(weight.clone()) for weight in weights], bits)
     single.load_state_dict(copy.deepcopy(saved))
     step(single, range(4, 7))
     held = [state.get("exp_avg") for state in shards.state.values()]
@@ -113,6 +135,7 @@ def main(out: Path) -> None:
     world = start_world(seed=0, threads=1, deterministic=False, dtype="float32")
     mesh = init_device_mesh("cpu", (world.count,))
     found = {name: measured(name, world, mesh) for name in NAMES}
+    found["wide"] = measured("unit", world, mesh, bits=32)
     found["dealt"] = dealt(world)
     if world.is_main:
         out.write_text(json.dumps(found))

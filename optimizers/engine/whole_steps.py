@@ -1,4 +1,7 @@
-"""Steps of methods for any shape whose moments are held in 8 bits. Those for matrices do the same stack by stack."""
+"""Steps of whole parameters by methods for any shape: sharded ones by their owners, moments in 8 bits as wide ones.
+
+Methods for matrices do the same stack by stack.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -19,11 +22,16 @@ if TYPE_CHECKING:
 def step(optimizer: "BaseOptimizer", group: dict[str, Any], parameters: list[Tensor]) -> None:
     """One step of `parameters` in bounded lists, sharded ones as wholes by their owners."""
     if whole := [parameter for parameter in parameters if optimizer.owner(parameter) is None]:
-        for members in bounded_lists(whole):
-            optimizer.step_narrow(group, members)
+        _step_whole(optimizer, group, whole)
     sharded = [parameter for parameter in parameters if isinstance(parameter, DTensor)]
     for exchange, together in exchanges(sharded, optimizer.owner):
         _step_owned(optimizer, group, exchange, together)
+
+
+def _step_whole(optimizer: "BaseOptimizer", group: dict[str, Any], parameters: list[Tensor]) -> None:
+    step_list = optimizer.step_narrow if eight_bit.is_narrow(group) else optimizer.step_group
+    for members in bounded_lists(parameters):
+        step_list(group, members)
 
 
 @contextlib.contextmanager
@@ -57,7 +65,7 @@ def _step_owned(optimizer: "BaseOptimizer", group: dict[str, Any], exchange: Exc
         whole.grad, optimizer.state[whole] = gradient, optimizer.state[parameter]
     try:
         if wholes:
-            optimizer.step_narrow(group, list(wholes))
+            _step_whole(optimizer, group, list(wholes))
     finally:
         for whole in wholes:
             del optimizer.state[whole]
