@@ -55,7 +55,7 @@ from .functional.limiter import limit_growth, reference_limit
 from .functional.moments import adam_moments
 from .functional.numerics import reciprocal, working_dtype
 from .functional.scaling import averaged_scales, reference_fixed_point
-from .functional.subspace import Reflectors, average_gram, leading_eigenvectors, project
+from .functional.subspace import Reflectors, average_gram, is_zero, leading_eigenvectors, project
 from .functional.switching import reference_basis, subspace_iteration, switch
 
 # A part of the residual below this share of the gradient is rounding, by the dtype of the bases: measured were up to
@@ -159,7 +159,7 @@ class AliceSOAP(MatrixOptimizer):
         return t == 1 or t % group["update_interval"] == 0
 
     def refresh(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], t: int, sources: list) -> None:
-        turns = []
+        turns, stays = [], None if t == 1 or group["tracking"] else is_zero(gradient)
         for basis, tracked, rows in (("basis", "tracked", gradient), ("right_basis", "right_tracked", gradient.mT)):
             old = state[basis].to(gradient.dtype, copy=True)  # `switch` writes the new one over it
             if t > 1:
@@ -172,7 +172,7 @@ class AliceSOAP(MatrixOptimizer):
             else:  # G^T U = V diag(singular values): no n x n matrix is formed
                 frame = Reflectors.of(rows @ leading)
                 leading = frame.basis()
-            switch(leading, frame, old, state[basis], group["leading"], group["switching"], sources)
+            switch(leading, frame, old, state[basis], group["leading"], group["switching"], sources, stays=stays)
             turns.append(state[basis].to(old.dtype).mT @ old)
         if group["moments"] != "keep":
             _carry(state, *turns, centred=group["moments"] == "centred")

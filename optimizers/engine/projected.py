@@ -1,6 +1,6 @@
 """The base of GaLore and its descendants: a basis renewed at intervals, and Adam's moments inside it.
 
-    t = 1, K + 1, 2 K + 1, ...:   U = the r leading left singular vectors of G
+    t = 1, K + 1, 2 K + 1, ...:   U = the r leading left singular vectors of G, unless G is all zero
     R = U^T G;   m <- ema(R, b1);   v <- ema(R^2, b2);   N = m / (sqrt(v) + eps)
     step = lr sqrt(1 - b2^t) / (1 - b1^t)
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..functional.subspace import keep_signs, leading_left_singular_vectors
+from ..functional.subspace import is_zero, keep_signs, leading_left_singular_vectors
 from .matrix import MatrixOptimizer
 from .traits import Traits
 
@@ -34,7 +34,8 @@ class ProjectedOptimizer(MatrixOptimizer):
         return (t - 1) % group["update_interval"] == 0
 
     def refresh(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], t: int, sources: list) -> None:
-        renew_basis(state, leading_left_singular_vectors(gradient, state["basis"].shape[-1]))
+        new = leading_left_singular_vectors(gradient, state["basis"].shape[-1])
+        renew_basis(state, new if t == 1 else torch.where(is_zero(gradient), state["basis"].to(new.dtype), new))
 
 
 def renew_basis(state: dict[str, Tensor], new: Tensor) -> None:
@@ -59,8 +60,8 @@ def reference_basis(state: dict[str, Any], new: Tensor) -> None:
 
 
 def reference_svd_basis(G: Tensor, state: dict[str, Any], rank: int, due: bool) -> Tensor:
-    """The basis U [m, r] of this step: where a refresh is due, the leading left singular vectors of G."""
-    if due:
+    """The basis U [m, r] of this step: where a refresh is due and G is not 0, its leading left singular vectors."""
+    if due and ("U" not in state or G.any()):
         reference_basis(state, torch.linalg.svd(G, full_matrices=False).U[:, :rank])
     return state["U"]
 

@@ -69,6 +69,11 @@ class Reflectors(NamedTuple):
         return torch.ormqr(self.vectors, self.tau, units)
 
 
+def is_zero(gradient: Tensor) -> Tensor:
+    """[B, 1, 1]: which matrices of [B, m, n] are all zero, so that any basis is one of theirs."""
+    return ~gradient.any(-1, keepdim=True).any(-2, keepdim=True)
+
+
 def keep_signs(new: Tensor, old: Tensor) -> Tensor:
     """Negate each column of `new` [B, m, r] that points against the same column of `old`.
 

@@ -30,16 +30,29 @@ def subspace_iteration(
 
 
 def switch(
-    leading: Tensor, frame: Reflectors, old: Tensor, basis: Tensor, kept: int, switching: str, sources: list
+    leading: Tensor,
+    frame: Reflectors,
+    old: Tensor,
+    basis: Tensor,
+    kept: int,
+    switching: str,
+    sources: list,
+    *,
+    stays: Tensor | None = None,
 ) -> None:
     """Write into `basis` [B, m, r] the first columns of `leading` [B, m, r], with the signs of `old`, and drawn columns
     after them.
 
-    `frame` is a QR of any columns with the span of `leading`; `sources` are the matrices' own generators.
+    `frame` is a QR of any columns with the span of `leading`; `sources` are the matrices' own generators. stays
+    [B, 1, 1]: the matrices that keep `old` instead.
     """
     leading = keep_signs(leading, old)
     drawn = _drawn_columns(leading, frame, min(kept, leading.shape[-1]), switching, sources)
-    torch.cat([leading[..., : leading.shape[-1] - drawn.shape[-1]], drawn], -1, out=basis)
+    columns = [leading[..., : leading.shape[-1] - drawn.shape[-1]], drawn]
+    if stays is None:
+        torch.cat(columns, -1, out=basis)
+    else:
+        basis.copy_(torch.where(stays, old, torch.cat(columns, -1)))
 
 
 def _drawn_columns(
@@ -79,6 +92,8 @@ def reference_basis(
         frame = torch.linalg.qr(new, mode="complete").Q
     else:
         A = b3 * U @ Qt @ U.T + (1 - b3) * G @ G.T
+        if not A.any() and switching != "gaussian":
+            return U
         frame = torch.linalg.qr(A @ U, mode="complete").Q
         Z = frame[:, :r]
         new = Z @ torch.linalg.eigh(Z.T @ A @ Z).eigenvectors.flip(1)
