@@ -17,10 +17,9 @@ from torch.distributed.tensor import DTensor
 from .. import kernels
 from ..parallel import shards, state_dicts
 from ..parallel.dealt_steps import SentWeights, deal
-from ..parallel.exchange import Exchange, whole_norms
-from ..parallel.sharded_stack import ShardedStack
+from ..parallel.exchange import whole_norms
 from ..parallel.shared_refresh import evenly_spaced, refresh_in_shares
-from . import byte_draws, eight_bit, refusals
+from . import byte_draws, eight_bit, refusals, stack_plans
 from .base import BaseOptimizer
 from .direction import Direction, check_direction
 from .generators import generator
@@ -127,7 +126,7 @@ class MatrixOptimizer(BaseOptimizer):
         if self._dealers is not None and self._sender is None:
             self._sender = SentWeights(self._owners, self._dealers)
         if here := [parameter for parameter in parameters if self._steps_here(parameter)]:
-            stacks = self._stacks(group, here)
+            stacks = stack_plans.stacks(self, group, here)
             refreshed = self._refresh_shared(stacks, group)
             kernels.for_each_stack(lambda stack: self._step_stack(stack, group, stack in refreshed), stacks)
         if self._sender is not None:
@@ -146,7 +145,7 @@ class MatrixOptimizer(BaseOptimizer):
         """Raises NotFiniteError, on every process, where a basis is due of a gradient that is not finite."""
         if group["algorithm"] == "adam" or type(self).refresh_due is MatrixOptimizer.refresh_due:
             return
-        places = self._places()
+        places = stack_plans.places(self)
         due = [p for p in parameters if self._due(places[p], group, self._age(p) + 1)]
         if (parameter := not_finite(due)) is not None:
             raise NotFiniteError(
@@ -274,105 +273,16 @@ class MatrixOptimizer(BaseOptimizer):
     def _age(self, parameter: Tensor) -> int:
         return self.state.get(parameter, {}).get("step", 0)
 
-    def _stacks(self, group: dict[str, Any], parameters: list[Tensor]) -> list[Stack]:
-        """The stacks of `parameters`. Those of the last step are used again if they hold the same parameters, with the
-        same state and of one age."""
-        wanted = set(parameters)
-        stacks = [stack for stack in self._plans.get(id(group), []) if not wanted.isdisjoint(stack.parameters)]
-        if {p for stack in stacks for p in stack.parameters} != wanted or not all(
-            self._is_intact(stack, group) for stack in stacks
-        ):
-            stacks = self._plan(group, parameters)
-        return stacks
-
-    def _is_intact(self, stack: Stack, group: dict[str, Any]) -> bool:
-        """Whether a stack is still what `_stack` would make: state may be replaced, and options changed."""
-        factors = self.lr_factor(*matrix_shape(stack.parameters[0]), group), self.decay_factor(group)
-        return (
-            len({self._age(parameter) for parameter in stack.parameters}) == 1
-            and all(self.state[p] is state for p, state in zip(stack.owned, stack.states, strict=True))
-            and factors == (stack.lr_factor, stack.decay_factor)
-            and {parameter.shape for parameter in stack.parameters} == {stack.shape}
-            and stack.is_intact()
-        )
-
     def _stepped_with(self, parameter: Tensor, group: dict[str, Any]) -> list[Tensor]:
-        if group["algorithm"] == "adam":
-            return [parameter]
-        for stack in self._plans.get(id(group), []):
-            waits = all(p.requires_grad or p is parameter for p in stack.parameters)  # for none frozen since then
-            if waits and any(p is parameter for p in stack.parameters) and self._is_intact(stack, group):
-                return stack.parameters
-        trainable = [p for p in group["params"] if p is parameter or (p.requires_grad and p.numel() > 0)]
-        for p in trainable:
-            self._allocated(p, group)
-        self._plan(group, trainable)
-        return self._stepped_with(parameter, group)
+        return [parameter] if group["algorithm"] == "adam" else stack_plans.together_with(self, parameter, group)
 
     def stepped_together(self, device_type: str) -> list[list[Tensor]]:
         lists = []
         for group in self.param_groups:
             trainable = self._trainable(group)
             adam = group["algorithm"] == "adam"
-            lists += [[p] for p in trainable] if adam else self._alike(group, trainable, device_type)
+            lists += [[p] for p in trainable] if adam else stack_plans.alike(self, group, trainable, device_type)
         return lists
-
-    def _alike(self, group: dict[str, Any], parameters: list[Tensor], device_type: str) -> list[list[Tensor]]:
-        """`parameters`, in order, in lists that make a stack each on a device of this type."""
-        alike: dict[tuple, list[Tensor]] = {}
-        for p in parameters:
-            factor = self.lr_factor(*matrix_shape(p), group)
-            kind = p.shape, p.dtype, p.device, isinstance(p, DTensor), factor, self._age(p)
-            alike.setdefault(kind, []).append(p)
-        lists = []
-        for members in alike.values():
-            stacked = members[0].ndim == 3
-            count = 1 if stacked else kernels.stackable(members[0], device_type) * shards.processes(members[0])
-            lists += [members[i : i + count] for i in range(0, len(members), count)]
-        return lists
-
-    def _plan(self, group: dict[str, Any], parameters: list[Tensor]) -> list[Stack]:
-        """New stacks, of `parameters`, in the place of those of the last step."""
-        places = self._places()
-        elements = sum(p.numel() for p in self._trainable(group) if self._steps_here(p))
-        lists = self._alike(group, parameters, parameters[0].device.type)
-        copied = {p for members in lists if sum(map(self.owns, members)) > 1 for p in members}
-        for stack in self._plans.pop(id(group), []):
-            stack.release(copied)
-        self._plans[id(group)] = [self._stack(members, group, places, elements) for members in lists]
-        return self._plans[id(group)]
-
-    def _places(self) -> dict[Tensor, range]:
-        """Each parameter's place among all of the optimizer, or those of the matrices that it stacks. A group that is
-        added later changes none, so a resumed run, which has it from the start, draws the same numbers."""
-        places, end = {}, 0
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                start, end = end, end + (len(parameter) if group.get("stacked", False) else 1)
-                places[parameter] = range(start, end)
-        return places
-
-    def _stack(
-        self, parameters: list[Tensor], group: dict[str, Any], places: dict[Tensor, range], elements: int
-    ) -> Stack:
-        owned = [parameter for parameter in parameters if self.owns(parameter)]
-        rows, columns = matrix_shape(parameters[0])
-        fields: dict[str, Any] = {
-            "parameters": parameters,
-            "owned": owned,
-            "transposed": self.traits.transposes(rows, columns),
-            "indices": [index for parameter in owned for index in places[parameter]],
-            "lr_factor": self.lr_factor(rows, columns, group),
-            "decay_factor": self.decay_factor(group),
-            "group_elements": elements,
-            "states": [self.state[parameter] for parameter in owned],
-            "keys": tuple(state_dicts.tensors(self.template(parameters[0], group))),
-            "takes_narrow": self.traits.takes_narrow,
-        }
-        if not isinstance(parameters[0], DTensor) or self.owner(parameters[0]) is None:
-            return Stack(**fields)
-        sharded = [parameter for parameter in parameters if isinstance(parameter, DTensor)]
-        return ShardedStack(**fields, exchange=Exchange(sharded, [self.owner(p) for p in sharded]))
 
 
 def not_finite(parameters: list[Tensor]) -> Tensor | None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from optimizers import kernels, registry
+from optimizers.engine import stack_plans
 from optimizers.engine.matrix import MatrixOptimizer
 
 from .harness import gradient, options_of, parameters, train
@@ -25,7 +26,7 @@ def test_update_is_one_graph(name):
     optimizer = registry.get(name)[0](parameters([(16, 24)] * 2), lr=0.01, **options_of(name))
     train(optimizer, range(1, 6))
     group = optimizer.param_groups[0]
-    (stack,) = optimizer._stacks(group, group["params"])
+    (stack,) = stack_plans.stacks(optimizer, group, group["params"])
 
     def update(gradient, state):
         return optimizer.update(gradient, state, group, 6)
