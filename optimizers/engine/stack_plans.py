@@ -31,7 +31,7 @@ def stacks(optimizer: "MatrixOptimizer", group: dict[str, Any], parameters: list
 
 
 def together_with(optimizer: "MatrixOptimizer", parameter: Tensor, group: dict[str, Any]) -> list[Tensor]:
-    """The parameters of the stack that `parameter` is in; new stacks of the trainable ones of `group` if it is in none."""
+    """The parameters of the stack that `parameter` is in, made anew of trainable ones of `group` if it is in none."""
     for stack in optimizer._plans.get(id(group), []):
         waits = all(p.requires_grad or p is parameter for p in stack.parameters)  # for none frozen since then
         if waits and any(p is parameter for p in stack.parameters) and _is_intact(optimizer, stack, group):
