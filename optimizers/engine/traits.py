@@ -1,12 +1,12 @@
 """The properties of a method, apart from its mathematics, that the engine and `optimizers.build` need."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True)
 class Traits:
-    """The defaults are those of a method for matrices."""
+    """The defaults are those of a method for matrices. Raises ValueError for a value that no trait has."""
 
     # Who steps lm_head and embeddings when nobody says, and why the method cannot (None: it can).
     last_layer: Literal["method", "adam"] = "adam"
@@ -52,6 +52,14 @@ class Traits:
     refreshed: tuple[str, ...] = ("basis",)
     # The distance from the plain form in float64 that tests allow: rounding, and more where state is quantised.
     reference_tolerance: float = 1e-6
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if get_origin(kind) is Literal and value not in get_args(kind):
+                raise ValueError(f"Traits: {name} must be one of {', '.join(map(str, get_args(kind)))}, got {value!r}")
+            if get_origin(kind) is tuple and not isinstance(value, tuple):
+                raise ValueError(f"Traits: {name} must be a tuple of names, as ('basis',), got {value!r}")
 
     def transposes(self, rows: int, columns: int) -> bool:
         """Whether the method gets a rows x columns parameter as its transpose."""

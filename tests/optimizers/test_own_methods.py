@@ -170,6 +170,20 @@ def test_weights_that_a_method_writes_itself_are_not_said_to_be_rounded():
         assert optimizer.rounds
 
 
+@pytest.mark.parametrize(
+    ("trait", "said"),
+    [
+        ({"last_layer": "methd"}, "last_layer must be one of method, adam, got 'methd'"),
+        ({"sharding": "columns"}, "sharding must be one of owner, rows, got 'columns'"),
+        ({"state_bits": 4}, "state_bits must be one of 32, 8, got 4"),
+        ({"exact": "exp_avg"}, r"exact must be a tuple of names, as \('basis',\), got 'exp_avg'"),
+    ],
+)
+def test_a_misspelt_trait_is_refused(trait, said):
+    with pytest.raises(ValueError, match=f"^Traits: {said}$"):
+        Traits(**trait)
+
+
 def test_what_the_engine_needs_is_asked_for():
     class NoDecay(Signed):
         def __init__(self, params: Params, lr: LearningRate = 0.1):
