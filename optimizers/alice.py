@@ -45,7 +45,7 @@ from .functional.numerics import above_rounding, reciprocal, working_dtype
 from .functional.residual import corrected, residual_scales, residual_sumsq
 from .functional.scaling import averaged_scales, reference_fixed_point, scaled_norm
 from .functional.subspace import Reflectors, average_gram, is_zero, leading_eigenvectors, project, unit_gaussian_columns
-from .functional.switching import reference_basis, subspace_iteration, switch
+from .functional.switching import reference_basis, remembers, subspace_iteration, switch
 
 Switching = Annotated[
     Literal["complement", "none", "gaussian", "gaussian_mix", "full_basis"],
@@ -152,7 +152,7 @@ class Alice(MatrixOptimizer):
             leading, frame = subspace_iteration(
                 gradient, old, state.get("tracked"), group["betas"][2], orthonormal=orthonormal
             )
-        stays = None if t == 1 or group["tracking"] else is_zero(gradient)
+        stays = None if t == 1 or remembers(group) else is_zero(gradient)
         switch(leading, frame, old, state["basis"], group["leading"], group["switching"], sources, stays=stays)
 
     # ---- step

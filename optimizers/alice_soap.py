@@ -56,7 +56,7 @@ from .functional.moments import adam_moments
 from .functional.numerics import reciprocal, working_dtype
 from .functional.scaling import averaged_scales, reference_fixed_point
 from .functional.subspace import Reflectors, average_gram, is_zero, leading_eigenvectors, project
-from .functional.switching import reference_basis, subspace_iteration, switch
+from .functional.switching import reference_basis, remembers, subspace_iteration, switch
 
 # A part of the residual below this share of the gradient is rounding, by the dtype of the bases: measured were up to
 # 2.4e-6 in float32 and 7.5e-3 in bfloat16 (docs/alice-soap.md).
@@ -159,7 +159,7 @@ class AliceSOAP(MatrixOptimizer):
         return t == 1 or t % group["update_interval"] == 0
 
     def refresh(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], t: int, sources: list) -> None:
-        turns, stays = [], None if t == 1 or group["tracking"] else is_zero(gradient)
+        turns, stays = [], None if t == 1 or remembers(group) else is_zero(gradient)
         for basis, tracked, rows in (("basis", "tracked", gradient), ("right_basis", "right_tracked", gradient.mT)):
             old = state[basis].to(gradient.dtype, copy=True)  # `switch` writes the new one over it
             if t > 1:
@@ -173,7 +173,10 @@ class AliceSOAP(MatrixOptimizer):
                 frame = Reflectors.of(rows @ leading)
                 leading = frame.basis()
             switch(leading, frame, old, state[basis], group["leading"], group["switching"], sources, stays=stays)
-            turns.append(state[basis].to(old.dtype).mT @ old)
+            turn = state[basis].to(old.dtype).mT @ old
+            if stays is not None:
+                turn = torch.where(stays, torch.eye(turn.shape[-1], dtype=turn.dtype, device=turn.device), turn)
+            turns.append(turn)
         if group["moments"] != "keep":
             _carry(state, *turns, centred=group["moments"] == "centred")
 

@@ -33,6 +33,7 @@ from training.processes.signals import Interrupted
 from training.processes.world import World
 from training.progress import Progress
 from training.run import checkpoint
+from training.run.provenance import beside_settings
 from training.run.random_states import random_states, set_random_states
 from training.run.recorder import Recorder
 from training.run_errors import MachineError, SaveError
@@ -340,7 +341,7 @@ class Trainer:
                     streams={stream: state for part in streams for stream, state in part.items()},
                     random_states=random_states(),
                     counters=asdict(self.counters),
-                    config=to_dict(self.config) | {"mixed_precision": self.world.mixed_precision},
+                    config=to_dict(self.config) | beside_settings(self.config.optimizer, self.world.mixed_precision),
                 )
                 checkpoint.prune(path)
             except SaveError as error:

@@ -11,20 +11,20 @@ from training.run.provenance import changed_method
 
 
 def changed(spec: Spec, lines: Iterable[Line]) -> bool:
-    """Whether the first of a row's records has another config hash, or is of another content of `optimizer.file`, than
-    its run would have now. One is looked at: the others differ from it in their points and seeds."""
-    line = next((line for line in lines if line["summary"].get("config_hash")), None)
-    if line is None:
+    """Whether the first of a row's records has another config hash than its run would have now, or any is of another
+    content of `optimizer.file`. One hash is looked at: the others differ from it in their points and seeds."""
+    recorded = [line for line in lines if line["summary"].get("config_hash")]
+    if not recorded:
         return False
+    line = recorded[0]
     cell = Cell(line["size"], line["batch_size"])
     entry = Entry(line["row"], cell, line["tokens"], line["point"], line["seed"])
     try:
         config = load(arguments(spec, entry)).config
     except SettingsError:  # the method has lost an option, or a bound of one has moved
         return True
-    return config_hash(config) != line["summary"]["config_hash"] or bool(
-        changed_method(line["summary"], config.optimizer)
-    )
+    edited = any(changed_method(each["summary"], config.optimizer) for each in recorded)
+    return edited or config_hash(config) != line["summary"]["config_hash"]
 
 
 def check_unchanged(spec: Spec, ledger: Ledger, row: str, cell: Cell) -> None:

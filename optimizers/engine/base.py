@@ -53,6 +53,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         self._forms: dict[Tensor, Form] = {}
         self._made_by: dict[Tensor, dict[str, Any]] = {}  # what a parameter's group said when its state was made
         self._sent: list[Sent] = []
+        self._state_names: dict[Any, frozenset[str]] = {}  # of state that other processes hold
         shared = {name: getattr(self.traits, name) for name in SHARED}
         super().__init__(params, {**shared, **self._shared, **options, "algorithm": "method"})
 
@@ -61,7 +62,7 @@ class BaseOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._owners, self._sent = {}, []
+        self._owners, self._sent, self._state_names = {}, [], {}
         self._made_by = refusals.made_by(self)
         self._forms = {parameter: Form.of(parameter) for parameter in self._parameters()}
         for group in self.param_groups:
@@ -194,6 +195,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         if group["algorithm"] == "adam":
             return adamw.allocate(parameter)
         state = self.allocate(parameter, group)
+        refusals.check_numbers(type(self).__name__, state)
         if not eight_bit.is_narrow(group):
             return state
         matrices_from = max(0, parameter.ndim - 2) if self.by_matrix else None

@@ -57,9 +57,19 @@ def count(optimizer: "BaseOptimizer", group: dict[str, Any], parameter: Tensor) 
     state, keys = optimizer.state[parameter], slow(optimizer, group)
     if "step" in state or not keys:
         return
-    held = state if optimizer.owns(parameter) else optimizer.template(parameter, group)
+    held = _names(optimizer, group, parameter)
     if any(eight_bit.maxima_of(key) in held for key in keys):
         state["roundings"] = state.get("roundings", 0) + 1
+
+
+def _names(optimizer: "BaseOptimizer", group: dict[str, Any], parameter: Tensor) -> frozenset[str]:
+    """The names in the state of `parameter`, also where another process holds it."""
+    if optimizer.owns(parameter):
+        return frozenset(optimizer.state[parameter])
+    kind = parameter.shape, parameter.dtype, id(group)
+    if kind not in optimizer._state_names:
+        optimizer._state_names[kind] = frozenset(optimizer.template(parameter, group))
+    return optimizer._state_names[kind]
 
 
 def slow(optimizer: "BaseOptimizer", group: dict[str, Any]) -> tuple[str, ...]:

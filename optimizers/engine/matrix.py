@@ -142,7 +142,8 @@ class MatrixOptimizer(BaseOptimizer):
         return [p for p in parameters if p not in zero]
 
     def check_gradients(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
-        """Raises NotFiniteError, on every process, where a basis is due of a gradient that is not finite."""
+        """Raises NotFiniteError, on every process, where a basis is due of a gradient that is not finite. No basis can
+        be had of it, and averages would keep it."""
         if group["algorithm"] == "adam" or type(self).refresh_due is MatrixOptimizer.refresh_due:
             return
         places = stack_plans.places(self)

@@ -198,6 +198,13 @@ def check_state(method: str, key: str, form: Any) -> tuple[tuple[int, ...], torc
     return tuple(shape), dtype
 
 
+def check_numbers(method: str, state: dict[str, Any]) -> None:
+    """Raises ValueError for numbers beside tensors in new state, but for "step": other processes, which do not have the
+    state of a parameter, could not follow them."""
+    if others := {key for key, value in state.items() if not isinstance(value, Tensor)} - {"step"}:
+        raise ValueError(f"{method}.allocate: {min(others)} must be held in a tensor; the one number is step")
+
+
 def accumulating(
     optimizer: "BaseOptimizer", state: dict[str, Tensor], gradient: Tensor
 ) -> contextlib.AbstractContextManager[None]:
@@ -219,16 +226,15 @@ def in_place(
 ) -> Iterator[None]:
     """Around a call of a method's function, named `method`, that advances `state` by `gradient`.
 
-    Raises ValueError where it has put other tensors there, which nobody keeps, where it has changed one that is not in
-    `may_write` (None: it may change all), which nobody sends to other processes, or whose bytes are no numbers, and
-    where it has changed the gradient, which others read after it.
+    Raises ValueError where it has put other tensors there, which nobody keeps; where it has changed a tensor that is
+    not in `may_write` (None: it may change all); and where it has changed the gradient, which is read after it.
     """
-    before, given = dict(state), gradient._version
-    versions = {} if may_write is None else {k: state[k]._version for k in state.keys() - set(may_write)}
+    before, given = {key: value for key, value in state.items() if isinstance(value, Tensor)}, gradient._version
+    versions = {} if may_write is None else {k: before[k]._version for k in before.keys() - set(may_write)}
     yield
     if gradient._version != given:
         raise ValueError(f"{method} changes the gradient, which is read after it: change a copy")
-    if added := state.keys() - before.keys():
+    if added := {key for key, value in state.items() if isinstance(value, Tensor)} - before.keys():
         raise ValueError(f"{method} added state[{min(added)!r}]: name it in state_shapes, and change it in place")
     for key, tensor in before.items():
         if state.get(key) is not tensor:

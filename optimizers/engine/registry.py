@@ -54,13 +54,15 @@ def register(name: str, **presets: Any) -> Callable[[_Class], _Class]:
         unknown = presets.keys() - declared.keys()
         if unknown:
             raise ValueError(f"{cls.__name__} has no option {sorted(unknown)}")
-        for key, option in declared.items():
-            default = presets.get(key, option.default)
-            try:
-                if default is not inspect.Parameter.empty:
-                    option.check(default)
-            except ValueError as error:
-                raise ValueError(f"{cls.__name__}, a default: {error}") from error
+        defaults = {key: presets.get(key, option.default) for key, option in declared.items()}
+        given = {key: value for key, value in defaults.items() if value is not inspect.Parameter.empty}
+        try:
+            for key, value in given.items():
+                declared[key].check(value)
+            if given.keys() == defaults.keys():
+                cls.check_options(given)
+        except ValueError as error:
+            raise ValueError(f"{cls.__name__}, a default: {error}") from error
         if all(cls is not known for known, _ in _METHODS.values()):
             cls.__doc__ = f"{cls.__doc__ or cls.__name__}\n\n{_options.describe(cls)}\n"
             setattr(cls, "__signature__", _options.plain_signature(cls))  # noqa: B010

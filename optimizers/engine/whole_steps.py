@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from ..functional.numerics import working_dtype
 from ..parallel.exchange import Exchange, exchanges
-from . import byte_draws, eight_bit
+from . import byte_draws, eight_bit, refusals
 from .bounded_lists import bounded_lists
 
 if TYPE_CHECKING:
@@ -23,9 +23,13 @@ def step(optimizer: "BaseOptimizer", group: dict[str, Any], parameters: list[Ten
     """One step of `parameters` in bounded lists, sharded ones as wholes by their owners."""
     if whole := [parameter for parameter in parameters if optimizer.owner(parameter) is None]:
         _step_whole(optimizer, group, whole)
-    sharded = [parameter for parameter in parameters if isinstance(parameter, DTensor)]
-    for exchange, together in exchanges(sharded, optimizer.owner):
-        _step_owned(optimizer, group, exchange, together)
+    alike: dict[Any, list[DTensor]] = {}  # a message has one dtype, and the processes of one mesh
+    for parameter in parameters:
+        if isinstance(parameter, DTensor):
+            alike.setdefault((parameter.dtype, parameter.device_mesh), []).append(parameter)
+    for sharded in alike.values():
+        for exchange, together in exchanges(sharded, optimizer.owner):
+            _step_owned(optimizer, group, exchange, together)
 
 
 def _step_whole(optimizer: "BaseOptimizer", group: dict[str, Any], parameters: list[Tensor]) -> None:
@@ -45,7 +49,10 @@ def wide_states(optimizer: "BaseOptimizer", group: dict[str, Any], parameters: l
             for parameter, state in held.items():
                 draws = byte_draws.draws(optimizer, group, [state], [place[id(state)]])
                 widened = eight_bit.wide(state, working_dtype(parameter.dtype), draws)
-                optimizer.state[parameter] = quantising.enter_context(widened)
+                optimizer.state[parameter] = seen = quantising.enter_context(widened)
+                assert parameter.grad is not None, "a parameter without a gradient is not stepped"
+                step_group = f"{type(optimizer).__name__}.step_group"
+                quantising.enter_context(refusals.in_place(step_group, seen, parameter.grad))
             yield
         finally:
             for parameter, state in held.items():

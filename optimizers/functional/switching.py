@@ -1,6 +1,8 @@
 """The renewal of a basis in Alice (Alg. 2 and 3 of arXiv 2502.07752): one step of subspace iteration, then the switch,
 which replaces the last leading vectors by drawn columns."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,11 @@ def subspace_iteration(
         shift = span.mT @ old
         inner = torch.lerp(shift @ tracked @ shift.mT, inner, 1 - decay)
     return span @ leading_eigenvectors(inner, inner.shape[-1]), frame
+
+
+def remembers(group: dict[str, Any]) -> bool:
+    """Whether earlier gradients make a new basis too, by tracking, and not the current one alone."""
+    return bool(group["tracking"] and group["betas"][2] > 0)
 
 
 def switch(

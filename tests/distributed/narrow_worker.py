@@ -59,7 +59,7 @@ def sharded(weights, mesh):
 def step(optimizer, steps, mesh=None):
     for t in steps:
         for index, weight in enumerate(optimizer.param_groups[0]["params"]):
-            whole = gradient(SHAPES[index], t, index).float()
+            whole = gradient(SHAPES[index], t, index).to(weight.dtype)
             weight.grad = whole if mesh is None else distribute_tensor(whole, mesh, [Shard(0)])
         optimizer.step()
 
@@ -75,6 +75,8 @@ def largest(first, second):
 def measured(name, world, mesh, bits=8):
     """Distances of sharded steps from those of one process, and of what goes on from a full state dict."""
     start = parameters(SHAPES, torch.float32)
+    if bits == 32:  # of two dtypes
+        start[1] = torch.nn.Parameter(start[1].detach().bfloat16())
     alone, shards = (
         make(name, [torch.nn.Parameter(w.detach().clone()) for w in start], bits),
         make(name, sharded(start, mesh), bits),

@@ -170,6 +170,35 @@ def test_weights_that_a_method_writes_itself_are_not_said_to_be_rounded():
         assert optimizer.rounds
 
 
+class AnyShape(BaseOptimizer):
+    def __init__(self, params: Params, lr: LearningRate = 0.1):
+        super().__init__(params, lr=lr)
+
+    def allocate(self, parameter, group):
+        return {"exp_avg": torch.zeros_like(parameter)}
+
+    def step_group(self, group, parameters):
+        for p in parameters:
+            self.state[p]["exp_avg"] = torch.lerp(self.state[p]["exp_avg"], p.grad, 0.1)
+
+
+def test_a_moment_in_8_bits_of_any_shape_is_not_rebound():
+    step(AnyShape, (64, 64))
+    with pytest.raises(ValueError, match=r"^AnyShape.step_group put another tensor in the place of state\['exp_avg'\]"):
+        step(AnyShape, (64, 64), state_bits=8)
+
+
+def test_a_number_that_no_other_process_can_follow_is_refused():
+    class Counts(AnyShape):
+        def allocate(self, parameter, group):
+            return {"step": 0, "skipped": 0}
+
+    with pytest.raises(
+        ValueError, match=r"^Counts.allocate: skipped must be held in a tensor"
+    ):
+        step(Counts)
+
+
 @pytest.mark.parametrize(
     ("trait", "said"),
     [

@@ -6,7 +6,7 @@ from typing import Annotated
 import pytest
 import torch
 
-from optimizers import Muon, registry
+from optimizers import Alice, Muon, registry
 from optimizers.engine import Option, register
 from optimizers.engine.options import LearningRate, Params, StateBits
 
@@ -59,6 +59,8 @@ def test_what_cannot_be_registered_is_refused():
         register("other", rank=3)(Muon)
     with pytest.raises(ValueError, match=r"^Muon, a default: momentum must be a finite number .*, got 1\.5$"):
         register("other", momentum=1.5)(Muon)
+    with pytest.raises(ValueError, match=r"^Alice, a default: leading must not exceed rank 128, got 200$"):
+        register("other", leading=200)(Alice)
     for name in ("of/mine", "mine-2", "", 3):
         with pytest.raises(ValueError, match=r"^an optimizer's name is made of letters, digits and underscores, got "):
             register(name)(Muon)

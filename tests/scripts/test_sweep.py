@@ -186,7 +186,7 @@ def test_a_run_of_a_method_file_that_was_edited_is_not_skipped(sweep, tmp_path):
     assert sweep(str(tmp_path / "out"), str(settings))[:2] == (0, "1 of 1 are finished\n")
     (folder / "environment.json").write_text('{"optimizer_file_sha256": "of before"}')
     code, _, said = sweep(str(tmp_path / "out"), str(settings))
-    assert code == 2 and "holds a run with other settings (content of optimizer.file)" in said
+    assert code == 2 and "holds a run with other settings (optimizer_file_sha256)" in said
 
 
 def test_a_finished_run_resumes_when_told(sweep, tiny_sweep, tmp_path):

@@ -1,7 +1,7 @@
 """The run folder `run.dir`, and the right to write there.
 
 config.yaml      the resolved config
-environment.json where the process that trains has been started: commit, device, versions
+environment.json where the process that trains has been started: commit, device, versions, a method's own file
 metrics.jsonl    one object a line, as training goes
 summary.json     there only when the run is finished
 checkpoints/  model/  curve.png
@@ -158,15 +158,20 @@ class RunFolder:
             write_atomically(self.config, to_yaml(config).encode())
 
     def write_environment(self, found: dict[str, Any]) -> None:
-        """Put commit, device and versions into environment.json."""
+        """Put what `provenance.environment` found into environment.json."""
         with self._refusing():
             write_atomically(self.environment, (json.dumps(found, indent=2) + "\n").encode())
 
     def read_environment(self) -> dict[str, Any]:
-        """What `write_environment` put there; {} if nothing did, or it cannot be understood."""
-        with self._refusing(), contextlib.suppress(FileNotFoundError, ValueError, TypeError, RecursionError):
-            return dict(json.loads(self.environment.read_text()))
-        return {}
+        """What `write_environment` put there; {} if nothing did, or, after a warning, if it is not readable."""
+        with self._refusing():
+            try:
+                return dict(json.loads(self.environment.read_text()))
+            except FileNotFoundError:
+                return {}
+            except (ValueError, TypeError, RecursionError) as error:
+                log.warning("%s is not readable (%s): nobody knows where this run was made", self.environment, error)
+                return {}
 
     def read_summary(self) -> dict[str, Any] | None:
         """The summary if the run in this folder is finished, else None. Raises RunFolderError if it cannot be read."""

@@ -12,6 +12,7 @@ import torch
 from configs.method_files import register_file
 from configs.sections import Optimizer
 
+DIGEST = "optimizer_file_sha256"
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "sentencepiece", "bitsandbytes")
 
 
@@ -27,15 +28,24 @@ def environment(device: torch.device, optimizer: Optimizer) -> dict[str, Any]:
 
 
 def method_file(optimizer: Optimizer) -> dict[str, str]:
-    """optimizer_file_sha256: the digest of the content of `optimizer.file`; {} for a method of the package."""
-    return {} if optimizer.file is None else {"optimizer_file_sha256": register_file(optimizer.file).digest}
+    """{DIGEST: of the content of `optimizer.file`}; {} for a method of the package."""
+    return {} if optimizer.file is None else {DIGEST: register_file(optimizer.file).digest}
+
+
+def beside_settings(optimizer: Optimizer, mixed_precision: str) -> dict[str, Any]:
+    """What a checkpoint holds beside the settings, because a resume needs it equal."""
+    return {"mixed_precision": mixed_precision, **method_file(optimizer)}
+
+
+def method_file_of(made_in: dict[str, Any]) -> dict[str, str]:
+    """As `method_file`, of what `environment` said then; {} if that was by a version before the digest."""
+    return {DIGEST: made_in[DIGEST]} if DIGEST in made_in else {}
 
 
 def changed_method(made_in: dict[str, Any], optimizer: Optimizer) -> list[str]:
-    """What has changed, in words, where `optimizer.file` holds something else now than when `made_in`, of
-    `environment`, was written; otherwise []. What earlier versions wrote does not say."""
-    changed = any(made_in.get(key, digest) != digest for key, digest in method_file(optimizer).items())
-    return ["content of optimizer.file"] if changed else []
+    """[DIGEST] where `optimizer.file` holds something else now than when `environment` said `made_in`; otherwise []."""
+    now = method_file(optimizer)
+    return [DIGEST] if now | method_file_of(made_in) != now else []
 
 
 def commit(folder: Path) -> str | None:

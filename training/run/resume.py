@@ -10,7 +10,7 @@ from training.plan import plan_run
 from training.run import checkpoint
 from training.run.checkpoint import Checkpoint
 from training.run.folder import RunFolder
-from training.run.provenance import changed_method
+from training.run.provenance import beside_settings, method_file_of
 from training.run_errors import RunFolderError
 
 NUMBERS = {"steps", "final_loss", "tokens_per_second"}  # of summary.json, without which a run is not finished
@@ -50,12 +50,11 @@ def find_start(folder: RunFolder, config: Config, mixed_precision: str = "no") -
     trained = _trained_steps(summary)
     before = found.config if found is not None else None
     if trained and (found is None or found.step < trained):  # the checkpoint of its end is gone
-        before = folder.read_config() or before
-    now = to_dict(config) | {"mixed_precision": mixed_precision}
-    # Checkpoints of version 0.1 do not say it.
-    changed = differences({"mixed_precision": mixed_precision, **before}, now) if before is not None else []
-    if before is not None:
-        changed += changed_method(folder.read_environment(), config.optimizer)
+        kept = folder.read_config()
+        before = before if kept is None else kept | method_file_of(folder.read_environment())
+    # Of what older checkpoints do not say nothing has changed.
+    beside = beside_settings(config.optimizer, mixed_precision)
+    changed = differences(beside | before, to_dict(config) | beside) if before is not None else []
     if changed and found is None:
         raise SettingsError(
             f"run.dir: the finished run in {folder.path} has other settings ({', '.join(changed)}) and no checkpoint "

@@ -10,7 +10,7 @@ from configs.schema import Config, SettingsError, load
 from tests import tiny
 from training.run import checkpoint
 from training.run.folder import RunFolder
-from training.run.provenance import environment
+from training.run.provenance import beside_settings, environment
 from training.run.resume import Start, find_start
 from training.run_errors import RunFolderError
 
@@ -25,10 +25,11 @@ def config(*changes: str) -> Config:
     return load(["train.steps=6", *changes]).config
 
 
-def save(folder: RunFolder, step: int, settings: Config) -> None:
+def save(folder: RunFolder, step: int, settings: Config, beside: dict | None = None) -> None:
     weights = {"weight": torch.zeros(1)}
     nothing = {"optimizer_state": {}, "streams": {}, "random_states": {}, "counters": {}}
-    checkpoint.save(folder.checkpoints, step, model_state=weights, config=to_dict(settings), **nothing)
+    kept = to_dict(settings) | (beside or {})
+    checkpoint.save(folder.checkpoints, step, model_state=weights, config=kept, **nothing)
 
 
 def finish(folder: RunFolder, settings: Config, *saved: int) -> None:
@@ -61,19 +62,33 @@ def test_a_checkpoint_that_does_not_say_its_precision_goes_on_with_any(folder):
     )
 
 
-@pytest.mark.parametrize("ended", [False, True])
-def test_a_method_file_that_was_edited_is_another_setting(folder, tmp_path, ended):
-    method = f"optimizer={tiny.method_file(tmp_path, f'of_{ended}')}", "optimizer.lr=0.01"
+def test_a_method_file_that_was_edited_is_another_setting(folder, tmp_path):
+    method = f"optimizer={tiny.method_file(tmp_path, 'mine_r')}", "optimizer.lr=0.01"
     settings = config(*method)
-    folder.write_environment(environment(torch.device("cpu"), settings.optimizer))
-    finish(folder, settings, 6) if ended else save(folder, 3, settings)
-    assert start(folder, *method).checkpoint is not None
-    folder.write_environment({"optimizer_file_sha256": "of before"})
-    with pytest.raises(SettingsError, match=r"has other settings \(content of optimizer\.file\)"):
+    save(folder, 2, settings)  # of before the digest
+    assert start(folder, *method).checkpoint.step == 2
+    save(folder, 3, settings, beside_settings(settings.optimizer, "no"))
+    assert start(folder, *method).checkpoint.step == 3
+    save(folder, 4, settings, {"mixed_precision": "no", "optimizer_file_sha256": "of before"})
+    folder.write_environment(environment(torch.device("cpu"), settings.optimizer))  # of a start that saved nothing
+    with pytest.raises(SettingsError, match=r"has other settings \(optimizer_file_sha256\)"):
         start(folder, *method)
-    assert start(folder, *method, "run.allow_config_change=true").checkpoint is not None
-    folder.write_environment({})  # of earlier versions
-    assert start(folder, *method).checkpoint is not None
+    assert start(folder, *method, "run.allow_config_change=true").checkpoint.step == 4
+
+
+def test_a_finished_run_of_another_method_file_is_not_finished(folder, tmp_path):
+    method = f"optimizer={tiny.method_file(tmp_path, 'mine_f')}", "optimizer.lr=0.01"
+    settings = config(*method)
+    finish(folder, settings)
+    made_in = environment(torch.device("cpu"), settings.optimizer)
+    for found in ({}, made_in):
+        folder.write_environment(found)
+        assert start(folder, *method).summary is not None
+    folder.write_environment({**made_in, "optimizer_file_sha256": "of before"})
+    with pytest.raises(
+        SettingsError, match=r"other settings \(optimizer_file_sha256\) and no checkpoint to go on from"
+    ):
+        start(folder, *method)
 
 
 @pytest.mark.parametrize("change", ["data.prefetch=8", "train.layerwise=true", "train.activation_checkpointing=true"])
