@@ -193,9 +193,7 @@ def test_a_number_that_no_other_process_can_follow_is_refused():
         def allocate(self, parameter, group):
             return {"step": 0, "skipped": 0}
 
-    with pytest.raises(
-        ValueError, match=r"^Counts.allocate: skipped must be held in a tensor"
-    ):
+    with pytest.raises(ValueError, match=r"^Counts.allocate: skipped must be held in a tensor"):
         step(Counts)
 
 
