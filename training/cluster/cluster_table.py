@@ -16,7 +16,9 @@ PARTS = {  # of memory
     "averaged_bytes": "averages of gradients, late",
     "transient_bytes": "optimizer's transients",
 }
-UNCOUNTED = "(work and transients of this method are unknown: least of a step is taken for the one, most for the other)"
+UNCOUNTED = (
+    "(this method's work is not counted: the time is what every step must read and write, the memory the most of all)"
+)
 
 
 def cluster_lines(cluster: Cluster) -> list[str]:
