@@ -15,8 +15,8 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 import optimizers
 from optimizers import registry
-from optimizers.engine import BaseOptimizer, register
-from optimizers.engine.options import LearningRate, Momentum, WeightDecay
+from optimizers.engine import BaseOptimizer
+from optimizers.engine.options import LearningRate, Momentum, WeightDecay, declared
 from optimizers.functional.numerics import average
 from tests.optimizers.harness import gradient, parameters
 from training.processes.start import start_world
@@ -42,14 +42,13 @@ class Unit(BaseOptimizer):
             parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(mean / mean.norm(), alpha=group["lr"])
 
 
-register("unit")(Unit)
 SMALL = {"rank": 60, "leading": 20, "update_interval": 3}
 
 
 def make(name, weights, bits):
-    known = registry.options(name)
-    small = {key: value for key, value in SMALL.items() if key in known}
-    return registry.get(name)[0](weights, lr=0.01, weight_decay=0.1, state_bits=bits, **small)
+    cls = Unit if name == "unit" else registry.get(name)[0]
+    small = {key: value for key, value in SMALL.items() if key in declared(cls)}
+    return cls(weights, lr=0.01, weight_decay=0.1, state_bits=bits, **small)
 
 
 def sharded(weights, mesh):
