@@ -76,13 +76,14 @@ def check(name: str, arguments: list[str], out: Path) -> tuple[Config, bool]:
         config = load([*arguments, argument("run.dir", str(out / name))]).config
     except SettingsError as error:
         raise SettingsError(f"{name}: {error}") from error
-    before, now = RunFolder(out / name).read_config(), to_dict(config)
+    folder = RunFolder(out / name)
+    before, now = folder.read_config(), to_dict(config)
     if before is None:
         return config, False
     seed = flatten(before).get("run.seed")
     if seed is None:
         raise SettingsError(f"{out / name} holds a config.yaml that is of no run: choose another OUT")
-    changed = differences(before, now) + changed_method(RunFolder(out / name).read_environment(), config.optimizer)
+    changed = differences(before, now) + changed_method(folder.read_environment(), config.optimizer)
     if config.run.allow_config_change:
         return config, bool(changed)
     if seed != now["run"]["seed"]:

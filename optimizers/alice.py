@@ -152,7 +152,7 @@ class Alice(MatrixOptimizer):
             leading, frame = subspace_iteration(
                 gradient, old, state.get("tracked"), group["betas"][2], orthonormal=orthonormal
             )
-        stays = None if t == 1 or remembers(group) else is_zero(gradient)
+        stays = None if t == 1 or remembers(group["tracking"], group["betas"][2]) else is_zero(gradient)
         switch(leading, frame, old, state["basis"], group["leading"], group["switching"], sources, stays=stays)
 
     # ---- step

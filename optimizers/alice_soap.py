@@ -159,7 +159,7 @@ class AliceSOAP(MatrixOptimizer):
         return t == 1 or t % group["update_interval"] == 0
 
     def refresh(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any], t: int, sources: list) -> None:
-        turns, stays = [], None if t == 1 or remembers(group) else is_zero(gradient)
+        turns, stays = [], None if t == 1 or remembers(group["tracking"], group["betas"][2]) else is_zero(gradient)
         for basis, tracked, rows in (("basis", "tracked", gradient), ("right_basis", "right_tracked", gradient.mT)):
             old = state[basis].to(gradient.dtype, copy=True)  # `switch` writes the new one over it
             if t > 1:

@@ -1,6 +1,7 @@
 """One fine-tuning run with the Trainer of transformers: from settings to the record of what came out.
 
-OUT/<name>/config.yaml    the settings, written at the start; environment.json: where
+OUT/<name>/config.yaml    the settings, written at the start
+OUT/<name>/environment.json  where it was started: commit, device, versions, a method's own file
 OUT/<name>/checkpoints/   the Trainer's, one an epoch, gone when the run is finished
 OUT/<name>/record.jsonl   one line; there only when the run is finished
 """

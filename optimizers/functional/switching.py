@@ -1,8 +1,6 @@
 """The renewal of a basis in Alice (Alg. 2 and 3 of arXiv 2502.07752): one step of subspace iteration, then the switch,
 which replaces the last leading vectors by drawn columns."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -31,9 +29,9 @@ def subspace_iteration(
     return span @ leading_eigenvectors(inner, inner.shape[-1]), frame
 
 
-def remembers(group: dict[str, Any]) -> bool:
-    """Whether earlier gradients make a new basis too, by tracking, and not the current one alone."""
-    return bool(group["tracking"] and group["betas"][2] > 0)
+def remembers(tracking: bool, decay: float) -> bool:
+    """Whether earlier gradients make a new basis too, by tracking with this decay, and not the current one alone."""
+    return tracking and decay > 0
 
 
 def switch(

@@ -153,23 +153,6 @@ def test_an_accumulation_may_not_write_bytes():
         step(AccumulatesBytes, (64, 64), state_bits=8)
 
 
-def test_weights_that_a_method_writes_itself_are_not_said_to_be_rounded():
-    class Plain(BaseOptimizer):
-        def __init__(self, params: Params, lr: LearningRate = 0.1):
-            super().__init__(params, lr=lr)
-
-    class Rounding(Plain):
-        traits = Traits(rounds_stochastically=True)
-
-    weight = torch.nn.Parameter(torch.ones(4, 6, dtype=torch.bfloat16))
-    with pytest.raises(ValueError, match="stochastic_rounding is not possible with Plain"):
-        Plain([weight]).round_stochastically(0)
-    for cls in (Rounding, Signed):
-        optimizer = cls([weight])
-        optimizer.round_stochastically(0)
-        assert optimizer.rounds
-
-
 class AnyShape(BaseOptimizer):
     def __init__(self, params: Params, lr: LearningRate = 0.1):
         super().__init__(params, lr=lr)
@@ -180,6 +163,19 @@ class AnyShape(BaseOptimizer):
     def step_group(self, group, parameters):
         for p in parameters:
             self.state[p]["exp_avg"] = torch.lerp(self.state[p]["exp_avg"], p.grad, 0.1)
+
+
+def test_weights_that_a_method_writes_itself_are_not_said_to_be_rounded():
+    class Rounding(AnyShape):
+        traits = Traits(rounds_stochastically=True)
+
+    weight = torch.nn.Parameter(torch.ones(4, 6, dtype=torch.bfloat16))
+    with pytest.raises(ValueError, match="stochastic_rounding is not possible with AnyShape"):
+        AnyShape([weight]).round_stochastically(0)
+    for cls in (Rounding, Signed):
+        optimizer = cls([weight])
+        optimizer.round_stochastically(0)
+        assert optimizer.rounds
 
 
 def test_a_moment_in_8_bits_of_any_shape_is_not_rebound():
