@@ -3,9 +3,11 @@
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 
+from analysis.arena.ledger import Line
 from analysis.records import Clock, Evaluation, Record
 
-When = Callable[[Record, float, Clock], float | None]  # `reached` or `crossed`
+Run = Record | Line  # a finished run of a study, or of an arena
+When = Callable[[Run, float, Clock], float | None]  # `reached` or `crossed`
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -18,7 +20,7 @@ def deviation(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def perplexities(runs: Sequence[Record]) -> list[float]:
+def perplexities(runs: Sequence[Run]) -> list[float]:
     """The final perplexity of each run."""
     return [run["summary"]["final_perplexity"] for run in runs]
 
@@ -42,12 +44,12 @@ def best_settings(runs: Sequence[Record]) -> list[Record]:
     return [best[seed] for seed in sorted(best)]
 
 
-def reached(run: Record, loss: float, key: Clock = "step") -> float | None:
+def reached(run: Run, loss: float, key: Clock = "step") -> float | None:
     """`key` of the first evaluation at or below `loss`, as the paper counts; None if there is none."""
     return next((row[key] for row in run["evaluations"] if row["loss"] <= loss), None)
 
 
-def crossed(run: Record, loss: float, key: Clock = "step") -> float | None:
+def crossed(run: Run, loss: float, key: Clock = "step") -> float | None:
     """`key` where the line through the evaluations first meets `loss`; None if it never does."""
     return crossing(run["evaluations"], loss, key)
 
@@ -65,7 +67,7 @@ def crossing(evaluations: Sequence[Evaluation], loss: float, key: Clock) -> floa
     return None
 
 
-def speed_ups(runs: Sequence[Record], references: Sequence[Record], when: When) -> list[float]:
+def speed_ups(runs: Sequence[Run], references: Sequence[Run], when: When) -> list[float]:
     """For each run, how many times sooner than the reference run of its seed it reaches that run's final loss.
 
     0 for a run that never gets there; runs whose seed has no reference are left out.
@@ -78,7 +80,7 @@ def speed_ups(runs: Sequence[Record], references: Sequence[Record], when: When) 
     return found
 
 
-def effective_throughput(runs: Sequence[Record], references: Sequence[Record], when: When) -> list[float]:
+def effective_throughput(runs: Sequence[Run], references: Sequence[Run], when: When) -> list[float]:
     """Tokens of the reference run over the seconds of training that a run of its seed takes to its final loss.
 
     0 for a run that never gets there; runs whose seed has no reference are left out.
@@ -90,7 +92,7 @@ def effective_throughput(runs: Sequence[Record], references: Sequence[Record], w
     return found
 
 
-def _pairs(runs: Sequence[Record], references: Sequence[Record]) -> Iterator[tuple[Record, Record]]:
+def _pairs(runs: Sequence[Run], references: Sequence[Run]) -> Iterator[tuple[Run, Run]]:
     """Each run with the reference run of its seed, where there is one."""
     by_seed = {reference["summary"]["seed"]: reference for reference in references}
     return ((run, by_seed[run["summary"]["seed"]]) for run in runs if run["summary"]["seed"] in by_seed)

@@ -34,7 +34,8 @@ def draw() -> None:
         if front not in fronts:
             front.unlink(missing_ok=True)
     pictures = {front.stem: front.read_text() for front in fronts}
-    (RESULTS / "report.html").write_text(page(full, nano, all_tables(), arena_curves(), pictures))
+    findings = (RESULTS / "findings.md").read_text()
+    (RESULTS / "report.html").write_text(page(full, nano, all_tables(), arena_curves(), pictures, findings))
 
 
 def main() -> int:

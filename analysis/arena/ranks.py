@@ -12,7 +12,7 @@ from analysis.arena.standings import SCALE
 from analysis.comparison import perplexities
 from analysis.rows import style
 from analysis.tables.cells import text
-from analysis.tables.nano_size import final_runs
+from analysis.tables.nano_size import nano_study
 from analysis.tables.table import Table
 
 
@@ -87,6 +87,6 @@ def _columns(arenas: Sequence[tuple[Spec, Ledger]]) -> dict[str, Column]:
             found = recorded(spec, ledger, cell)
             title = title_among_arenas(spec, cell)
             columns[title] = {spec.label(row): _mean(lines) for row, lines in found.items()}
-    means = {style(row).label: statistics.fmean(perplexities(runs)) for row, runs in final_runs().items()}
-    study = {label: Mean(mean, text(mean)) for label, mean in means.items()}
-    return columns | {"nano study: 2,048 positions a step, 2M": study}
+    study = nano_study()
+    means = {style(row).label: statistics.fmean(perplexities(runs)) for row, runs in study.runs.items()}
+    return columns | {study.title: {label: Mean(mean, text(mean)) for label, mean in means.items()}}

@@ -66,6 +66,7 @@ def standings(spec: Spec, ledger: Ledger, cell: Cell) -> Table:
          "tuned", "tuning runs", "not bracketed", "as published", "config hash"],
         rows,
         SCALE,
+        picture=spec.name,
     )  # fmt: skip
 
 

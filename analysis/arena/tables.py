@@ -6,11 +6,22 @@ from analysis.arena import shown
 from analysis.arena.entries import Entry, tuning
 from analysis.arena.ledger import Ledger, Line, ledger_of
 from analysis.arena.notes import where_tuned
-from analysis.arena.outcomes import loss_of, recorded, reference_curve, title_of, tuning_runs
+from analysis.arena.outcomes import (
+    finished,
+    loss_of,
+    recorded,
+    reference_curve,
+    title_among_arenas,
+    title_of,
+    tuning_runs,
+)
 from analysis.arena.ranks import ranks
 from analysis.arena.spec import Cell, Spec, all_specs, cells
 from analysis.arena.standings import SCALE, others, standings
+from analysis.rows import ABLATION
 from analysis.tables.cells import text
+from analysis.tables.claims import Study, claims
+from analysis.tables.nano_size import nano_study
 from analysis.tables.table import Table
 
 
@@ -23,7 +34,18 @@ def arena_tables() -> list[Table]:
         tables += [others(spec, ledger, cell) for cell in cells(spec)]
         tables += [ratios(spec, ledger, cell) for cell in cells(spec) if spec.ladder]
         tables += [tried(spec, ledger)] if spec.tuned_in is None else []
-    return [table for table in (*tables, ranks(list(begun.values()))) if table.rows]
+    studies = [study_of(spec, ledger, cell) for spec, ledger in begun.values() for cell in cells(spec)]
+    tables += [claims([nano_study(), *studies]), ranks(list(begun.values()))]
+    return [table for table in tables if table.rows]
+
+
+def study_of(spec: Spec, ledger: Ledger, cell: Cell) -> Study:
+    """The compared runs of a cell, under the names that the paper's claims have, of rows none of whose seeds
+    diverged."""
+    found = recorded(spec, ledger, cell)
+    whole = {row: lines for row, lines in found.items() if finished(lines) == lines}
+    named = {spec.style_of(row).removeprefix(ABLATION): lines for row, lines in whole.items()}
+    return Study(title_among_arenas(spec, cell), named)
 
 
 def ratios(spec: Spec, ledger: Ledger, cell: Cell) -> Table:

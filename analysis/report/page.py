@@ -14,6 +14,7 @@ from analysis import curves
 from analysis.curves import Curve
 from analysis.panels import FIGURE_1, FIGURE_2, FIGURE_5, Panel
 from analysis.records import Record
+from analysis.report.prose import rendered
 from analysis.rows import EIGHT_BITS, METHODS, by_row, style
 from analysis.tables.table import Table
 
@@ -24,7 +25,13 @@ SCALES = {
     "full": "Tables at the paper's sizes",
     "nano": "Tables at nano size, 2,048 positions a step",
 }
-CONTENTS = {"arena": "The arena", "full": "Tables at the paper's sizes", "nano": "Tables of the nano study"}
+CONTENTS = {
+    "findings": "Findings",
+    "curves": "Curves",
+    "arena": "The arena",
+    "full": "Tables at the paper's sizes",
+    "nano": "Tables of the nano study",
+}
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 NUMBER = re.compile(r"(\**[<>]? ?[-−+]?\d.*)?")  # a cell that is set flush right
 CODE, CODE_ELEMENT = re.compile(r"`([^`]+)`"), r"<code>\1</code>"
@@ -45,11 +52,13 @@ def page(
     tables: list[Table],
     arena: Mapping[str, list[Curve]] = EMPTY,
     pictures: Mapping[str, str] = EMPTY,
+    findings: str = "",
 ) -> str:
     """The page. Equal arguments, equal text.
 
     full, nano: the records of our runs at the paper's sizes and at nano size; arena: curves of each arena, by title;
-    pictures: of the arenas, as SVG, by name.
+    pictures: of the arenas, as SVG, by name: each above the first table that names it; findings: Markdown, whose links
+    start from results/.
     """
     by_scale = {scale: [table for table in tables if table.scale == scale] for scale in SCALES}
     seen = [scale for scale, found in by_scale.items() if found]
@@ -57,9 +66,10 @@ def page(
     parts = {
         "runs": f"{compared or 'no'} compared runs in the arena, {_runs(len(full))} at the paper's sizes, "
         f"{_runs(len(nano))} at nano size",
-        "contents": "\n".join(f'<li><a href="#{scale}">{CONTENTS[scale]}</a></li>' for scale in seen),
+        "findings": _findings(findings, tables),
+        "contents": _contents(findings, seen),
         "data": _json(data_sets(full, nano, arena)),
-        "tables": "\n".join(_tables(scale, by_scale[scale], pictures if scale == "arena" else EMPTY) for scale in seen),
+        "tables": "\n".join(_section(scale, by_scale[scale], pictures) for scale in seen),
         "charts.js": (PARTS / "charts.js").read_text(),
         "uplot.css": (UPLOT / "uPlot.min.css").read_text(),
         "uplot.js": f"/*\n{(UPLOT / 'LICENSE').read_text()}*/\n{(UPLOT / 'uPlot.iife.min.js').read_text()}",
@@ -123,11 +133,29 @@ def _runs(count: int) -> str:
     return f"{count or 'no'} run{'' if count == 1 else 's'}"
 
 
-def _tables(scale: str, tables: list[Table], pictures: Mapping[str, str]) -> str:
-    """A section with the pictures and tables of one scale."""
-    body = "\n".join([*map(_picture, pictures, pictures.values()), *map(_table, tables)])
+def _contents(findings: str, scales: Sequence[str]) -> str:
+    """A link to each section of the page."""
+    sections = [*(["findings"] if findings else []), "curves", *scales]
+    return "\n".join(f'<li><a href="#{section}">{CONTENTS[section]}</a></li>' for section in sections)
+
+
+def _findings(markdown: str, tables: Sequence[Table]) -> str:
+    """The section of what the runs say; nothing without."""
+    if not markdown:
+        return ""
+    text = rendered(markdown, {f"{table.scale}/{table.name}" for table in tables})
+    return f'<section id="findings" aria-label="Findings">\n{text}</section>'
+
+
+def _section(scale: str, tables: Sequence[Table], pictures: Mapping[str, str]) -> str:
+    """A section with the tables of one scale, each picture above the first table that names it."""
+    body, left = [], dict(pictures)
+    for table in tables:
+        if table.picture in left:
+            body.append(_picture(table.picture, left.pop(table.picture)))
+        body.append(_table(table))
     heading = f'<h2 id="{scale}-heading">{SCALES[scale]}</h2>'
-    return f'<section id="{scale}" aria-labelledby="{scale}-heading">\n{heading}\n{body}\n</section>'
+    return "\n".join([f'<section id="{scale}" aria-labelledby="{scale}-heading">', heading, *body, "</section>"])
 
 
 def _picture(name: str, svg: str) -> str:

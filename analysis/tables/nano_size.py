@@ -9,7 +9,7 @@ from analysis.paths import NANO
 from analysis.records import Record
 from analysis.rows import ABLATIONS, ByRow, by_row, style
 from analysis.tables.cells import PROVENANCE, mean_of_reached, provenance, text, whole
-from analysis.tables.claims import claims, means, paper_60m
+from analysis.tables.claims import Study, means, paper_60m
 from analysis.tables.table import Table
 from analysis.tables.table_5 import table_5
 
@@ -20,8 +20,12 @@ def nano_tables() -> list[Table]:
     """Every table of results/nano, from its records and the seconds of a step there."""
     finished, runs = by_row(records.read(NANO / "runs").values()), final_runs()
     tuning = by_row(records.read(NANO / "tuning").values())
-    pace = step_seconds()
-    return [nano_table_2(runs, pace), table_5(runs, MODEL, "nano"), tuning_table(tuning, finished), claims(runs, pace)]
+    return [nano_table_2(runs, step_seconds()), table_5(runs, MODEL, "nano"), tuning_table(tuning, finished)]
+
+
+def nano_study() -> Study:
+    """The study beside the arenas: its runs of each row at its best settings."""
+    return Study("nano study: 2,048 positions a step, 2M", final_runs(), step_seconds())
 
 
 def final_runs() -> ByRow:

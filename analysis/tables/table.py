@@ -8,7 +8,8 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Table:
-    """`name` is the stem of its files in results/<scale>/; `note` is printed below it. Unknown cells are empty."""
+    """`name` is the stem of its files in results/<scale>/; `note` is printed below it. Unknown cells are empty.
+    `picture`: the stem of one that shows the same numbers; empty without."""
 
     name: str
     title: str
@@ -16,6 +17,7 @@ class Table:
     columns: list[str]
     rows: list[list[str]]
     scale: str = "full"
+    picture: str = ""
 
 
 def write_table(path: Path, heading: str, columns: Sequence[str], rows: Sequence[Sequence[object]], note: str) -> None:

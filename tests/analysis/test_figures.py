@@ -192,17 +192,30 @@ def test_the_report_holds_the_numbers_of_the_records(study):
 def test_the_report_shows_the_curves_and_the_picture_of_an_arena(study):
     folder, _ = study
     runs = [records.read(folder)[f"muon_s{seed}"] for seed in (0, 1)]
-    text = page(
-        [],
-        [],
-        [Table("t", "t", "", ["method"], [["Muon"]], "arena")],
-        {"small": [of_seeds("muon", "Muon", runs)]},
-        {"front": "<svg/>"},
-    )
+    tables = [Table(name, name, "", ["method"], [["Muon"]], "arena", picture="front") for name in ("one", "two")]
+    text = page([], [], tables, {"small": [of_seeds("muon", "Muon", runs)]}, {"front": "<svg/>"})
     shown = data_of(text)[0]
     assert (shown["group"], shown["title"], shown["curves"][0]["seeds"]) == ("The arena", "small", 2)
     assert "2 compared runs in the arena" in text and '<a href="#arena">' in text
-    assert base64.b64encode(b"<svg/>").decode() in text
+    picture = base64.b64encode(b"<svg/>").decode()
+    assert text.count(picture) == 1 and text.index(picture) < text.index('id="arena-one"')
+
+
+def test_findings_lead_to_the_tables_of_the_page():
+    findings = """# What runs say
+
+[ours](arena/one.md), [another](beyond/README.md), **a < b**, <b>no HTML</b>
+
+| method | ppl |
+|---|---|
+| Muon | 117.5 |
+"""
+    text = page([], [], [Table("one", "t", "", ["method"], [["Muon"]], "arena")], findings=findings)
+    assert '<a href="#findings">' in text and "<h2>What runs say</h2>" in text and 'id="arena-one"' in text
+    assert '<a href="#arena-one">ours</a>' in text and '<a href="beyond/README.md">another</a>' in text
+    assert "<strong>a &lt; b</strong>" in text and "<b>" not in text
+    assert re.search(r'<div class="wide"[^>]*><table>\s*<thead>\s*<tr>\s*<th>method</th>', text)
+    assert "#findings" not in page([], [], [])
 
 
 def test_the_report_refers_to_nothing_outside():

@@ -42,7 +42,8 @@ def line(entry, loss, state=100, steps=10):
     return {
         "name": entry.name, "row": entry.row, "size": entry.cell.size, "batch_size": entry.cell.batch_size,
         "steps": steps, "tokens": entry.tokens, "point": entry.point, "seed": entry.seed, "loss": loss,
-        "summary": {"optimizer_state_bytes": state, "train_seconds": 2.0 * steps} if loss else {},
+        "summary": {"optimizer_state_bytes": state, "train_seconds": 2.0 * steps, "seed": entry.seed,
+                    "final_perplexity": math.exp(loss)} if loss else {},
         "evaluations": rows,
     }  # fmt: skip
 

@@ -9,6 +9,7 @@ from analysis.arena.ranks import ranks
 from analysis.arena.standings import others, standings
 from analysis.arena.tables import ratios, tried
 from analysis.figures.frontier import frontier_figure
+from analysis.tables.claims import Study
 from tests.analysis.arena.on_paper import CELL, loss_of, made, standing
 
 
@@ -153,7 +154,7 @@ def test_a_row_is_shown_and_ranked_by_its_style(spec, tmp_path, monkeypatch):
     made(spec, ledger, loss_of)
     assert [cells[0] for cells in standings(spec, ledger, CELL).rows] == ["RACS", "racs of old", "Adam"]
     runs = {row: [{"summary": {"final_perplexity": 100.0}}] for row in ("adam", "racs")}
-    monkeypatch.setattr(ranks_module, "final_runs", lambda: runs)
+    monkeypatch.setattr(ranks_module, "nano_study", lambda: Study("nano study", runs))
     place = standing(spec, ledger)["RACS"]["ppl"]
     assert {row[0]: row[1] for row in ranks([(spec, ledger)]).rows}["RACS"].startswith(place)
 
@@ -161,16 +162,16 @@ def test_a_row_is_shown_and_ranked_by_its_style(spec, tmp_path, monkeypatch):
 def test_ranks_are_of_the_rows_that_two_columns_have(spec, tmp_path, monkeypatch):
     ledger = Ledger(tmp_path / "small.jsonl")
     made(spec, ledger, loss_of)
-    monkeypatch.setattr(ranks_module, "final_runs", dict)
+    monkeypatch.setattr(ranks_module, "nano_study", lambda: Study("nano study", {}))
     assert ranks([(spec, ledger)]).rows == []
     alone = {"adam": [{"summary": {"final_perplexity": 100.0}}]}
-    monkeypatch.setattr(ranks_module, "final_runs", lambda: alone)
+    monkeypatch.setattr(ranks_module, "nano_study", lambda: Study("nano study", alone))
     assert ranks([(spec, ledger)]).rows == []  # one row in common has no rank
     study = {"adam": 100.0, "muon": 90.0, "racs": 110.0}
     runs = {row: [{"summary": {"final_perplexity": value}}] for row, value in study.items()}
-    monkeypatch.setattr(ranks_module, "final_runs", lambda: runs)
+    monkeypatch.setattr(ranks_module, "nano_study", lambda: Study("nano study", runs))
     table = ranks([(spec, ledger)])
     assert table.columns[1:] == ["small: nano, 2,048 positions a step, 0.041M, 2 rows",
-                                 "nano study: 2,048 positions a step, 2M, 2 rows"]  # fmt: skip
+                                 "nano study, 2 rows"]  # fmt: skip
     assert [row[0] for row in table.rows] == ["Adam", "RACS"]
     assert table.rows[0][2] == "100.00 (1)" and table.rows[1][1].endswith(" (1)")
