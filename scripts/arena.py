@@ -24,7 +24,7 @@ from analysis.arena.entries import STAGES
 from analysis.arena.ledger import ledger_of
 from analysis.arena.spec import Spec, check_place, read_spec
 from configs.schema import SettingsError
-from experiments.arena.conduct import budget, print_startable, run_stages
+from experiments.arena.conduct import budget, check_methods, print_startable, run_stages
 from experiments.placement import add_options, machine_of
 from training.processes.failures import report
 from training.processes.logs import say
@@ -57,6 +57,7 @@ def main() -> int:
         machine = machine_of(given)
         if not given.dry:
             machine.check()
+        check_methods(spec, rows)
         ledger = ledger_of(spec.name)
     except SettingsError as error:
         parser.error(str(error))

@@ -7,11 +7,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+
 from analysis import records
 from analysis.arena.entries import Entry, arguments, due, remaining, steps_of, untuned
 from analysis.arena.ledger import Ledger, Line
 from analysis.arena.same_settings import check_unchanged
-from analysis.arena.spec import Spec
+from analysis.arena.spec import Spec, cells, config_of
 from analysis.paths import ROOT
 from configs.identity import config_hash, differences, to_dict
 from configs.messages import one_line
@@ -19,6 +21,8 @@ from configs.schema import SettingsError, load
 from configs.yaml_values import from_yaml
 from experiments.jobs import Job, run_all, since_start, training
 from experiments.placement import Machine
+from models.llama import build_model
+from training.optimizer import build_optimizer
 from training.processes.logs import say
 from training.run.folder import RunFolder
 from training.run.provenance import changed_method
@@ -97,6 +101,19 @@ def held_out_jobs(spec: Spec, entry: Entry) -> list[Job]:
         log = RUNS / spec.name / f"{entry.name}_{name}.log"
         jobs.append(Job(f"{entry.name}_{name}", command, proof=folder / "evaluations.json", log=log, again=True))
     return sorted(jobs, key=lambda job: job.name)
+
+
+def check_methods(spec: Spec, rows: Sequence[str]) -> None:
+    """Build the method of every row on the meta device. Raises SettingsError for one that cannot be built: a missing
+    package is told before hours of other rows' runs."""
+    for row in rows:
+        for cell in cells(spec):
+            config = config_of(spec, row, cell)
+            try:
+                model = build_model(config.model, dtype=getattr(torch, config.train.dtype), seed=0, device="meta")
+                build_optimizer(model, config.optimizer).allocate_state()
+            except (ValueError, ImportError) as error:
+                raise SettingsError(f"rows.{row}: {one_line(error)}") from error
 
 
 class Conductor:
