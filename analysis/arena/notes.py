@@ -25,8 +25,8 @@ def note(spec: Spec, within: Pooled | None, tests: list[Verdict], found: Mapping
         "seeds never meet it, or have no such run to meet, the mean is over the others, whose number follows. Seconds "
         "are by the runs' own clocks, of runs on one kind of processor: they mean nothing where the machine did other "
         "work.",
-        "Tuning runs: all that are recorded. Not bracketed: a neighbour of the tuned value was not tried, or there is "
-        "none.",
+        "Tuning runs: all that are recorded. Not bracketed: a neighbour of the tuned value was not tried, is better, "
+        "or there is none.",
         "As published: perplexity of the row's file as it stands, one seed." if spec.published else "",
         _made_otherwise(spec, found),
     ]

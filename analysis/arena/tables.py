@@ -110,9 +110,8 @@ def tried(spec: Spec, ledger: Ledger) -> Table:
         f"{spec.name}_tuning",
         f"Tuning, {spec.tuning.runs} runs a row, {tokens:,} positions, seed 0",
         "Tried: values in the order of `best`, and the final loss in nats. A neighbour is better if its loss is lower "
-        f"by {spec.tuning.noise:g}. Not bracketed: a neighbour of the best value was not tried, or "
-        "there is none. Not of the walk: runs "
-        "from other starts, which may have led to this one.",
+        f"by {spec.tuning.noise:g}. Not bracketed: a neighbour of the best value was not tried, is better, or "
+        "there is none. Not of the walk: runs from other starts, which may have led to this one.",
         ["method", "cell", "runs", "best", "not bracketed", "tried", "not of the walk"],
         rows,
         SCALE,

@@ -53,7 +53,8 @@ class Axis:
 @dataclass(frozen=True)
 class Walk:
     """points: run so far, in order; best: of them; pending: the next to run, None when the walk is over; bracketed: the
-    settings whose neighbours of the best point were both tried so far; a number at the end of its list is not."""
+    settings whose neighbours of the best point were both run so far, by this walk or another, and are no better; a
+    number at the end of its list is not."""
 
     points: list[Point]
     best: Point
@@ -82,14 +83,15 @@ def walk(start: Point, axes: list[Axis], tuning: Tuning, loss: Loss) -> Walk:
             pending = point
             break
         steps.take(point, found)
-    bracketed = [axis.setting for axis in axes if _bracketed(axis, steps.best, steps.points)]
+    bracketed = [axis.setting for axis in axes if _bracketed(axis, steps, loss)]
     return Walk(steps.points, steps.best, pending, bracketed)
 
 
-def _bracketed(axis: Axis, best: Point, points: list[Point]) -> bool:
-    sides = [axis.neighbours(best, direction) for direction in (1, -1)]
-    tried = all(point in points for side in sides for point in side)
-    return tried and (axis.named or all(sides))
+def _bracketed(axis: Axis, steps: "_Steps", loss: Loss) -> bool:
+    sides = [axis.neighbours(steps.best, direction) for direction in (1, -1)]
+    losses = [loss(point) for side in sides for point in side]
+    stays = all(found is not None and not steps.is_better(found) for found in losses)
+    return stays and (axis.named or all(sides))
 
 
 class _Steps:
@@ -102,8 +104,12 @@ class _Steps:
     def take(self, point: Point, loss: float) -> None:
         """Count a run; move to its point if that is better."""
         self.points.append(point)
-        if loss < self._lowest - self._noise:
+        if self.is_better(loss):
             self.best, self._lowest = point, loss
+
+    def is_better(self, loss: float) -> bool:
+        """Whether a loss is lower than that of the best point by more than the noise."""
+        return loss < self._lowest - self._noise
 
     def proposals(self, axes: list[Axis]) -> Iterator[Point]:
         """Points to run, each new. Ends when no neighbour of the best point is left."""

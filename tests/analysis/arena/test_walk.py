@@ -15,19 +15,27 @@ def optimum(at: dict):
     return lambda point: 5 + sum(0.1 * math.log2(point[setting] / value) ** 2 for setting, value in at.items())
 
 
+def made(start, axes, tuning, truth):
+    """The walk when its own runs alone have been made."""
+    losses = {}
+    while (point := walk(start, axes, tuning, lambda p: losses.get(json.dumps(p))).pending) is not None:
+        losses[json.dumps(point)] = truth(point)
+    return walk(start, axes, tuning, lambda p: losses.get(json.dumps(p)))
+
+
 AXES = [Axis("lr"), Axis("adam_lr")]
 START = {"lr": 1.0, "adam_lr": 1.0}
 
 
 @pytest.mark.parametrize("at", [{"lr": 1, "adam_lr": 1}, {"lr": 4, "adam_lr": 1}, {"lr": 0.5, "adam_lr": 2}])
 def test_a_walk_of_enough_runs_finds_and_brackets_the_optimum(at):
-    found = walk(START, AXES, Tuning(runs=30), optimum(at))
+    found = made(START, AXES, Tuning(runs=30), optimum(at))
     assert found.best == at and found.pending is None and found.bracketed == ["lr", "adam_lr"]
     assert len({json.dumps(point) for point in found.points}) == len(found.points)  # none is run twice
 
 
 def test_a_walk_has_as_many_runs_as_it_is_given_and_says_what_they_left_open():
-    found = walk(START, AXES, Tuning(runs=5), optimum({"lr": 16, "adam_lr": 1}))
+    found = made(START, AXES, Tuning(runs=5), optimum({"lr": 16, "adam_lr": 1}))
     assert len(found.points) == 5 and found.best["lr"] == 16 and found.bracketed == []
 
 
@@ -37,11 +45,17 @@ def test_a_walk_moves_for_more_than_noise_alone():
 
 
 def test_a_walk_waits_for_the_run_it_needs_and_goes_on_from_there():
-    made, truth = {}, optimum({"lr": 2, "adam_lr": 0.5})
-    while (point := walk(START, AXES, Tuning(runs=6), lambda p: made.get(json.dumps(p))).pending) is not None:
-        made[json.dumps(point)] = truth(point)
-    assert len(made) == 6
-    assert walk(START, AXES, Tuning(runs=6), lambda p: made.get(json.dumps(p))).best == {"lr": 2, "adam_lr": 0.5}
+    found = made(START, AXES, Tuning(runs=6), optimum({"lr": 2, "adam_lr": 0.5}))
+    assert len(found.points) == 6 and found.best == {"lr": 2, "adam_lr": 0.5}
+
+
+def test_runs_of_another_walk_bracket_unless_one_is_better():
+    losses = {1.0: 5.0, 2.0: 5.1, 0.5: 5.2}
+    found = walk({"lr": 1.0}, [Axis("lr")], Tuning(runs=1), lambda p: losses[p["lr"]])
+    assert len(found.points) == 1 and found.bracketed == ["lr"]
+    losses[0.5] = 4.9  # which this walk has no run left for
+    found = walk({"lr": 1.0}, [Axis("lr")], Tuning(runs=1), lambda p: losses[p["lr"]])
+    assert found.best == {"lr": 1.0} and found.bracketed == []
 
 
 @pytest.mark.parametrize("target", [0.2, 3e-4, 1e-5])
@@ -94,4 +108,4 @@ def test_names_have_no_order_so_every_other_is_tried():
     point, axes = start_and_axes(Entrant(own={"c": list(losses)}), 0.01, 0.02, Tuning())
     found = walk(point, axes[:1], Tuning(runs=9), lambda at: losses[at["c"]])
     assert found.best["c"] == "blocks" and len(found.points) == 4 and found.bracketed == ["c"]
-    assert walk(point, axes[:1], Tuning(runs=3), lambda at: losses[at["c"]]).bracketed == []
+    assert made(point, axes[:1], Tuning(runs=3), lambda at: losses[at["c"]]).bracketed == []
