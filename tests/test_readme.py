@@ -21,6 +21,7 @@ from tests.optimizers.test_partition import llama
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+RESULTS = [ROOT / "results" / name for name in ("README.md", "findings.md", "beyond/README.md", "fim_error/README.md")]
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 # Names that are not of this repository: of a run, of the reader, or of the example in docs/adding-an-optimizer.md.
@@ -46,7 +47,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@every_page
+@pytest.mark.parametrize("page", [*PAGES, *RESULTS], ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_the_files_and_headings_it_links_to_exist(page):
     missing = []
     for link in re.findall(r"\]\((?!http)(.*?)\)", page.read_text()):
