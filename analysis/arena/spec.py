@@ -42,7 +42,7 @@ class Tuning:
     """runs: of each row and cell; factor: between two neighbouring rates; noise: what a loss (nats) must be lower by to
     count as better."""
 
-    tokens: int = 2_048_000
+    tokens: int = 4_096_000
     runs: int = 5
     factor: float = 2.0
     noise: float = 0.003

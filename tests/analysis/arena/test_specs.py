@@ -71,7 +71,7 @@ def test_a_wrong_spec_is_one_sentence(tmp_path, change, sentence):
 
 
 def test_an_arena_that_takes_anothers_values_asks_nothing_of_its_tuning(spec, tmp_path, monkeypatch):
-    """2,048,000 positions, the default of tuning, are no whole number of steps of 512 rows."""
+    """4,096,000 positions, the default of tuning, are no whole number of steps of 512 rows."""
     monkeypatch.setattr(spec_module, "spec_named", lambda name: spec)
     spec.batch_sizes = [512]
     text = AGAIN.replace("[8]", "[512]").replace("40960", "131072")
