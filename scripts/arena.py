@@ -55,14 +55,14 @@ def main() -> int:
         if given.job_index is not None:
             rows = _of_job(spec, rows, given.job_index)
         machine = machine_of(given)
+        ledger = ledger_of(spec.name)
+        stages = list(STAGES)[: list(STAGES).index(given.until) + 1]
         if not given.dry:
             machine.check()
-        check_methods(spec, rows)
-        ledger = ledger_of(spec.name)
+            check_methods(spec, ledger, rows, stages)
     except SettingsError as error:
         parser.error(str(error))
     say(budget(spec, ledger, rows, machine.at_once))
-    stages = list(STAGES)[: list(STAGES).index(given.until) + 1]
     try:
         return (print_startable if given.dry else run_stages)(spec, ledger, rows, stages, machine)
     except (SettingsError, OSError) as error:

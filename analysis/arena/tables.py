@@ -1,9 +1,10 @@
 """The tables of an arena, from its ledger alone."""
 
 import math
+from collections.abc import Sequence
 
 from analysis.arena import shown
-from analysis.arena.entries import Entry, tuning
+from analysis.arena.entries import Entry, source_of_values, tuning
 from analysis.arena.ledger import Ledger, Line, ledger_of
 from analysis.arena.notes import where_tuned
 from analysis.arena.outcomes import (
@@ -34,9 +35,17 @@ def arena_tables() -> list[Table]:
         tables += [others(spec, ledger, cell) for cell in cells(spec)]
         tables += [ratios(spec, ledger, cell) for cell in cells(spec) if spec.ladder]
         tables += [tried(spec, ledger)] if spec.tuned_in is None else []
-    studies = [study_of(spec, ledger, cell) for spec, ledger in begun.values() for cell in cells(spec)]
-    tables += [claims([nano_study(), *studies]), ranks(list(begun.values()))]
+    tables += [claims([nano_study(), *studies(list(begun.values()))]), ranks(list(begun.values()))]
     return [table for table in tables if table.rows]
+
+
+def studies(arenas: Sequence[tuple[Spec, Ledger]]) -> list[Study]:
+    """The cells of the arenas that tune at the length which they compare: at a shorter one a reference may be far from
+    its best, and every claim against it holds."""
+    alike = [
+        (spec, ledger) for spec, ledger in arenas if source_of_values(spec, ledger)[0].tuning.tokens == spec.tokens
+    ]
+    return [study_of(spec, ledger, cell) for spec, ledger in alike for cell in cells(spec)]
 
 
 def study_of(spec: Spec, ledger: Ledger, cell: Cell) -> Study:

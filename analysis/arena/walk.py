@@ -90,26 +90,26 @@ def walk(start: Point, axes: list[Axis], tuning: Tuning, loss: Loss) -> Walk:
 def _bracketed(axis: Axis, steps: "_Steps", loss: Loss) -> bool:
     sides = [axis.neighbours(steps.best, direction) for direction in (1, -1)]
     losses = [loss(point) for side in sides for point in side]
-    stays = all(found is not None and not steps.is_better(found) for found in losses)
+    stays = steps.lowest < math.inf and all(found is not None and not steps.is_better(found) for found in losses)
     return stays and (axis.named or all(sides))
 
 
 class _Steps:
-    """The points that were run, and the best of them: where the walk stands."""
+    """The points that were run, and the best of them, with its loss: where the walk stands."""
 
     def __init__(self, start: Point, tuning: Tuning):
         self.start, self.best, self.points = start, start, list[Point]()
-        self._noise, self._lowest = tuning.noise, float("inf")
+        self._noise, self.lowest = tuning.noise, math.inf
 
     def take(self, point: Point, loss: float) -> None:
         """Count a run; move to its point if that is better."""
         self.points.append(point)
         if self.is_better(loss):
-            self.best, self._lowest = point, loss
+            self.best, self.lowest = point, loss
 
     def is_better(self, loss: float) -> bool:
         """Whether a loss is lower than that of the best point by more than the noise."""
-        return loss < self._lowest - self._noise
+        return loss < self.lowest - self._noise
 
     def proposals(self, axes: list[Axis]) -> Iterator[Point]:
         """Points to run, each new. Ends when no neighbour of the best point is left."""

@@ -62,6 +62,7 @@ def page(
     """
     by_scale = {scale: [table for table in tables if table.scale == scale] for scale in SCALES}
     seen = [scale for scale, found in by_scale.items() if found]
+    drawn = {"arena": pictures}
     compared = sum(curve.seeds for found in arena.values() for curve in found)
     parts = {
         "runs": f"{compared or 'no'} compared runs in the arena, {_runs(len(full))} at the paper's sizes, "
@@ -69,7 +70,7 @@ def page(
         "findings": _findings(findings, tables),
         "contents": _contents(findings, seen),
         "data": _json(data_sets(full, nano, arena)),
-        "tables": "\n".join(_section(scale, by_scale[scale], pictures) for scale in seen),
+        "tables": "\n".join(_section(scale, by_scale[scale], drawn.get(scale, EMPTY)) for scale in seen),
         "charts.js": (PARTS / "charts.js").read_text(),
         "uplot.css": (UPLOT / "uPlot.min.css").read_text(),
         "uplot.js": f"/*\n{(UPLOT / 'LICENSE').read_text()}*/\n{(UPLOT / 'uPlot.iife.min.js').read_text()}",
@@ -148,12 +149,13 @@ def _findings(markdown: str, tables: Sequence[Table]) -> str:
 
 
 def _section(scale: str, tables: Sequence[Table], pictures: Mapping[str, str]) -> str:
-    """A section with the tables of one scale, each picture above the first table that names it."""
+    """A section with the tables of one scale, each picture above the first table that names it, others at the end."""
     body, left = [], dict(pictures)
     for table in tables:
         if table.picture in left:
             body.append(_picture(table.picture, left.pop(table.picture)))
         body.append(_table(table))
+    body += map(_picture, left, left.values())
     heading = f'<h2 id="{scale}-heading">{SCALES[scale]}</h2>'
     return "\n".join([f'<section id="{scale}" aria-labelledby="{scale}-heading">', heading, *body, "</section>"])
 

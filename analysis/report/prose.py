@@ -1,8 +1,14 @@
 """Findings written as Markdown, as a part of the report."""
 
+import itertools
+import re
 from collections.abc import Collection
 
 from markdown_it import MarkdownIt
+
+TABLE = re.compile("<table>")
+# A region of its own scrolls sideways where the page is narrow.
+REGION = '<div class="wide" role="region" aria-label="Table {} of the findings" tabindex="0">'
 
 
 def rendered(markdown: str, tables: Collection[str]) -> str:
@@ -10,17 +16,17 @@ def rendered(markdown: str, tables: Collection[str]) -> str:
 
     tables: those of the page, as SCALE/NAME. A link to the file of one of them leads to its place on the page.
     """
-    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
     tokens = parser.parse(markdown)
     for token in tokens:
         if token.type in ("heading_open", "heading_close"):
-            token.tag = f"h{int(token.tag[1:]) + 1}"
+            token.tag = f"h{min(int(token.tag[1:]) + 1, 6)}"
         for inner in token.children or ():
             if inner.type == "link_open":
                 inner.attrSet("href", _on_page(str(inner.attrGet("href")), tables))
     text: str = parser.renderer.render(tokens, parser.options, {})
-    # A table in a region of its own, which scrolls sideways where the page is narrow.
-    text = text.replace("<table>", '<div class="wide" role="region" aria-label="Numbers" tabindex="0"><table>')
+    numbers = itertools.count(1)
+    text = TABLE.sub(lambda found: REGION.format(next(numbers)) + found[0], text)
     return text.replace("</table>", "</table></div>")
 
 

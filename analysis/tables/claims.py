@@ -63,8 +63,8 @@ def claims(studies: Sequence[Study]) -> Table:
         "The paper's claims, study by study",
         "Mean ± standard deviation of perplexities over the seeds that the compared rows share. A difference within "
         "twice the spread of both, or of single seeds, is not clear. A row one of whose seeds diverged has no answer. "
-        "An order holds if its rank correlation is above .7. The nano study is tuned in another way: "
-        "`results/nano/table2.md`.",
+        "An order holds if its rank correlation is above .7. Arenas that tune at another length than they compare are "
+        "left out. The nano study is tuned in another way: `results/nano/table2.md`.",
         ["claim", "paper", *columns],
         [row for row in rows if any(row[2:])],
         "arena",

@@ -103,11 +103,13 @@ def held_out_jobs(spec: Spec, entry: Entry) -> list[Job]:
     return sorted(jobs, key=lambda job: job.name)
 
 
-def check_methods(spec: Spec, rows: Sequence[str]) -> None:
-    """Build the method of every row on the meta device. Raises SettingsError for one that cannot be built: a missing
-    package is told before hours of other rows' runs."""
+def check_methods(spec: Spec, ledger: Ledger, rows: Sequence[str], stages: Sequence[str]) -> None:
+    """Build the method of every row that has runs left in these stages on the meta device. Raises SettingsError for one
+    that cannot be built: a missing package is told before hours of other rows' runs."""
     for row in rows:
-        for cell in cells(spec):
+        left = remaining(spec, ledger, [row])
+        own = [stage for stage in stages if stage != "tuning" or spec.rows[row].rates_of is None]
+        for cell in cells(spec) if any(left[stage][0] for stage in own) else ():
             config = config_of(spec, row, cell)
             try:
                 model = build_model(config.model, dtype=getattr(torch, config.train.dtype), seed=0, device="meta")

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -199,6 +200,8 @@ def test_the_report_shows_the_curves_and_the_picture_of_an_arena(study):
     assert "2 compared runs in the arena" in text and '<a href="#arena">' in text
     picture = base64.b64encode(b"<svg/>").decode()
     assert text.count(picture) == 1 and text.index(picture) < text.index('id="arena-one"')
+    of_no_table = page([], [], [replace(table, picture="") for table in tables], {}, {"front": "<svg/>"})
+    assert of_no_table.index(picture) > of_no_table.index('id="arena-two"')
 
 
 def test_findings_lead_to_the_tables_of_the_page():
@@ -215,7 +218,7 @@ def test_findings_lead_to_the_tables_of_the_page():
     assert '<a href="#arena-one">ours</a>' in text and '<a href="beyond/README.md">another</a>' in text
     assert "<strong>a &lt; b</strong>" in text and "<b>" not in text
     assert re.search(r'<div class="wide"[^>]*><table>\s*<thead>\s*<tr>\s*<th>method</th>', text)
-    assert "#findings" not in page([], [], [])
+    assert '"#findings"' not in page([], [], []) and 'id="findings"' not in page([], [], [])
 
 
 def test_the_report_refers_to_nothing_outside():

@@ -26,7 +26,8 @@ def test_a_method_whose_package_is_missing_is_told_before_any_run(small, tmp_pat
         small()
     said = capfd.readouterr()
     assert ended.value.code == 2 and "error: rows.muon_8bit: " in said.err and "bitsandbytes" in said.err
-    assert "started" not in said.out and small("-n", "--only", "adam,racs") == 0
+    assert "started" not in said.out
+    assert small("-n") == 0  # what is left can be seen
 
 
 def test_a_damaged_ledger_is_one_sentence(small, capfd):

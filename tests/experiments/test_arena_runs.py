@@ -31,9 +31,7 @@ def test_an_arena_runs_to_its_tables_and_a_second_call_runs_nothing(small, tmp_p
     ]  # fmt: skip
     assert all(line["summary"]["device"] and "git_commit" in line["summary"] for line in records.values())
     standings, ratios, tried, claims, ranks = tables.arena_tables()
-    assert "RACS before Adam" in {
-        row[0] for row in claims.rows if row[claims.columns.index("small: nano, 128 positions a step, 0.000512M")]
-    }
+    assert claims.name == "claims" and len(claims.columns) == 3  # of the nano study alone: tuned at another length
     assert ranks.name == "ranks" and len(ranks.rows) == 2  # with the nano study
     assert {row[0] for row in standings.rows} == {"Adam", "RACS"}
     assert all(row[standings.columns.index("same")] for row in standings.rows)

@@ -1,11 +1,15 @@
 """What a spec may say, and that the project's own can be run."""
 
+import re
+
 import pytest
+import yaml
 
 from analysis.arena import spec as spec_module
 from analysis.arena.entries import arguments, due
 from analysis.arena.ledger import Ledger
 from analysis.arena.spec import all_specs, read_spec
+from analysis.paths import ROOT
 from configs.schema import SettingsError, load
 from tests.analysis.arena.on_paper import AGAIN, SPEC
 
@@ -86,6 +90,13 @@ def test_a_row_of_other_data_than_the_first_is_refused(tmp_path):
         SettingsError, match=r"rows\.plain_racs: data\.\w+ is not that of the first row, so their losses"
     ):
         read_spec(tmp_path / "small.yaml")
+
+
+def test_the_array_of_jobs_that_the_docs_show_has_one_for_each_tuned_row():
+    nano = yaml.safe_load((ROOT / "configs" / "arena" / "nano.yaml").read_text())
+    tuned = [row for row, entrant in nano["rows"].items() if "rates_of" not in entrant]
+    (last,) = re.findall(r"--array=0-(\d+) \S+ scripts/arena.sh", (ROOT / "docs" / "arena.md").read_text())
+    assert int(last) == len(tuned) - 1
 
 
 @pytest.mark.slow

@@ -44,6 +44,7 @@ def test_standings_have_the_speed_up_that_the_losses_were_made_with(spec, tmp_pa
     ledger = Ledger(tmp_path / "small.jsonl")
     made(spec, ledger, loss_of)
     table = standings(spec, ledger, CELL)
+    assert table.picture == spec.name
     rows = [dict(zip(table.columns, cells, strict=True)) for cells in table.rows]
     racs = next(row for row in rows if row["method"] == "RACS")
     assert float(racs["in tokens"]) == pytest.approx(2, abs=0.05)

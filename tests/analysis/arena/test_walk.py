@@ -83,6 +83,10 @@ def test_the_last_number_of_a_list_is_not_bracketed_and_a_name_is(values, best, 
     assert found.best == {"own": best} and found.pending is None and found.bracketed == bracketed
 
 
+def test_a_point_that_diverged_is_not_bracketed_by_others_that_did():
+    assert walk({"lr": 1.0}, [Axis("lr")], Tuning(runs=3), lambda point: math.inf).bracketed == []
+
+
 def test_a_diverged_start_is_left():
     losses = {1.0: math.inf, 2.0: math.inf, 0.5: 4.0}
     found = walk({"lr": 1.0}, [Axis("lr")], Tuning(runs=3), lambda point: losses.get(point["lr"], 5.0))
