@@ -40,8 +40,8 @@ def arena_tables() -> list[Table]:
 
 
 def studies(arenas: Sequence[tuple[Spec, Ledger]]) -> list[Study]:
-    """The cells of the arenas that tune at the length which they compare: at a shorter one a reference may be far from
-    its best, and every claim against it holds."""
+    """The cells of the arenas that tune at the length which they compare. Values of another length may leave the
+    reference far from its best, and then a claim against it holds for that alone."""
     alike = [
         (spec, ledger) for spec, ledger in arenas if source_of_values(spec, ledger)[0].tuning.tokens == spec.tokens
     ]
