@@ -48,7 +48,8 @@ def ranks(arenas: Sequence[tuple[Spec, Ledger]]) -> Table:
         "Mean perplexity over seeds at the tuned point, in brackets the rank among the column's rows in this table, "
         "whose number its heading has. Of a row with seeds that diverged the number of the others follows its mean. "
         "Rows are those of two columns or more, by the mean share of a column's other rows that are before them; a "
-        "column with one of them is left out. The nano study is tuned in another way: `results/nano/table2.md`.",
+        "column with one of them is left out, and so are arenas that tune at another length than they compare. The "
+        "nano study is tuned in another way: `results/nano/table2.md`.",
         ["method", *(f"{title}, {len(column)} rows" for title, column in columns.items())],
         rows,
         SCALE,

@@ -35,17 +35,16 @@ def arena_tables() -> list[Table]:
         tables += [others(spec, ledger, cell) for cell in cells(spec)]
         tables += [ratios(spec, ledger, cell) for cell in cells(spec) if spec.ladder]
         tables += [tried(spec, ledger)] if spec.tuned_in is None else []
-    tables += [claims([nano_study(), *studies(list(begun.values()))]), ranks(list(begun.values()))]
+    side_by_side = tuned_at_their_length(list(begun.values()))
+    studies = [study_of(spec, ledger, cell) for spec, ledger in side_by_side for cell in cells(spec)]
+    tables += [claims([nano_study(), *studies]), ranks(side_by_side)]
     return [table for table in tables if table.rows]
 
 
-def studies(arenas: Sequence[tuple[Spec, Ledger]]) -> list[Study]:
-    """The cells of the arenas that tune at the length which they compare. Values of another length may leave the
-    reference far from its best, and then a claim against it holds for that alone."""
-    alike = [
-        (spec, ledger) for spec, ledger in arenas if source_of_values(spec, ledger)[0].tuning.tokens == spec.tokens
-    ]
-    return [study_of(spec, ledger, cell) for spec, ledger in alike for cell in cells(spec)]
+def tuned_at_their_length(arenas: Sequence[tuple[Spec, Ledger]]) -> list[tuple[Spec, Ledger]]:
+    """The arenas that tune at the length which they compare. Values of another length may leave a row far from its
+    best, and then a rank or a claim against it holds for that alone."""
+    return [(spec, ledger) for spec, ledger in arenas if source_of_values(spec, ledger)[0].tuning.tokens == spec.tokens]
 
 
 def study_of(spec: Spec, ledger: Ledger, cell: Cell) -> Study:

@@ -141,11 +141,12 @@ def _contents(findings: str, scales: Sequence[str]) -> str:
 
 
 def _findings(markdown: str, tables: Sequence[Table]) -> str:
-    """The section of what the runs say; nothing without."""
+    """The section of what the runs say, under its own first heading; nothing without."""
     if not markdown:
         return ""
     text = rendered(markdown, {f"{table.scale}/{table.name}" for table in tables})
-    return f'<section id="findings" aria-label="Findings">\n{text}</section>'
+    text = text.replace("<h2>", '<h2 id="findings-heading">', 1)
+    return f'<section id="findings" aria-labelledby="findings-heading">\n{text}</section>'
 
 
 def _section(scale: str, tables: Sequence[Table], pictures: Mapping[str, str]) -> str:

@@ -1,7 +1,7 @@
 """The paper's claims: each study's answer beside the others', from its records alone."""
 
 from analysis.arena.ledger import Ledger
-from analysis.arena.tables import studies, study_of
+from analysis.arena.tables import study_of, tuned_at_their_length
 from analysis.tables.claims import Study, claims
 from experiments.nano_files import file_of
 from tests.analysis.arena.on_paper import CELL, loss_of, made
@@ -52,7 +52,7 @@ def test_an_arenas_rows_answer_by_their_style_unless_a_seed_diverged(spec, tmp_p
 
 
 def test_an_arena_that_tunes_at_another_length_has_no_say(spec, tmp_path):
-    ledger = Ledger(tmp_path / "small.jsonl")
-    assert studies([(spec, ledger)]) == []
+    arena = spec, Ledger(tmp_path / "small.jsonl")
+    assert tuned_at_their_length([arena]) == []
     spec.tuning.tokens = spec.tokens
-    assert [study.title for study in studies([(spec, ledger)])] == ["small: nano, 2,048 positions a step, 0.041M"]
+    assert tuned_at_their_length([arena]) == [arena]
