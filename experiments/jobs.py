@@ -72,8 +72,8 @@ def run_all(
     ended.
 
     With `devices` a job gets the CUDA device that the fewest others are on. `dry` prints the commands instead.
-    `after_each` is called when a job has ended, while others run; the jobs that it returns wait behind the rest. It
-    must not raise.
+    `after_each` is called when a job has ended, while others run; the jobs that it returns are next, before those that
+    wait. It must not raise.
     """
     waiting = _left(jobs)
     if dry:
@@ -136,7 +136,7 @@ class _Queue:
                 self.failed = True
                 verdict = f"FAILED with exit code {process.returncode}, see {job.log}: "
             say(f"{job.name}: {verdict}{_last_line(ROOT / job.log)}")
-            self.waiting += _left(self.after_each())
+            self.waiting[:0] = _left(self.after_each())
 
 
 @contextlib.contextmanager

@@ -86,13 +86,13 @@ def test_what_comes_after_each_job_does_not_wait_for_the_last(tmp_path):
     assert seen == [1, 2, 3]
 
 
-def test_what_a_job_makes_possible_runs_behind_the_rest_unless_it_is_finished(tmp_path, capfd):
+def test_what_a_job_makes_possible_comes_before_the_rest_unless_it_is_finished(tmp_path, capfd):
     jobs = [shell(tmp_path, name, 'touch "$1"') for name in "abcd"]
     jobs[3].proof.touch()
     later = [[jobs[2], jobs[3]], [], []]
     assert run_all(jobs[:2], after_each=lambda: later.pop(0)) == 0
     started = [line.split(":")[0] for line in capfd.readouterr().out.splitlines() if "started" in line]
-    assert started == ["a", "b", "c"] and not later
+    assert started == ["a", "c", "b"] and not later
 
 
 def test_dry_prints_commands_that_can_be_pasted(tmp_path, capfd):
