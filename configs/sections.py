@@ -24,7 +24,7 @@ class Optimizer:
     file: str | None = setting(None, "Python file that registers the name, of a method outside optimizers/; null: none")
     lr: float = setting(MISSING, "learning rate of the method", above=0)
     adam_lr: float | None = setting(
-        None, "learning rate of the parameters stepped by Adam; null: Table 8's for the model's size", above=0
+        None, "learning rate of the parameters stepped by Adam; null: Table 8's, 0.001, for llama_1_3b 0.0007", above=0
     )
     last_layer: Literal["method", "adam"] | None = setting(None, "who steps lm_head; null: the class's default")
     embeddings: Literal["method", "adam"] | None = setting(None, "who steps embeddings; null: the class's default")

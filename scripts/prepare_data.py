@@ -1,4 +1,4 @@
-"""Tokenise any data source once, for runs that read it many times: `data.source=prepared data.path=STORE`.
+r"""Tokenise any data source once, for runs that read it many times: `data.source=prepared data.path=STORE`.
 
     python scripts/prepare_data.py STORE [FILE.yaml ...] [key=value ...]     settings as for train.py
     python scripts/prepare_data.py --verify STORE                            read everything, compare SHA-256

@@ -208,9 +208,7 @@ Leading = Annotated[
 Tracking = Annotated[
     bool, Option("average U^T G G^T U over time (Alice); without, the current gradient alone (Alice-0)")
 ]
-Rank = Annotated[
-    int, Option("columns of the basis; a matrix whose shorter side has fewer takes as many as that has", least=1)
-]
+Rank = Annotated[int, Option("columns of the basis, at most as many as the shorter side of a matrix has", least=1)]
 ScaleDecay = Annotated[float, Option("decay of the averages of both scales", least=0, below=1)]
 UpdateInterval = Annotated[int, Option("steps between two refreshes (K)", least=1)]
 Stagger = Annotated[
