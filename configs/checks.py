@@ -11,6 +11,7 @@ from configs.user_paths import expanded
 from data.data_settings import Data
 from models.model_settings import rope_fault
 from optimizers import registry
+from optimizers.engine import refusals
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -88,6 +89,9 @@ def _check_last_layer(config: Config, settings: Settings) -> None:
 
 def _check_paths(config: Config, settings: Settings) -> None:
     run = config.run
+    for key, path in (("run.dir", run.dir), ("run.name", run.name)):
+        encodable = path is None or path.encode(errors="replace").decode() == path
+        settings.require(encodable, key, f"must be UTF-8, got {path!r}")
     for key, name in (("run.name", run.name), ("model.name", config.model.name)):
         plain = name is None or (name == Path(name).name and name not in ("", ".."))
         settings.require(plain, key, f"must be one plain part of a path, got {name!r}")
@@ -139,6 +143,11 @@ def _check_relations(config: Config, settings: Settings) -> None:
         train.dtype == "bfloat16" or not train.stochastic_rounding,
         "train.stochastic_rounding",
         f"needs train.dtype=bfloat16, got train.dtype={train.dtype}",
+    )
+    settings.require(
+        not train.stochastic_rounding or refusals.can_round(registry.get(config.optimizer.name)[0]),
+        "train.stochastic_rounding",
+        f"is not possible with {config.optimizer.name}",
     )
     settings.require(
         not run.record_basis_cosines or (train.parallel == "ddp" and not train.layerwise),

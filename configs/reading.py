@@ -60,9 +60,11 @@ class Settings:
     def add_overrides(self, arguments: list[str]) -> None:
         """Merge `key=value` arguments: those that pick a file of a group first, then the others in order."""
         pairs = [(argument, *argument.split("=", 1)) for argument in arguments]
-        for argument, key, text in sorted(pairs, key=lambda pair: pair[1] not in GROUPS):
+        for argument, key, text in sorted(pairs, key=lambda pair: pair[1].removesuffix(".base") not in GROUPS):
             if not all(key.split(".")):
                 raise SettingsError(f"argument {argument!r} is not of the form key=value")
+            if key in GROUPS and _structure(text, argument) is None:
+                raise SettingsError(f"argument {argument!r} picks no file; known: {', '.join(self.choices(key))}")
             # Whether YAML or a text was typed is known with the setting's type; a whole section is always YAML.
             value: Any = Unread(text) if "." in key else _structure(text, argument)
             for part in reversed(key.split(".")):

@@ -14,6 +14,7 @@ alice, rank: 64}`): it replaces the whole section. On the command line groups ar
 to itself.
 """
 
+import difflib
 import typing
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -189,7 +190,7 @@ def _fill(schema: DictConfig, settings: Settings) -> None:
             if "." in str(name):
                 raise SettingsError(f"{where}{name} must be written as nested keys in a file")
             if key not in known:
-                raise SettingsError(f"{where}unknown key {key}{_nearest_key(key, known)}")
+                raise SettingsError(_unknown(settings, key, value, known))
             hint = typing.get_type_hints(OmegaConf.get_type(node))[name]
             value = value_of(value, hint, key)
             try:
@@ -218,15 +219,32 @@ def _to_object(schema: DictConfig, settings: Settings) -> object:
     return filled
 
 
+def _unknown(settings: Settings, key: str, value: Any, known: list[str]) -> str:
+    """The sentence about a key, of this value, that no section declares."""
+    if isinstance(value, dict):  # a section: its first key tells more of what was meant
+        key = ".".join([key, *list(flatten(value))[:1]])
+    where, optimizer = settings.where(key), settings.values.get("optimizer", {})
+    if key.startswith("optimizer.") and where and not settings.where("optimizer.name") and "file" not in optimizer:
+        name = optimizer["name"]
+        hint = f"; optimizer.name={name} leaves the rest of the section as it is, optimizer={name} replaces it"
+    else:
+        hint = _nearest_key(key, known)
+    return f"{where}unknown key {key}{hint}"
+
+
 def _nearest_key(key: str, known: list[str]) -> str:
-    """A hint: the known key with the same last part, else one spelled alike in the same section, else all of them."""
+    """A hint: the keys with the same last part, else the one spelled most like it in its section or, without such a
+    section, in all; else all of its section."""
     section, _, last = key.rpartition(".")
-    namesakes = [k for k in known if k.rpartition(".")[2] == last]
-    if namesakes and not section:
-        return f"; did you mean {namesakes[0]}?"
-    prefix = f"{section}." if section else ""
-    neighbours = sorted({k.removeprefix(prefix).partition(".")[0] for k in known if k.startswith(prefix)})
-    return nearest(last, neighbours, prefix) or f"; known: {', '.join(neighbours)}"
+    if namesakes := [k for k in known if k.rpartition(".")[2] == last]:
+        return f"; did you mean {' or '.join(namesakes)}?"
+    sections = sorted({k.partition(".")[0] for k in known})
+    neighbours = sorted({k.removeprefix(f"{section}.").partition(".")[0] for k in known if k.startswith(f"{section}.")})
+    if neighbours:
+        return nearest(last, neighbours, f"{section}.") or f"; known: {', '.join(neighbours)}"
+    full = {k if section else k.rpartition(".")[2]: k for k in known} | {name: name for name in sections}
+    close = difflib.get_close_matches(key, full, n=1)
+    return f"; did you mean {full[close[0]]}?" if close else f"; known: {', '.join(sections)}"
 
 
 def _expected(hint: Any) -> str:

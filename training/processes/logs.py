@@ -19,9 +19,11 @@ def set_up_logging(process: int) -> None:
 
 
 def say(result: str) -> None:
-    """Print `result` on stdout. That nobody reads there any more (`| head -1`) is no fault of a run."""
+    """Print `result` on stdout, escaped where its encoding has no such letters. That nobody reads there any more
+    (`| head -1`) is no fault of a run."""
+    encoding = sys.stdout.encoding or "utf-8"
     try:
-        print(result, flush=True)
+        print(result.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
 

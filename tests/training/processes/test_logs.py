@@ -1,4 +1,4 @@
-"""Standard streams that are closed, or that nobody reads."""
+"""Standard streams that are closed, that nobody reads, or that lack letters."""
 
 import os
 import subprocess
@@ -36,3 +36,10 @@ def test_a_reader_that_has_gone_is_no_fault():
     done = subprocess.run([sys.executable, "-c", SAYS], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert done.returncode == 0, done.stderr
+
+
+def test_letters_that_the_terminal_lacks_are_escaped():
+    """A finished run says where its model is; the folder's name is no fault."""
+    command = [sys.executable, "-c", "from training.processes.logs import say; say('runs/\xfc')"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    assert subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True).stdout == b"runs/\\xfc\n"
