@@ -144,10 +144,11 @@ def _check_relations(config: Config, settings: Settings) -> None:
         "train.stochastic_rounding",
         f"needs train.dtype=bfloat16, got train.dtype={train.dtype}",
     )
+    method = registry.get(config.optimizer.name)[0]
     settings.require(
-        not train.stochastic_rounding or refusals.can_round(registry.get(config.optimizer.name)[0]),
+        not train.stochastic_rounding or refusals.can_round(method),
         "train.stochastic_rounding",
-        f"is not possible with {config.optimizer.name}",
+        f"is not possible with {method.__name__}",
     )
     settings.require(
         not run.record_basis_cosines or (train.parallel == "ddp" and not train.layerwise),

@@ -79,7 +79,9 @@ def ratios(spec: Spec, ledger: Ledger, cell: Cell) -> Table:
         rows.append([spec.label(row), *ranked])
     curve = reference_curve(spec, ledger, cell)
     reference = spec.label(spec.against[0])
-    fitted = f" {reference}: L = {curve.a:.4f} (D / {curve.most:,.0f})^-{curve.b:.3f} + {curve.c:.4f}." if curve else ""
+    fitted = ""
+    if curve:
+        fitted = f" {reference}: L = {curve.a:.4f} (D / {curve.most:,.0f})^-{curve.b:.3f} {_signed(curve.c)}."
     return Table(
         f"{spec.name}_{cell.size}_{cell.batch_size}_ratios",
         f"Data ratios: {title_of(spec, cell)}",
@@ -89,6 +91,11 @@ def ratios(spec: Spec, ledger: Ledger, cell: Cell) -> Table:
         rows,
         SCALE,
     )
+
+
+def _signed(number: float) -> str:
+    """A term of a sum, with its sign before it."""
+    return f"{'-' if number < 0 else '+'} {abs(number):.4f}"
 
 
 def _of_tuning(spec: Spec) -> str:

@@ -203,7 +203,7 @@ def test_plan_flags():
         ("run.dir=runs/\udcff", "run.dir must be UTF-8, got"),
         (
             "optimizer=lars train.dtype=bfloat16 train.stochastic_rounding=true",
-            "train.stochastic_rounding is not possible with lars",
+            "train.stochastic_rounding is not possible with LARS",
         ),
         ("optimizer=racs optimizer.rank=3", "unknown key optimizer.rank; known: adam_lr, alpha"),
         ("train=3", "train is a section"),
