@@ -8,7 +8,6 @@ from analysis import comparison
 from analysis.comparison import Run, crossed
 from analysis.paper import paper_table
 from analysis.rows import published_row, style
-from analysis.tables.cells import mean_of_reached
 from analysis.tables.table import Table
 from analysis.tables.table_5 import ABLATION_ROWS
 
@@ -128,11 +127,12 @@ def _sooner(study: Study) -> Answers:
         answer = ""
         if steps:
             shown = "never there"
-            if any(steps):
-                summary = _mean_and_deviation if all(steps) else mean_of_reached
-                shown = f"{summary(steps)}x in steps"
+            if reached := [ratio for ratio in steps if ratio]:
+                part = "" if reached == steps else f"on {len(reached)} of {len(steps)} seeds "
+                shown = f"{part}{_mean_and_deviation(reached)}x in steps"
                 if row in pace and "adam" in pace:
-                    shown += f", {summary([ratio * pace['adam'] / pace[row] for ratio in steps])}x in seconds"
+                    seconds = [ratio * pace["adam"] / pace[row] for ratio in reached]
+                    shown += f", {_mean_and_deviation(seconds)}x in seconds"
             answer = f"{_yes_or_no(statistics.fmean(steps) > 1)}: {shown}"
         yield f"{style(row).label} is sooner at tuned Adam's final loss", printed, answer
 

@@ -1,5 +1,7 @@
 """The paper's claims: each study's answer beside the others', from its records alone."""
 
+import re
+
 from analysis.arena.ledger import Ledger
 from analysis.arena.tables import study_of, tuned_at_their_length
 from analysis.tables.claims import Study, claims
@@ -20,6 +22,12 @@ def test_a_claim_says_that_a_row_never_reaches_adams_loss():
         claim="Alice is sooner at tuned Adam's final loss",
     )
     assert claim["one"] == "no: never there"
+
+
+def test_a_claim_says_on_how_many_seeds_a_row_reaches_adams_loss():
+    runs = runs_of(adam=[100, 100], alice=[97, 110])
+    (claim,) = cells(claims([Study("one", runs)]), claim="Alice is sooner at tuned Adam's final loss")
+    assert re.fullmatch(r"no: on 1 of 2 seeds 1\.\d\dx in steps", claim["one"])
 
 
 def test_studies_answer_side_by_side_and_one_without_an_answer_is_left_out():
