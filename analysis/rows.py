@@ -59,6 +59,7 @@ METHODS = {
     "adam_8bit": Style("8-bit Adam", "#8a9099", DASHED),
     "galore_8bit": Style("8-bit GaLore", "#399bd7", DASHED),
     # rows of arenas that are no names of the package
+    "adam_second_point": Style("Adam at its second best point", "#6b7280", DASHED),
     "racs_muon_wide": Style("RACS-Muon in 32 bits, lm_head by Adam", "#a74900"),
     "alice_adaptive_rank": Style("Alice of adaptive rank", "#009e73", DASHED),
 }

@@ -1,6 +1,7 @@
 """Parts of the sentences that tell users what went wrong. No import of the project: every room may use it."""
 
 import difflib
+from collections.abc import Mapping, Sequence
 
 
 def one_line(error: BaseException) -> str:
@@ -18,7 +19,9 @@ def why_not_opened(error: BaseException) -> str:
     return "it comes with code of its own, which is never run" if "trust_remote_code" in str(error) else one_line(error)
 
 
-def nearest(word: str, choices: list[str], prefix: str = "") -> str:
-    """'; did you mean ...?' with the choice spelled most like `word`, after `prefix`; '' if none is close."""
+def nearest(word: str, choices: Sequence[str] | Mapping[str, str]) -> str:
+    """'; did you mean ...?' with the choice spelled most like `word`, or what a mapping has for it; '' if none is."""
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
-    return f"; did you mean {prefix}{close[0]}?" if close else ""
+    if not close:
+        return ""
+    return f"; did you mean {choices[close[0]] if isinstance(choices, Mapping) else close[0]}?"

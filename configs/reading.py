@@ -34,6 +34,11 @@ class Settings:
         """'FILE line N: ' for a dotted key set in a file, '' for one from the command line or not set."""
         return self._origins.get(key, "")
 
+    def typed(self, key: str) -> Any:
+        """The value of a dotted key of a section that the command line has set, else None."""
+        section, _, name = key.partition(".")
+        return None if self._origins.get(key) != "" else self.values[section][name]
+
     def require(self, holds: bool, key: str, text: str) -> None:
         """Raise SettingsError '<where it was set><key> <text>' unless `holds`."""
         if not holds:
@@ -63,10 +68,10 @@ class Settings:
         for argument, key, text in sorted(pairs, key=lambda pair: pair[1].removesuffix(".base") not in GROUPS):
             if not all(key.split(".")):
                 raise SettingsError(f"argument {argument!r} is not of the form key=value")
-            if key in GROUPS and _structure(text, argument) is None:
-                raise SettingsError(f"argument {argument!r} picks no file; known: {', '.join(self.choices(key))}")
             # Whether YAML or a text was typed is known with the setting's type; a whole section is always YAML.
             value: Any = Unread(text) if "." in key else _structure(text, argument)
+            if key in GROUPS and value is None:
+                raise SettingsError(f"argument {argument!r} picks no file; known: {', '.join(self.choices(key))}")
             for part in reversed(key.split(".")):
                 value = {part: value}
             self._merge(value, lines={}, shown="")

@@ -14,7 +14,6 @@ alice, rank: 64}`): it replaces the whole section. On the command line groups ar
 to itself.
 """
 
-import difflib
 import typing
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -223,9 +222,9 @@ def _unknown(settings: Settings, key: str, value: Any, known: list[str]) -> str:
     """The sentence about a key, of this value, that no section declares."""
     if isinstance(value, dict):  # a section: its first key tells more of what was meant
         key = ".".join([key, *list(flatten(value))[:1]])
-    where, optimizer = settings.where(key), settings.values.get("optimizer", {})
-    if key.startswith("optimizer.") and where and not settings.where("optimizer.name") and "file" not in optimizer:
-        name = optimizer["name"]
+    where = settings.where(key)
+    name = settings.typed("optimizer.name")
+    if key.startswith("optimizer.") and where and name in settings.choices("optimizer"):
         hint = f"; optimizer.name={name} leaves the rest of the section as it is, optimizer={name} replaces it"
     else:
         hint = _nearest_key(key, known)
@@ -234,17 +233,16 @@ def _unknown(settings: Settings, key: str, value: Any, known: list[str]) -> str:
 
 def _nearest_key(key: str, known: list[str]) -> str:
     """A hint: the keys with the same last part, else the one spelled most like it in its section or, without such a
-    section, in all; else all of its section."""
+    section, in all; else all of its section, or the sections."""
     section, _, last = key.rpartition(".")
     if namesakes := [k for k in known if k.rpartition(".")[2] == last]:
         return f"; did you mean {' or '.join(namesakes)}?"
+    inside = {k.rpartition(".")[2]: k for k in known if k.startswith(f"{section}.")}
+    if inside:
+        return nearest(last, inside) or f"; known: {', '.join(sorted(inside))}"
     sections = sorted({k.partition(".")[0] for k in known})
-    neighbours = sorted({k.removeprefix(f"{section}.").partition(".")[0] for k in known if k.startswith(f"{section}.")})
-    if neighbours:
-        return nearest(last, neighbours, f"{section}.") or f"; known: {', '.join(neighbours)}"
-    full = {k if section else k.rpartition(".")[2]: k for k in known} | {name: name for name in sections}
-    close = difflib.get_close_matches(key, full, n=1)
-    return f"; did you mean {full[close[0]]}?" if close else f"; known: {', '.join(sections)}"
+    spelled = known if section else {k.rpartition(".")[2]: k for k in known} | {name: name for name in sections}
+    return nearest(key, spelled) or f"; known: {', '.join(sections)}"
 
 
 def _expected(hint: Any) -> str:

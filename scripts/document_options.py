@@ -45,8 +45,7 @@ SETTINGS_HEAD = """# Settings of a run
 
 This page is written by `python scripts/document_options.py`: each setting is declared once, by the room that uses it.
 In a YAML file a setting is a key of its section; on the command line it is `section.key=value`. Those of `optimizer`
-are in [options](options.md). `python train.py ... --plan` shows parameters,
-memory and steps of the run that it describes.
+are in [options](options.md). `python train.py ... --plan` shows the parameters, memory and steps that they give.
 
 - **Files** merge from left to right over the defaults, the command line over them. `base: ../60m.yaml` in a file begins
   with another one, relative to itself. `model=`, `data=` and `optimizer=` pick a file of that folder of `configs/`.
