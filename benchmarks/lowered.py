@@ -32,7 +32,7 @@ from torch.utils import _triton
 from models.kernels.cross_entropy import CompiledChunk
 from optimizers import registry
 from optimizers.engine.matrix import MatrixOptimizer
-from tests.phantom.steps import give_byte_maps
+from tests.phantom.steps import give_byte_maps_and_sources
 
 SHAPE, COUNT, RANK = (2048, 2048), 16, 512
 ROWS, VOCABULARY, WIDTH = 8192, 32_000, 512
@@ -103,7 +103,7 @@ def lower_step(name: str) -> tuple[Lowered | None, str]:
     torch._dynamo.reset()
     with device.phantom(), lowering() as found, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        give_byte_maps()
+        give_byte_maps_and_sources()
         weights = [torch.nn.Parameter(torch.empty(SHAPE, dtype=torch.bfloat16, device="cuda")) for _ in range(COUNT)]
         optimizer = registry.get(name)[0](weights, lr=0.01, **defaults)
         optimizer.compile_steps(on=("cuda",))

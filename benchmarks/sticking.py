@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from optimizers import BaseOptimizer, registry
-from optimizers.engine import eight_bit
-from optimizers.engine.byte_draws import Draws
+from optimizers.engine import wide_moments
+from optimizers.engine.moment_draws import Draws
 
 SHAPE = (64, 256)
 SPREADS = (0.5, 1.5)
@@ -29,7 +29,7 @@ def held(optimizer: BaseOptimizer) -> dict[str, Tensor]:
 
 def second_moment(optimizer: BaseOptimizer) -> Tensor:
     """float32 [rank, n], bytes read as the numbers that they stand for."""
-    with eight_bit.wide(held(optimizer), torch.float32, Draws((), 0, [], []), if_written=True) as moments:
+    with wide_moments.wide(held(optimizer), torch.float32, Draws((), 0, [], []), if_written=True) as moments:
         moment: Tensor = moments["exp_avg_sq"].clone()
     return moment
 

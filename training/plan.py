@@ -81,6 +81,8 @@ def plan_run(config: Config, *, processes: int = 1, cards: list[Card] | None = N
     dtype = getattr(torch, config.train.dtype)
     model = build_model(config.model, dtype=dtype, seed=0, device="meta", resumed=resumed)
     optimizer = build_optimizer(model, config.optimizer)
+    if config.train.stochastic_rounding:
+        optimizer.round_stochastically(config.run.seed)
     optimizer.allocate_state()
     work = _work(config, model)
     row = forward_bytes(config.model, config.data.sequence_length, dtype.itemsize, device="cuda")

@@ -39,7 +39,7 @@ class Train:
     threads: int | None = setting(None, "CPU threads of torch; null: torch's choice", least=1, most=4096)
     dtype: Literal["float32", "bfloat16"] = setting("float32", "dtype of weights and matrix states")
     tf32: bool = setting(False, "a float32 model's products in TF32 on CUDA: faster, 11 bits; not the optimizer's")
-    stochastic_rounding: bool = setting(False, "round bfloat16 weights up or down at random, without bias")
+    stochastic_rounding: bool = setting(False, "round bfloat16 weights and slow moments at random, without bias")
     compile: Literal["auto", True, False] = setting("auto", "compile the layers, and steps on CUDA; auto: long runs")
     parallel: Literal["ddp", "fsdp2"] = setting("ddp", "ddp: every process holds the whole model; fsdp2: its rows")
     deal_steps: bool = setting(

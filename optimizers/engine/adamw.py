@@ -1,5 +1,6 @@
 """torch's fused AdamW on a list of parameters: the step of `Adam` and of every group with algorithm="adam"."""
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from ..parallel.shards import local
 from .options import Betas, EpsAboveZero, LearningRate, WeightDecay, declare
 
 DEFAULTS = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
-PIECE = 1 << 22  # elements that `step_rounded` holds in float32 at once, four times: 64 MiB
+MOMENTS = ("exp_avg", "exp_avg_sq")
 OPTIONS = tuple(
     declare(name, kind, DEFAULTS[name])
     for name, kind in (("lr", LearningRate), ("betas", Betas), ("eps", EpsAboveZero), ("weight_decay", WeightDecay))
@@ -52,18 +53,30 @@ def step(state: dict[Tensor, dict], group: dict[str, Any], parameters: list[Tens
                 row[i].copy_(stepped[i])
 
 
-def step_rounded(state: dict[str, Any], group: dict[str, Any], parameter: Tensor, source: torch.Generator) -> None:
-    """`step` of one bfloat16 parameter, computed in float32, the weight rounded stochastically by `source`."""
+def step_rounded(
+    state: dict[str, Any], group: dict[str, Any], parameter: Tensor, source: torch.Generator, slow: Collection[str]
+) -> None:
+    """`step` of one bfloat16 parameter, computed in float32, a piece after the other. The weight and the `slow` moments
+    are rounded stochastically by `source`."""
+    held = [torch.atleast_1d(t) for t in (parameter, _gradient(parameter), *(state[key] for key in MOMENTS))]
+    rows = rounding.piece_rows(held[0])
     count = state["step"].clone()
-    held = [torch.atleast_1d(t) for t in (parameter, _gradient(parameter), state["exp_avg"], state["exp_avg_sq"])]
-    rows = max(1, PIECE * len(held[0]) // max(1, parameter.numel()))
-    for pieces in zip(*(tensor.split(rows) for tensor in held), strict=True):
-        exact, count = [piece.float().contiguous() for piece in pieces], state["step"].clone()
-        _adamw(group, *([tensor] for tensor in (*exact, count)))
-        pieces[0].copy_(rounding.stochastic(exact[0], source))
-        for moment, new in zip(pieces[2:], exact[2:], strict=True):
-            moment.copy_(new)
+    for weight, gradient, *moments in zip(*(tensor.split(rows) for tensor in held), strict=True):
+        count = state["step"].clone()
+        _step_piece(group, weight, gradient, moments, count, source, slow)
     state["step"].copy_(count)
+
+
+def _step_piece(
+    group: dict[str, Any], weight: Tensor, gradient: Tensor, moments: list[Tensor], count: Tensor,
+    source: torch.Generator, slow: Collection[str],
+) -> None:  # fmt: skip
+    """`step_rounded` of some rows, whose steps are counted in `count`."""
+    exact = [tensor.float().contiguous() for tensor in (weight, gradient, *moments)]
+    _adamw(group, *([tensor] for tensor in (*exact, count)))
+    weight.copy_(rounding.stochastic(exact[0], source))
+    for key, moment, new in zip(MOMENTS, moments, exact[2:], strict=True):
+        moment.copy_(rounding.stochastic(new, source) if key in slow else new)
 
 
 def _gradient(parameter: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def step(parameter: Tensor, state: dict[str, Any], group: dict[str, Any], source
     if source is not None:
         exact = parameter.float().contiguous()
         _step(exact, gradient.float().contiguous(), state, group, group["weight_decay"])
-        parameter.copy_(rounding.stochastic(exact, source))
+        rounding.write(parameter, exact, source)
     elif parameter.dtype != torch.float64 and parameter.is_contiguous():
         _step(parameter, gradient.to(parameter.dtype).contiguous(), state, group, group["weight_decay"])
     else:

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from ..parallel import shards, state_dicts
 from ..parallel.dealt_steps import Sent
-from . import adamw, byte_draws, eight_bit, hooks, refusals, whole_steps
+from . import adamw, eight_bit, hooks, moment_draws, refusals, whole_steps
 from .generators import rounding_source
 from .options import SHARED, Params, check_all, taking_shared
 from .precision import ieee_products
@@ -96,7 +96,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         with whole_steps.wide_states(self, group, parameters):
             self.step_group(group, parameters)
         for parameter in parameters:
-            byte_draws.count(self, group, parameter)
+            moment_draws.count(self, group, parameter)
 
     # ---- groups
 
@@ -337,13 +337,15 @@ class BaseOptimizer(torch.optim.Optimizer):
         if noise is None:
             adamw.step(self.state, group, parameters)
         else:
+            slow = moment_draws.slow(self, group)
             for parameter, source in zip(parameters, noise, strict=True):
-                adamw.step_rounded(self.state[parameter], group, parameter, source)
+                adamw.step_rounded(self.state[parameter], group, parameter, source, slow)
 
     # ---- switches of a run
 
     def round_stochastically(self, seed: int) -> None:
-        """From now on, round bfloat16 weights up or down at random, right on average (functional.rounding).
+        """From now on, round bfloat16 weights, and slow moments of bfloat16, up or down at random, right on average
+        (functional.rounding, docs/numerics.md).
 
         The draws are a function of the seed, of how often a weight was written (`state[p]["writes"]`) and of its
         position. Raises ValueError where that is not possible.

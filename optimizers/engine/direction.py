@@ -23,8 +23,8 @@ class Direction(NamedTuple):
     scale: float | Tensor = 1.0  # a tensor [] where the step is one, traced by a compiler
 
     def of(self, i: int) -> "Direction":
-        """The direction of the i-th matrix, without the stack's dimension."""
-        rows, columns, left, right, dense = (None if part is None else part[i] for part in self[:-1])
+        """The direction of the i-th matrix, a stack of one."""
+        rows, columns, left, right, dense = (None if part is None else part[i : i + 1] for part in self[:-1])
         return Direction(rows, columns, left, right, dense, self.scale)
 
     def formed(self, gradient: Tensor) -> Tensor:

@@ -1,23 +1,19 @@
-"""States in 8 bits (the option `state_bits`): which tensors are bytes, and how a step sees them.
+"""States in 8 bits (the option `state_bits`): which tensors are bytes, and the values that bytes stand for.
 
 A moment of 4096 elements and more is held as one byte an element, an index into a map of 256 values that are densest
-near 0, and one float32 maximum for each block of 256 elements. A step gets it wide, changes it in place, and it is
-quantised again. What stays wide, and why: docs/eight-bit-states.md.
+near 0, and one float32 maximum for each block of 256 elements. A step sees it wide (engine/wide_moments.py). What stays
+wide, and why: docs/eight-bit-states.md.
 """
 
 import contextlib
 import functools
 from collections.abc import Iterable, Iterator
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from ..functional.quantisation import BLOCK, ByteMap, byte_map, dequantised, quantised
-
-if TYPE_CHECKING:
-    from .byte_draws import Draws
+from ..functional.quantisation import BLOCK, ByteMap, byte_map
 
 SMALLEST = 4096  # elements from which on moments are held in 8 bits, as by bitsandbytes' own optimizers
 
@@ -86,49 +82,6 @@ def in_order(device: torch.device, group: dict[str, Any]) -> Iterator[None]:
             yield
     finally:
         current.wait_stream(default)
-
-
-@contextlib.contextmanager
-def wide(
-    state: dict[str, Any], dtype: torch.dtype, draws: "Draws", *, if_written: bool = False
-) -> Iterator[dict[str, Any]]:
-    """`state` with its bytes as moments of `dtype`, for changes in place; they are quantised when the block ends
-    without an error.
-
-    if_written: only those that were written. Quantising again changes bytes even without a change of the moments: where
-    the largest number of a block is negative, its maximum shrinks by 0.7 per cent.
-    """
-    keys = [key for key in SIGNED if maxima_of(key) in state]
-    if not keys:
-        yield state
-        return
-    moments = {key: _widened(key, state).to(dtype) for key in keys}
-    before = {key: moment._version for key, moment in moments.items()}
-    others = state.keys() - set(stored(keys))
-    yield {key: state[key] for key in state if key in others} | moments
-    for key, moment in moments.items():
-        if not if_written or moment._version != before[key]:
-            _quantise(moment, key, state, draws)
-
-
-def _rows(codes: Tensor, maxima: Tensor) -> tuple[Tensor, Tensor]:
-    """Bytes [B, k] and maxima [B, blocks] of a moment; B is 1 for one whose blocks go through all its dimensions."""
-    count = maxima.shape[:-1].numel()
-    return codes.reshape(count, -1), maxima.reshape(count, -1)
-
-
-def _widened(key: str, state: dict[str, Tensor]) -> Tensor:
-    """float32, in the shape of the moment `key`."""
-    codes, maxima = state[key], state[maxima_of(key)]
-    return dequantised(*_rows(codes, maxima), maps(codes.device)[SIGNED[key]].values).view(codes.shape)
-
-
-def _quantise(moment: Tensor, key: str, state: dict[str, Tensor], draws: "Draws") -> None:
-    codes, maxima = state[key], state[maxima_of(key)]
-    rows = moment.float().reshape(maxima.shape[:-1].numel(), -1)
-    new_state = quantised(rows, maps(codes.device)[SIGNED[key]], draws.noise(key, rows))
-    for held, new in zip((codes, maxima), new_state, strict=True):
-        held.copy_(new.view(held.shape))
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from ..parallel import shards, state_dicts
 from ..parallel.dealt_steps import SentWeights, deal
 from ..parallel.exchange import whole_norms
 from ..parallel.shared_refresh import evenly_spaced, refresh_in_shares
-from . import byte_draws, eight_bit, refusals, stack_plans
+from . import eight_bit, moment_draws, refusals, stack_plans, wide_moments
 from .base import BaseOptimizer
 from .direction import Direction, check_direction
 from .generators import generator
@@ -164,7 +164,7 @@ class MatrixOptimizer(BaseOptimizer):
             gradient = stack.gradient() if gradient is None else gradient
             self._step_eagerly(stack, gradient, group, t, accumulated=refreshed)
         for parameter in stack.parameters:
-            byte_draws.count(self, group, parameter)
+            moment_draws.count(self, group, parameter)
             if self.traits.counts_steps:
                 self.state[parameter]["step"] = t
 
@@ -172,28 +172,33 @@ class MatrixOptimizer(BaseOptimizer):
         self, stack: Stack, gradient: Tensor | None, group: dict[str, Any], t: int, *, accumulated: bool
     ) -> None:
         """The step after a refresh, if there was one: averages (unless they have had the gradient), update, weights."""
-        direction = None
         if gradient is not None and not accumulated:
             with refusals.accumulating(self, stack.state, gradient):
                 self.accumulate(gradient, stack.state, group)
-        with self.inputs(stack, group) as state:
-            if gradient is not None:
-                with refusals.in_place(f"{type(self).__name__}.update", state, gradient):
-                    direction = self.update(gradient, state, group, t)
-                check_direction(direction, gradient, type(self).__name__)
+        direction = self._direction(stack, gradient, group, t)
         noise = self.rounding_noise(stack.parameters)
         stack.subtract(direction, gradient, group, self.traits.decays_first, noise)
+
+    def _direction(self, stack: Stack, gradient: Tensor | None, group: dict[str, Any], t: int) -> Direction | None:
+        """What `update` returns, and no state that is wide for it alone; None where no matrix is owned."""
+        with self.inputs(stack, group) as state:
+            if gradient is None:
+                return None
+            with refusals.in_place(f"{type(self).__name__}.update", state, gradient):
+                direction = self.update(gradient, state, group, t)
+            check_direction(direction, gradient, type(self).__name__)
+        return direction
 
     @contextlib.contextmanager
     def inputs(self, stack: Stack, group: dict[str, Any]) -> Iterator[dict[str, Tensor]]:
         """What `update` gets as state: the stack's, its moments wide, and what the traits ask for beside it."""
         norms = stack.norms() if self.traits.reads_norms else None
-        with eight_bit.wide(stack.state, stack.working_dtype, self._draws(stack, group)) as state:
+        with wide_moments.wide(stack.state, stack.working_dtype, self._draws(stack, group)) as state:
             yield state if norms is None else {**state, "weight_norm": norms}
 
-    def _draws(self, stack: Stack, group: dict[str, Any]) -> byte_draws.Draws:
+    def _draws(self, stack: Stack, group: dict[str, Any]) -> moment_draws.Draws:
         states = [self.state[p] for p in stack.owned for _ in range(len(p) if p.ndim == 3 else 1)]
-        return byte_draws.draws(self, group, states, stack.indices)
+        return moment_draws.draws(self, group, states, stack.indices)
 
     # ---- steps dealt to replicas
 
@@ -223,7 +228,7 @@ class MatrixOptimizer(BaseOptimizer):
         for parameter in stepped:
             if not self.owns(parameter):
                 self._count_write(parameter)
-                byte_draws.count(self, group, parameter)
+                moment_draws.count(self, group, parameter)
                 if self.traits.counts_steps:
                     self.state[parameter]["step"] += 1
 
@@ -245,8 +250,8 @@ class MatrixOptimizer(BaseOptimizer):
         for part in evenly_spaced(places):
             sources = [generator(group.get("seed", 0), t, index) for index in stack.indices[part]]
             held = {key: tensor[part] for key, tensor in stack.state.items()}
-            # Quantised before it is sent or updated: a process that gets it must update the same numbers.
-            wide = eight_bit.wide(held, stack.working_dtype, draws.of_refresh(part), if_written=True)
+            # Rounded before it is sent or updated: a process that gets it must update the same numbers.
+            wide = wide_moments.wide(held, stack.working_dtype, draws.of_refresh(part), if_written=True)
             with wide as state, refusals.refreshing(self, state, gradient):
                 self.refresh(gradient[part], state, group, t, sources)
         return gradient

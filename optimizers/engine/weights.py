@@ -29,22 +29,26 @@ def subtract_direction(
     Args:
         weights: B matrices [m, n].
         direction: D, for the stack `gradient` [B, m, n] in the working precision.
-        noise: a random source for each weight, which is then rounded stochastically; None: rounded to nearest. Either
-            way it is rounded once.
+        noise: a random source for each weight, which is then rounded stochastically, one weight after the other; None:
+            rounded to nearest. Either way it is rounded once.
     """
-    exact = _widened(weights) if decay or noise is not None else weights
+    if noise is not None:
+        for i, (weight, source) in enumerate(zip(weights, noise, strict=True)):
+            exact = widened([weight])
+            matrix = gradient[i : i + 1]
+            subtract_direction(exact, direction.of(i), matrix, step=step, decay=decay, decays_first=decays_first)
+            rounding.write(weight, exact[0], source)
+        return
+    exact = _widened(weights) if decay else weights
     if decay and decays_first:
         torch._foreach_mul_(exact, 1 - decay)
     if len(exact) > 1:
         subtract_stacked(gradient, exact, *direction[:-1], step)
     else:
-        _subtract(exact[0], direction.of(0), gradient[0], step)
+        _subtract(exact[0], direction, gradient, step)
     if decay and not decays_first:
         torch._foreach_mul_(exact, 1 - decay)
-    if noise is not None:
-        for weight, unrounded, source in zip(weights, exact, noise, strict=True):
-            weight.copy_(rounding.stochastic(unrounded, source))
-    elif exact is not weights:
+    if exact is not weights:
         torch._foreach_copy_(weights, exact)
 
 
@@ -104,18 +108,18 @@ def subtract_stacked(
 
 
 def _subtract(weight: Tensor, direction: Direction, gradient: Tensor, step: float) -> None:
-    """weight <- weight - step D / scale for one matrix [m, n], without forming D.
+    """weight <- weight - step D / scale for one matrix [m, n], without forming D, which is of a stack of one.
 
     A weight narrower than the gradient is rounded once, after everything was summed.
     """
     if weight.dtype != gradient.dtype:
-        weight.add_(direction.formed(gradient), alpha=-step)
+        weight.add_(direction.formed(gradient)[0], alpha=-step)
         return
-    rows, columns, left, right, dense, _ = direction
+    rows, columns, left, right, dense = (None if part is None else part[0] for part in direction[:-1])
     if rows is not None and columns is not None:
-        subtract_scaled(weight, gradient, rows, columns, step)
+        subtract_scaled(weight, gradient[0], rows, columns, step)
     elif (scales := columns if rows is None else rows) is not None:
-        weight.addcmul_(gradient, scales, value=-step)
+        weight.addcmul_(gradient[0], scales, value=-step)
     if left is not None and right is not None:
         weight.addmm_(left, right, alpha=-step)
     if dense is not None:

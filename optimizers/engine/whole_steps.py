@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from ..functional.numerics import working_dtype
 from ..parallel.exchange import Exchange, exchanges
-from . import byte_draws, eight_bit, refusals
+from . import eight_bit, moment_draws, refusals, wide_moments
 from .bounded_lists import bounded_lists
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def wide_states(optimizer: "BaseOptimizer", group: dict[str, Any], parameters: l
     with contextlib.ExitStack() as quantising:
         try:
             for parameter, state in held.items():
-                draws = byte_draws.draws(optimizer, group, [state], [place[id(state)]])
-                widened = eight_bit.wide(state, working_dtype(parameter.dtype), draws)
+                draws = moment_draws.draws(optimizer, group, [state], [place[id(state)]])
+                widened = wide_moments.wide(state, working_dtype(parameter.dtype), draws)
                 optimizer.state[parameter] = seen = quantising.enter_context(widened)
                 assert parameter.grad is not None, "a parameter without a gradient is not stepped"
                 step_group = f"{type(optimizer).__name__}.step_group"
@@ -78,7 +78,7 @@ def _step_owned(optimizer: "BaseOptimizer", group: dict[str, Any], exchange: Exc
             del optimizer.state[whole]
     for parameter in members:
         if not optimizer.owns(parameter):  # every process knows how many steps there were, whoever saves
-            byte_draws.count(optimizer, group, parameter)
+            moment_draws.count(optimizer, group, parameter)
             if "step" in optimizer.state[parameter]:
                 optimizer.state[parameter]["step"] += 1
     for mine, new in zip(rows, exchange.scatter([whole.data for whole in wholes], rows[0].dtype), strict=True):

@@ -91,11 +91,11 @@ def form(value):
     return type(value).__name__
 
 
-def rounded(world) -> dict:
+def rounded(name: str, world) -> dict:
     """Stochastic rounding draws by the count of writes, which a resume on the other setting needs."""
     states = {}
     for dealt in (False, True):
-        layout, optimizer, _ = trained("racs", world, FIRST, deal_steps=dealt, dtype=torch.bfloat16)
+        layout, optimizer, _ = trained(name, world, FIRST, deal_steps=dealt, dtype=torch.bfloat16)
         states[dealt] = copy.deepcopy(whole_state(layout, optimizer, world))
     return {"same": same(states[True], states[False]), "equal": equal_everywhere(layout, world)}
 
@@ -186,7 +186,8 @@ def with_and_without_shared_memory(world, folder: Path) -> dict:
 def main(out: Path) -> None:
     world = start_world(seed=0, threads=1, deterministic=False, dtype="float32")
     names = [name for name in registry.names() if registry.get(name)[0].traits.sharding == "owner"]
-    found = {"methods": {name: compare(name, world) for name in names}, "rounded": rounded(world)}
+    found = {"methods": {name: compare(name, world) for name in names}}
+    found["rounded"] = {name: rounded(name, world) for name in ("racs", "galore")}  # GaLore's moments are, too
     found["refused"] = {kind: refused(world, kind) for kind in ("dealt", "sharded")}
     found["messages"] = world.all_gather(messages(world))
     found["large"] = with_and_without_shared_memory(world, out.parent / "memory")

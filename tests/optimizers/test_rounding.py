@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from optimizers import registry
-from optimizers.engine import adamw
 from optimizers.engine.generators import rounding_source
 from optimizers.engine.refusals import can_round
 from optimizers.functional import rounding
@@ -93,8 +92,10 @@ def test_is_close_to_the_plain_form_and_decays(name):
         assert_follows_in_bfloat16(name, moved, expected, start)
 
 
-@pytest.mark.parametrize("name", ["adam", "racs", "alice"])
+@pytest.mark.parametrize("name", ["adam", "racs", "alice", "galore"])
 def test_same_draws_after_a_resume_and_one_parameter_at_a_time(name):
+    """Adam and GaLore round second moments too."""
+
     def bfloat16():
         return parameters(dtype=torch.bfloat16)
 
@@ -120,16 +121,43 @@ def test_same_draws_after_a_resume_and_one_parameter_at_a_time(name):
 
 
 def test_adam_in_pieces_is_adam(monkeypatch):
-    # The moments are torch's to the bit, the weights a neighbour of what float32 would hold.
+    # Fast moments are torch's to the bit, the weights a neighbour of what float32 would hold.
     weights, twins = parameters([(40, 8)], torch.bfloat16), parameters([(40, 8)], torch.bfloat16)
-    monkeypatch.setattr(adamw, "PIECE", 24)
-    rounded, plain = make("adam", weights), registry.get("adam")[0](twins, lr=0.01)
+    monkeypatch.setattr(rounding, "PIECE", 24)
+    fast = (0.9, 0.95)
+    rounded, plain = make("adam", weights, betas=fast), registry.get("adam")[0](twins, lr=0.01, betas=fast)
     for step in (1, 2, 3):
         twins[0].data.copy_(weights[0])
         train(rounded, range(step, step + 1)), train(plain, range(step, step + 1))
         for key, value in plain.state[twins[0]].items():
             assert torch.equal(rounded.state[weights[0]][key], value)
         assert (weights[0].float() / twins[0].float() - 1).abs().max() <= 2.0**-7
+
+
+# ---- slow moments
+
+
+def second_moment(name, dtype, *, rounds):
+    """Its mean, of a matrix whose gradients become a hundredth after 50 steps of 500. In a step it falls by 1/500 at
+    most, and 1/512 to 1/256 of a number is half the distance to the next bfloat16."""
+    weight = torch.nn.Parameter(torch.ones(32, 64, dtype=dtype))
+    options = {"rank": 32, "update_interval": 10**6} if name == "galore" else {}
+    optimizer = registry.get(name)[0]([weight], lr=0.0, betas=(0.9, 0.998), **options)
+    if rounds:
+        optimizer.round_stochastically(0)
+    source = torch.Generator().manual_seed(0)
+    for step in range(500):
+        weight.grad = (torch.randn(32, 64, generator=source) * (1 if step < 50 else 0.01)).to(dtype)
+        optimizer.step()
+    return optimizer.state[weight]["exp_avg_sq"].double().mean()
+
+
+@pytest.mark.parametrize("name", ["adam", "galore"])
+def test_a_slow_second_moment_comes_down_with_its_gradients(name):
+    """Rounded to nearest it does not."""
+    exact = second_moment(name, torch.float32, rounds=False)
+    assert abs(second_moment(name, torch.bfloat16, rounds=True) / exact - 1) < 0.02
+    assert second_moment(name, torch.bfloat16, rounds=False) / exact > 1.5
 
 
 def test_refused_where_it_cannot_be():

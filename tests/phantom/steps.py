@@ -27,7 +27,7 @@ from data.loader import Batch, TrainingData
 from models import unpadding
 from models.llama import build_model
 from optimizers import registry
-from optimizers.engine import byte_draws, eight_bit
+from optimizers.engine import base, eight_bit, moment_draws
 from optimizers.functional.quantisation import ByteMap
 from tests.phantom.count import Count
 from training.cluster.bounds import BOUNDS
@@ -65,22 +65,24 @@ def bound(optimizer: torch.optim.Optimizer, name: str) -> float:
     return total
 
 
-def give_byte_maps() -> None:
+def give_byte_maps_and_sources() -> None:
     """Maps of bytes on the phantom device; bitsandbytes fills its own on the host, number by number. A source of noise
     needs a GPU: there is none."""
     values, boundaries = torch.empty(256, device="cuda"), torch.empty(255, device="cuda")
     maps = {signed: ByteMap(values, boundaries, signed) for signed in (True, False)}
     eight_bit.maps = lambda _: maps
-    byte_draws.moment_source = lambda *_, **__: cast(torch.Generator, None)
+    base.rounding_source = moment_draws.moment_source = lambda *_, **__: cast(torch.Generator, None)
 
 
-def count_step(name: str, model_name: str, **more: Any) -> dict[str, Any]:
+def count_step(name: str, model_name: str, *, rounded: bool = False, **more: Any) -> dict[str, Any]:
     section = load([f"model={model_name}"]).config.model
     model = build_model(section, dtype=DTYPE, seed=0, device="meta")
     with device.phantom():
         device.to_phantom(model)
-        give_byte_maps()
+        give_byte_maps_and_sources()
         optimizer = optimizers.build(model, name, lr=0.01, **options(name, model_name), **more)
+        if rounded:
+            optimizer.round_stochastically(0)
         optimizer.allocate_state()
         for parameter in model.parameters():
             parameter.grad = torch.empty_like(parameter)
@@ -180,6 +182,7 @@ def main() -> None:
     parser.add_argument("--model", dest="passes", action="store_true", help="forward and backward of the model")
     parser.add_argument("--training", action="store_true", help="a whole training step")
     parser.add_argument("--state-bits", type=int, choices=(32, 8), help="default: the method's")
+    parser.add_argument("--rounded", action="store_true", help="with stochastic rounding")
     parser.add_argument("--kernels", action="store_true", help="print each operator of the step too")
     arguments = parser.parse_args()
     if arguments.passes:
@@ -191,7 +194,8 @@ def main() -> None:
         print(json.dumps(count_training_step(arguments.model)))
         return
     for name in arguments.names or registry.names():
-        row = count_step(name, arguments.model, **({"state_bits": bits} if (bits := arguments.state_bits) else {}))
+        more = {"state_bits": bits} if (bits := arguments.state_bits) else {}
+        row = count_step(name, arguments.model, rounded=arguments.rounded, **more)
         for kernel in row.pop("kernels"):
             if arguments.kernels:
                 print(kernel.launches, f"{kernel.bytes / 2**20:.1f} MiB", kernel.name, kernel.dtype, kernel.shape)

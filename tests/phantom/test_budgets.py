@@ -9,7 +9,7 @@ import pytest
 
 from optimizers import registry
 
-from .budgets import BUDGETS, EIGHT_BITS, PASSES
+from .budgets import BUDGETS, EIGHT_BITS, PASSES, ROUNDED
 from .compiler import compiler
 
 ROOT = Path(__file__).parents[2]
@@ -57,9 +57,14 @@ def test_a_step_keeps_its_budget(steps, name):
 
 
 @pytest.mark.slow
-def test_a_step_in_8_bits_keeps_its_budget_and_does_not_wait():
-    rows = {row["name"]: row for row in count("llama_60m", *EIGHT_BITS, "--state-bits", "8")}
-    for name, budget in EIGHT_BITS.items():
+@pytest.mark.parametrize(
+    ("budgets", "how"),
+    [(EIGHT_BITS, ("--state-bits", "8")), (ROUNDED, ("--rounded",))],
+    ids=["in 8 bits", "rounded"],
+)
+def test_a_step_of_narrow_numbers_keeps_its_budget_and_does_not_wait(budgets, how):
+    rows = {row["name"]: row for row in count("llama_60m", *budgets, *how)}
+    for name, budget in budgets.items():
         assert rows[name]["launches"] <= budget.launches and rows[name]["waits"] == []
         assert rows[name]["times_bound"] <= budget.times_bound
         assert rows[name]["transients"] <= budget.transients * 2**30

@@ -11,7 +11,7 @@ from configs.schema import load
 from training.cluster.transients import COPIES
 from training.plan import plan_run
 
-from .budgets import BUDGETS, EIGHT_BITS
+from .budgets import BUDGETS, EIGHT_BITS, ROUNDED
 from .compiler import compiler
 
 ROOT = Path(__file__).parents[2]
@@ -76,3 +76,11 @@ def test_transients_in_8_bits_have_the_wide_moments_of_a_stack():
         narrow = ("train.dtype=bfloat16", "train.steps=10", "optimizer.state_bits=8")
         planned = plan_run(settings("llama_60m", name, *narrow))["cluster"]["memory"]["transient_bytes"] / 2**30
         assert 0.8 * budget.transients <= planned <= 1.3 * budget.transients, name
+
+
+@pytest.mark.slow
+def test_transients_with_stochastic_rounding_are_of_a_matrix_more():
+    for name, budget in ROUNDED.items():
+        rounded = ("train.dtype=bfloat16", "train.steps=10", "train.stochastic_rounding=true")
+        planned = plan_run(settings("llama_60m", name, *rounded))["cluster"]["memory"]["transient_bytes"] / 2**30
+        assert 0.85 * budget.transients <= planned <= 1.35 * budget.transients, name

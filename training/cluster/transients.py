@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from optimizers import Adam, BaseOptimizer
-from optimizers.engine import byte_draws
+from optimizers.engine import moment_draws, wide_moments
 from optimizers.engine.bounded_lists import LIST_BYTES, bounded_lists
 from optimizers.engine.norm_scaled import NormScaled
+from optimizers.functional import rounding
 
 # The most that is held at once, in float32 copies of the largest matrices that are stepped in one call: counted on
 # bfloat16 models of 60M and 1.3B parameters (docs/gpu.md); tests/phantom holds these numbers against the count.
@@ -20,6 +21,8 @@ COPIES = {
     "shampoo": 3.0, "sinkgd": 2.0, "soap": 6.0, "swan": 4.0,
 }  # fmt: skip
 ROUNDED = 2.5  # more of a moment in 8 bits that is rounded stochastically
+PIECES = 5.5  # of a piece of what Adam steps and rounds stochastically
+NOISE = 1.75  # of a piece of any other weight that is
 UNCOUNTED = 8.0  # of a method that is not in the list: the most of all
 EXCHANGED = 3.0  # more where owners get gradients from shards and send changes back: parts and whole, sent and received
 
@@ -30,12 +33,13 @@ def transient_bytes(name: str, optimizer: BaseOptimizer, *, processes: int, shar
     copies = COPIES.get(name, UNCOUNTED)
     if sharded and any(map(optimizer.steps_whole, optimizer.param_groups)):
         copies += EXCHANGED
-    return round(4 * (copies * _largest(optimizer, processes if sharded else 1) + _widened(name, optimizer)))
+    held = copies * _largest(optimizer, processes if sharded else 1) + _widened(optimizer)
+    return round(4 * (max(held, _rounded(optimizer)) if optimizer.rounds else held))
 
 
 def _largest(optimizer: BaseOptimizer, shares: int) -> int:
     """Elements of the largest matrices that one of `shares` processes steps in one call."""
-    methods = [group for group in optimizer.param_groups if group["algorithm"] != "adam"]
+    methods = _methods(optimizer)
     if isinstance(optimizer, NormScaled):
         totals = [sum(p.numel() for p in group["params"]) for group in methods]
         return max(total // shares if shares > 1 else min(total, LIST_BYTES["cuda"] // 4) for total in totals)
@@ -45,30 +49,44 @@ def _largest(optimizer: BaseOptimizer, shares: int) -> int:
     return largest if any(map(optimizer.steps_whole, methods)) else -(-largest // shares)
 
 
-def _widened(name: str, optimizer: BaseOptimizer) -> float:
-    """Elements of the moments in 8 bits that are wide at once. Names whose moments always are bytes were counted with
-    them, and bitsandbytes' step of Adam makes none."""
+def _widened(optimizer: BaseOptimizer) -> float:
+    """Elements of narrow moments that are wide at once. Names whose moments always are bytes were counted with them,
+    and bitsandbytes' step of Adam makes none."""
     if isinstance(optimizer, Adam) or optimizer.traits.state_bits == 8:
         return 0
-    methods = [group for group in optimizer.param_groups if group["algorithm"] != "adam"]
+    wide = {p: _wide_elements(optimizer, group, p) for group in _methods(optimizer) for p in group["params"]}
     if isinstance(optimizer, NormScaled):  # what more it takes to round one parameter is less than its whole lists
-        lists = [members for group in methods for members in bounded_lists(group["params"], "cuda")]
-        return max((sum(_byte_elements(optimizer.state[p]) for p in members) for members in lists), default=0)
-    slow = {p: byte_draws.slow(optimizer, group) for group in methods for p in group["params"]}
-    return max(
-        (
-            sum(_byte_elements(optimizer.state[p]) for p in members)
-            + ROUNDED * sum(_rounded_elements(optimizer.state[p], slow.get(p, ())) for p in members)
-            for members in optimizer.stepped_together("cuda")
-        ),
-        default=0,
-    )
+        lists = [members for group in _methods(optimizer) for members in bounded_lists(group["params"], "cuda")]
+        return max((sum(wide[p][0] for p in members) for members in lists), default=0)
+    lists = [members for members in optimizer.stepped_together("cuda") if members[0] in wide]
+    return max((sum(wide[p][0] + ROUNDED * wide[p][1] for p in members) for members in lists), default=0)
 
 
-def _byte_elements(state: dict[str, Any]) -> int:
-    return sum(value.numel() for value in state.values() if isinstance(value, Tensor) and value.dtype == torch.uint8)
+def _wide_elements(optimizer: BaseOptimizer, group: dict[str, Any], parameter: Tensor) -> tuple[int, int]:
+    """Elements of the narrow moments of `parameter`, and of the larger of those bytes that are rounded stochastically,
+    one after the other."""
+    state = optimizer.state[parameter]
+    draws = moment_draws.draws(optimizer, group, [state], [0])
+    elements = {key: state[key].numel() for key in wide_moments.seen_wide(state, draws)}
+    rounded = [elements[key] for key in elements if key in draws.keys and state[key].dtype == torch.uint8]
+    return sum(elements.values()), max(rounded, default=0)
 
 
-def _rounded_elements(state: dict[str, Any], slow: tuple[str, ...]) -> int:
-    """Elements of the larger of the moments that are rounded stochastically, one after the other."""
-    return max((_byte_elements({key: state.get(key)}) for key in slow), default=0)
+def _rounded(optimizer: BaseOptimizer) -> float:
+    """Elements in float32 when weights are rounded stochastically: a stack's gradients, what is subtracted, one of its
+    matrices, and the noise of a piece; or a piece of what Adam steps."""
+    is_adam = isinstance(optimizer, Adam)
+    by_adam = [group for group in optimizer.param_groups if is_adam or group["algorithm"] == "adam"]
+    pieces = PIECES * min(rounding.PIECE, _largest_of(by_adam))
+    if is_adam:
+        return pieces
+    matrix = _largest_of(_methods(optimizer))
+    return max(pieces, 2 * _largest(optimizer, 1) + matrix + NOISE * min(rounding.PIECE, matrix))
+
+
+def _largest_of(groups: list[dict[str, Any]]) -> int:
+    return max((parameter.numel() for group in groups for parameter in group["params"]), default=0)
+
+
+def _methods(optimizer: BaseOptimizer) -> list[dict[str, Any]]:
+    return [group for group in optimizer.param_groups if group["algorithm"] != "adam"]

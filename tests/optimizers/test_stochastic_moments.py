@@ -1,4 +1,4 @@
-"""Moments in 8 bits that are rounded stochastically."""
+"""Moments that are rounded stochastically: in 8 bits, and of bfloat16 with its weights."""
 
 import io
 import math
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from optimizers import kernels, registry
-from optimizers.engine import byte_draws
+from optimizers.engine import moment_draws
 from optimizers.engine.generators import moment_source
 from optimizers.functional.quantisation import BLOCK, byte_map, dequantised, quantised
 
@@ -129,7 +129,7 @@ def follow(bits):
 def test_a_second_moment_comes_down_with_its_gradients(rounds, monkeypatch):
     """Rounded to nearest it does not."""
     if not rounds:
-        monkeypatch.setattr(byte_draws, "SLOW", 1)
+        monkeypatch.setattr(moment_draws, "SLOW", 1)
     ratios = follow(8) / follow(32)
     if rounds:
         assert 0.5 < ratios.median() < 1.5 and 0.8 < ratios.mean() < 1.25
@@ -145,7 +145,7 @@ def recorded(monkeypatch):
         asked.append((*key, refresh))
         return moment_source(*key, device=device, refresh=refresh)
 
-    monkeypatch.setattr(byte_draws, "moment_source", source)
+    monkeypatch.setattr(moment_draws, "moment_source", source)
     return asked
 
 
@@ -183,7 +183,7 @@ def test_a_moment_whose_decay_no_known_option_tells_may_be_slow():
         ({"betas": (0.9, 0.9)}, set()),
     ):
         group = {"state_bits": 8, **given}
-        assert set(byte_draws.slow(make("muon", float32()), group)) == moments
+        assert set(moment_draws.slow(make("muon", float32()), group)) == moments
 
 
 @each_slow
@@ -192,6 +192,65 @@ def test_no_draw_is_used_twice(name, monkeypatch):
     train(make(name, float32()), range(1, 8))
     assert asked and len(set(asked)) == len(asked)
     assert any(refresh for *_, refresh in asked) == (name == "soap")
+
+
+# Of bfloat16: the options, and the moments that are slow with them.
+OF_BFLOAT16 = {
+    "galore": ({"rank": 60}, {"exp_avg_sq"}),
+    "muon": ({"momentum": 0.99}, {"exp_avg"}),
+    "soap": ({"betas": (0.99, 0.999), "stagger": True}, {"exp_avg", "exp_avg_sq"}),
+    "eigen_adam": ({}, set()),
+}
+of_bfloat16 = pytest.mark.parametrize("name", OF_BFLOAT16)
+
+
+def of_bfloat16_weights(name, *, rounds=True, **changes):
+    weights = parameters(SHAPES, torch.bfloat16)
+    given = options_of(name, **OF_BFLOAT16[name][0], **changes)
+    optimizer = registry.get(name)[0](weights, lr=0.01, **given)
+    if rounds:
+        optimizer.round_stochastically(0)
+    return optimizer
+
+
+@of_bfloat16
+def test_slow_moments_of_bfloat16_are_rounded_stochastically_with_the_weights(name, monkeypatch):
+    """Each number is one of the two around what rounding to nearest rounds; that of a fast moment is the nearest."""
+    asked = recorded(monkeypatch)
+    stochastic, nearest = of_bfloat16_weights(name), of_bfloat16_weights(name, rounds=False)
+    for optimizer in (stochastic, nearest):
+        train(optimizer, range(1, 2))
+    for one, other in zip(stochastic.state.values(), nearest.state.values(), strict=True):
+        for key in {"exp_avg", "exp_avg_sq"} & other.keys():
+            assert one[key].dtype == torch.bfloat16
+            if key in OF_BFLOAT16[name][1]:
+                distances = (one[key].view(torch.int16).int() - other[key].view(torch.int16).int()).abs()
+                assert distances.max() <= 1 and (distances.any() or not other[key].any())
+            else:
+                assert torch.equal(one[key], other[key])
+    train(stochastic, range(2, 8))
+    assert {key for _, _, _, key, _ in asked} == OF_BFLOAT16[name][1]
+    assert len(set(asked)) == len(asked)
+    assert any(refresh for *_, refresh in asked) == (name == "soap")
+
+
+@of_bfloat16
+def test_noise_of_bfloat16_does_not_depend_on_stacks(name, monkeypatch):
+    asked = recorded(monkeypatch)
+    train(of_bfloat16_weights(name), range(1, 5))
+    together = set(asked)
+    asked.clear()
+    monkeypatch.setattr(kernels, "STACK_UP_TO", {})
+    train(of_bfloat16_weights(name), range(1, 5))
+    assert set(asked) == together
+
+
+def test_small_moments_of_bfloat16_beside_bytes_are_rounded_too(monkeypatch):
+    asked = recorded(monkeypatch)
+    optimizer = of_bfloat16_weights("galore", state_bits=8)
+    train(optimizer, range(1, 3))
+    assert {index for _, _, index, _, _ in asked} == {0, 1, 2, 3}
+    assert [state["exp_avg_sq"].dtype for state in optimizer.state.values()] == [torch.uint8] * 3 + [torch.bfloat16]
 
 
 @each_slow
