@@ -109,6 +109,16 @@ def _check_text(data: Data, settings: Settings) -> None:
         f"is required with {source}",
     )
     settings.require(
+        data.path is None or data.source != "builtin",
+        "data.path",
+        f"has no meaning with {source}; data=files trains on files",
+    )
+    settings.require(
+        data.eval_path is None or data.source != "prepared",
+        "data.eval_path",
+        f"has no meaning with {source}: a store holds its own evaluation text",
+    )
+    settings.require(
         not isinstance(data.path, list) or data.source in ("files", "c4"),
         "data.path",
         f"must be one text with {source}, got {data.path}",

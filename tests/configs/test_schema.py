@@ -237,6 +237,11 @@ def test_plan_flags():
         ("data.sequence_length=4096", "data.sequence_length must not exceed"),
         ("data=files", "data.path is required with data.source=files"),
         ("data=hub", "data.path is required with data.source=hub"),
+        ("data.path=text.txt", "data.path has no meaning with data.source=builtin; data=files trains on files"),
+        (
+            "data=prepared data.path=store data.eval_path=text.txt",
+            "data.eval_path has no meaning with data.source=prepared: a store holds its own evaluation text",
+        ),
         ("data.split=train", "data.split has no meaning with data.source=builtin"),
         ("data.held_out=0.1", "data.held_out has no meaning with data.source=builtin"),
         ("data.shuffle_buffer=10000000000000000000", "data.shuffle_buffer must be at most"),

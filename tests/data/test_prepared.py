@@ -215,9 +215,6 @@ def test_a_folder_that_is_not_a_store_is_refused(store, tokenizer, tmp_path):
     for path, message in [(None, "needs data.path"), (str(tmp_path), "is no prepared store")]:
         with pytest.raises(DataError, match=message):
             TrainingData(make_section(source="prepared", path=path), tokenizer, vocab_size=VOCABULARY, batch_size=8)
-    store.eval_path = str(tmp_path)
-    with pytest.raises(DataError, match=r"data.eval_path has no meaning"):
-        TrainingData(store, tokenizer, vocab_size=VOCABULARY, batch_size=8)
 
 
 def test_a_store_in_the_home_folder(store, monkeypatch):

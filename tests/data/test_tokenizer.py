@@ -193,12 +193,6 @@ def test_the_builtin_tokenizer_decodes_what_it_encoded(tokenizer):
         assert tokenizer.decode(ids) == text and tokenizer.unk_token_id not in ids
 
 
-def test_a_path_beside_the_builtin_text_is_refused():
-    for source in (training_source, evaluation_source):
-        with pytest.raises(DataError, match=r"data\.path has no meaning with data\.source=builtin; data=files trains"):
-            source(make_section(source="builtin", path="text.txt"))
-
-
 def test_held_out_addresses_are_not_trained_on():
     section = make_section(source="builtin")
     train, held_out = training_source(section), evaluation_source(section)

@@ -198,3 +198,8 @@ def test_a_cluster_is_shown_only_where_it_is_asked_for():
     for words in ("not measurements", "A100-40", "on GPUs, one process", "most at once", "data=prepared"):
         assert words in bounded
     assert "communication" not in bounded
+
+
+def test_what_the_run_would_refuse_of_its_optimizer_is_refused():
+    with pytest.raises(ValueError, match="record_basis_cosines: this optimizer keeps no basis"):
+        plan("model=llama_nano", "optimizer=racs", "data=builtin", "train.steps=10", "run.record_basis_cosines=true")
