@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from optimizers import Adam, BaseOptimizer
-from optimizers.engine import moment_draws, wide_moments
+from optimizers.engine import eight_bit, moment_draws, wide_moments
 from optimizers.engine.bounded_lists import LIST_BYTES, bounded_lists
 from optimizers.engine.norm_scaled import NormScaled
 from optimizers.functional import rounding
@@ -22,7 +22,7 @@ COPIES = {
 }  # fmt: skip
 ROUNDED = 2.5  # more of a moment in 8 bits that is rounded stochastically
 PIECES = 5.5  # of a piece of what Adam steps and rounds stochastically
-NOISE = 1.75  # of a piece of any other weight that is
+NOISE = 1.75  # of a piece of any other weight that is, beside its float32 copy
 UNCOUNTED = 8.0  # of a method that is not in the list: the most of all
 EXCHANGED = 3.0  # more where owners get gradients from shards and send changes back: parts and whole, sent and received
 
@@ -73,19 +73,19 @@ def _wide_elements(optimizer: BaseOptimizer, group: dict[str, Any], parameter: T
 
 
 def _rounded(optimizer: BaseOptimizer) -> float:
-    """Elements in float32 when weights are rounded stochastically: a stack's gradients, what is subtracted, one of its
-    matrices, and the noise of a piece; or a piece of what Adam steps."""
-    is_adam = isinstance(optimizer, Adam)
-    by_adam = [group for group in optimizer.param_groups if is_adam or group["algorithm"] == "adam"]
-    pieces = PIECES * min(rounding.PIECE, _largest_of(by_adam))
-    if is_adam:
-        return pieces
-    matrix = _largest_of(_methods(optimizer))
-    return max(pieces, 2 * _largest(optimizer, 1) + matrix + NOISE * min(rounding.PIECE, matrix))
-
-
-def _largest_of(groups: list[dict[str, Any]]) -> int:
-    return max((parameter.numel() for group in groups for parameter in group["params"]), default=0)
+    """Elements in float32 when weights are rounded stochastically: gradients, what is subtracted, one weight, and the
+    noise of a piece of it; or a piece of what Adam steps."""
+    pieces = held = 0.0
+    for group in optimizer.param_groups:
+        largest = max((parameter.numel() for parameter in group["params"]), default=0)
+        noise = NOISE * min(rounding.PIECE, largest)
+        if group["algorithm"] != "adam" and not isinstance(optimizer, Adam):
+            held = max(held, 2 * _largest(optimizer, 1) + largest + noise)
+        elif eight_bit.is_narrow(group):  # a gradient and a weight, whole
+            held = max(held, 2 * largest + noise)
+        else:
+            pieces = max(pieces, PIECES * min(rounding.PIECE, largest))
+    return max(pieces, held)
 
 
 def _methods(optimizer: BaseOptimizer) -> list[dict[str, Any]]:
