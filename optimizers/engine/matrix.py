@@ -62,7 +62,7 @@ class MatrixOptimizer(BaseOptimizer):
 
     def accumulate(self, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
         """Advance in place the averages that a refresh reads, when these include the gradient of the step itself; no
-        moments, which `state` may hold in 8 bits."""
+        moments, which `state` may hold narrow."""
 
     def refresh_due(self, t: int, group: dict[str, Any]) -> bool:
         """Whether the bases are renewed at step t (from 1)."""
@@ -173,7 +173,7 @@ class MatrixOptimizer(BaseOptimizer):
     ) -> None:
         """The step after a refresh, if there was one: averages (unless they have had the gradient), update, weights."""
         if gradient is not None and not accumulated:
-            with refusals.accumulating(self, stack.state, gradient):
+            with refusals.accumulating(self, stack.state, gradient, self._draws(stack, group)):
                 self.accumulate(gradient, stack.state, group)
         direction = self._direction(stack, gradient, group, t)
         noise = self.rounding_noise(stack.parameters)
@@ -244,9 +244,9 @@ class MatrixOptimizer(BaseOptimizer):
         Returns the gradients, which are finite."""
         gradient = stack.gradient()
         assert gradient is not None, "a basis is due of a matrix that this process owns"
-        with refusals.accumulating(self, stack.state, gradient):
-            self.accumulate(gradient, stack.state, group)
         draws = self._draws(stack, group)
+        with refusals.accumulating(self, stack.state, gradient, draws):
+            self.accumulate(gradient, stack.state, group)
         for part in evenly_spaced(places):
             sources = [generator(group.get("seed", 0), t, index) for index in stack.indices[part]]
             held = {key: tensor[part] for key, tensor in stack.state.items()}

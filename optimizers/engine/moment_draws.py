@@ -23,20 +23,20 @@ class Draws(NamedTuple):
     """What the noise of a rounding is a function of, for matrices that are rounded together."""
 
     keys: tuple[str, ...]  # the moments that are rounded stochastically where they are narrow
-    seed: int
+    seed: int  # of bytes
     counts: list[int]  # which rounding of a matrix this is, from 1
     indices: list[int]  # places of the matrices among all of the optimizer
-    of_bfloat16: bool = False  # whether moments of bfloat16 are, too; else bytes alone
+    bfloat16_seed: int | None = None  # of moments of bfloat16; None: these are rounded to nearest
     refresh: bool = False  # whether it ends a refresh, not an update
 
     def of_refresh(self, part: slice) -> "Draws":
         """Those of a refresh of some of the matrices before their update."""
         return self._replace(counts=self.counts[part], indices=self.indices[part], refresh=True)
 
-    def sources(self, key: str, device: torch.device) -> list[torch.Generator]:
+    def sources(self, seed: int, key: str, device: torch.device) -> list[torch.Generator]:
         """A source for the moment `key` of each matrix."""
         return [
-            moment_source(self.seed, count, index, key, device=device, refresh=self.refresh)
+            moment_source(seed, count, index, key, device=device, refresh=self.refresh)
             for count, index in zip(self.counts, self.indices, strict=True)
         ]
 
@@ -46,7 +46,7 @@ class Draws(NamedTuple):
         if key not in self.keys:
             return None
         noise = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
-        for row, source in zip(noise, self.sources(key, rows.device), strict=True):
+        for row, source in zip(noise, self.sources(self.seed, key, rows.device), strict=True):
             row.uniform_(generator=source)
         return noise
 
@@ -55,8 +55,7 @@ def draws(optimizer: "BaseOptimizer", group: dict[str, Any], states: list[dict[s
     """Of the next rounding of the matrices with these places among all of `optimizer`, each with the state of its
     parameter."""
     counts = [next((state[name] for name in COUNTS if name in state), 0) + 1 for state in states]
-    seed = group.get("seed", 0) if eight_bit.is_narrow(group) else optimizer._rounding_seed or 0
-    return Draws(slow(optimizer, group), seed, counts, indices, of_bfloat16=optimizer.rounds)
+    return Draws(slow(optimizer, group), group.get("seed", 0), counts, indices, optimizer._rounding_seed)
 
 
 def count(optimizer: "BaseOptimizer", group: dict[str, Any], parameter: Tensor) -> None:
@@ -67,7 +66,8 @@ def count(optimizer: "BaseOptimizer", group: dict[str, Any], parameter: Tensor) 
         return
     held = _names(optimizer, group, parameter)
     if any(eight_bit.maxima_of(key) in held for key in keys):
-        state["roundings"] = state.get("roundings", 0) + 1
+        # Beside rounded weights `draws` counts by writes until there is this number, which goes on from them.
+        state["roundings"] = state.get("roundings", state.get("writes", 1) - 1) + 1
 
 
 def _names(optimizer: "BaseOptimizer", group: dict[str, Any], parameter: Tensor) -> frozenset[str]:

@@ -13,7 +13,9 @@ from ..functional.numerics import working_dtype
 from ..parallel import shards, state_dicts
 from . import adamw
 from .eight_bit import SIGNED, maxima_of
+from .moment_draws import Draws
 from .traits import Traits
+from .wide_moments import seen_wide
 
 if TYPE_CHECKING:
     from .base import BaseOptimizer
@@ -206,28 +208,35 @@ def check_numbers(method: str, state: dict[str, Any]) -> None:
 
 
 def accumulating(
-    optimizer: "BaseOptimizer", state: dict[str, Tensor], gradient: Tensor
+    optimizer: "BaseOptimizer", state: dict[str, Tensor], gradient: Tensor, draws: Draws
 ) -> contextlib.AbstractContextManager[None]:
-    """`in_place` around `accumulate` of a method, which gets moments that are held in 8 bits as they are."""
-    wide = {key for key, tensor in state.items() if tensor.dtype != torch.uint8}
-    return in_place(f"{type(optimizer).__name__}.accumulate", state, gradient, wide)
+    """`in_place` around `accumulate` of a method, which gets narrow moments as they are."""
+    others = state.keys() - seen_wide(state, draws)
+    remedy = "advance it in update, which gets it wide"
+    return in_place(f"{type(optimizer).__name__}.accumulate", state, gradient, others, remedy)
 
 
 def refreshing(
     optimizer: "BaseOptimizer", state: dict[str, Tensor], gradient: Tensor
 ) -> contextlib.AbstractContextManager[None]:
     """`in_place` around `refresh` of a method, which writes what its traits name."""
-    return in_place(f"{type(optimizer).__name__}.refresh", state, gradient, optimizer.traits.refreshed)
+    remedy = "name it in Traits(refreshed=...)"
+    return in_place(f"{type(optimizer).__name__}.refresh", state, gradient, optimizer.traits.refreshed, remedy)
 
 
 @contextlib.contextmanager
 def in_place(
-    method: str, state: dict[str, Tensor], gradient: Tensor, may_write: Collection[str] | None = None
+    method: str,
+    state: dict[str, Tensor],
+    gradient: Tensor,
+    may_write: Collection[str] | None = None,
+    remedy: str = "",
 ) -> Iterator[None]:
     """Around a call of a method's function, named `method`, that advances `state` by `gradient`.
 
     Raises ValueError where it has put other tensors there, which nobody keeps; where it has changed a tensor that is
-    not in `may_write` (None: it may change all); and where it has changed the gradient, which is read after it.
+    not in `may_write` (None: it may change all), and says the `remedy`; and where it has changed the gradient, which is
+    read after it.
     """
     before, given = {key: value for key, value in state.items() if isinstance(value, Tensor)}, gradient._version
     versions = {} if may_write is None else {k: before[k]._version for k in before.keys() - set(may_write)}
@@ -242,5 +251,4 @@ def in_place(
                 f"{method} put another tensor in the place of state[{key!r}]: change it with copy_ or lerp_"
             )
         if tensor._version != versions.get(key, tensor._version):
-            here = "advance it in update, it is held in 8 bits" if tensor.dtype == torch.uint8 else ""
-            raise ValueError(f"{method} changes state[{key!r}]: {here or 'name it in Traits(refreshed=...)'}")
+            raise ValueError(f"{method} changes state[{key!r}]: {remedy}")

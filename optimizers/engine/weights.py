@@ -4,6 +4,8 @@ Two exceptions compute and write in one call of a library: torch's fused AdamW (
 step (engine/adamw_8bit.py). A third writes the rows that a whole parameter's owner has sent (engine/whole_steps.py).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -33,11 +35,9 @@ def subtract_direction(
             rounded to nearest. Either way it is rounded once.
     """
     if noise is not None:
+        change = {"step": step, "decay": decay, "decays_first": decays_first}
         for i, (weight, source) in enumerate(zip(weights, noise, strict=True)):
-            exact = widened([weight])
-            matrix = gradient[i : i + 1]
-            subtract_direction(exact, direction.of(i), matrix, step=step, decay=decay, decays_first=decays_first)
-            rounding.write(weight, exact[0], source)
+            _subtract_rounded(weight, direction.of(i), gradient[i : i + 1], source, change)
         return
     exact = _widened(weights) if decay else weights
     if decay and decays_first:
@@ -50,6 +50,15 @@ def subtract_direction(
         torch._foreach_mul_(exact, 1 - decay)
     if exact is not weights:
         torch._foreach_copy_(weights, exact)
+
+
+def _subtract_rounded(
+    weight: Tensor, direction: Direction, gradient: Tensor, source: torch.Generator, change: dict[str, Any]
+) -> None:
+    """`subtract_direction` from one matrix [m, n], with its keywords `change`, rounded stochastically."""
+    exact = widened([weight])
+    subtract_direction(exact, direction, gradient, **change)
+    rounding.write(weight, exact[0], source)
 
 
 def subtract_traced(

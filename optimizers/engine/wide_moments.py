@@ -21,7 +21,7 @@ def seen_wide(state: dict[str, Any], draws: Draws) -> list[str]:
     """The moments that a step sees wide and `state` holds narrow. If one of bfloat16 is rounded stochastically, a step
     sees all of them wide: the passes of a method have one dtype."""
     halves = {key for key in SIGNED if key in state and state[key].dtype == torch.bfloat16}
-    if not (draws.of_bfloat16 and halves.intersection(draws.keys)):
+    if draws.bfloat16_seed is None or not halves.intersection(draws.keys):
         halves = set()
     return [key for key in SIGNED if maxima_of(key) in state or key in halves]
 
@@ -68,10 +68,11 @@ def _round(moment: Tensor, key: str, state: dict[str, Tensor], draws: Draws) -> 
     held = state[key]
     if held.dtype == torch.uint8:
         _quantise(moment, key, state, draws)
-    elif key in draws.keys:
-        sources = draws.sources(key, held.device)
-        matrices = (torch.atleast_1d(tensor).unflatten(0, (len(sources), -1)) for tensor in (held, moment))
-        for narrow, exact, source in zip(*matrices, sources, strict=True):
+    elif draws.bfloat16_seed is not None and key in draws.keys:
+        sources = draws.sources(draws.bfloat16_seed, key, held.device)
+        is_stack = held.ndim > 0 and len(held) == len(sources)  # else the moment of one parameter of any shape
+        of_matrices = zip(held, moment, strict=True) if is_stack else [(held, moment)]
+        for (narrow, exact), source in zip(of_matrices, sources, strict=True):
             rounding.write(narrow, exact.float(), source)
     else:
         held.copy_(moment)

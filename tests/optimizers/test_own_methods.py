@@ -153,6 +153,17 @@ def test_an_accumulation_may_not_write_bytes():
         step(AccumulatesBytes, (64, 64), state_bits=8)
 
 
+def test_an_accumulation_may_not_write_moments_that_are_rounded_stochastically():
+    """bfloat16's are as narrow as bytes then: a slow one would stay where it is."""
+    optimizer = AccumulatesBytes([torch.nn.Parameter(torch.ones(4, 6, dtype=torch.bfloat16))])
+    weight = optimizer.param_groups[0]["params"][0]
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    optimizer.round_stochastically(0)
+    with pytest.raises(ValueError, match=r"^AccumulatesBytes.accumulate changes state\['exp_avg'\]: advance it in upd"):
+        optimizer.step()
+
+
 class AnyShape(BaseOptimizer):
     def __init__(self, params: Params, lr: LearningRate = 0.1):
         super().__init__(params, lr=lr)

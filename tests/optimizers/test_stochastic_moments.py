@@ -10,6 +10,7 @@ import torch
 from optimizers import kernels, registry
 from optimizers.engine import moment_draws
 from optimizers.engine.generators import moment_source
+from optimizers.functional import rounding
 from optimizers.functional.quantisation import BLOCK, byte_map, dequantised, quantised
 
 from .harness import gradient, largest_difference, options_of, parameters, train
@@ -246,10 +247,12 @@ def test_noise_of_bfloat16_does_not_depend_on_stacks(name, monkeypatch):
 
 
 def test_small_moments_of_bfloat16_beside_bytes_are_rounded_too(monkeypatch):
+    """By the seed of the weights' rounding, as all of bfloat16."""
     asked = recorded(monkeypatch)
     optimizer = of_bfloat16_weights("galore", state_bits=8)
+    optimizer.round_stochastically(77)
     train(optimizer, range(1, 3))
-    assert {index for _, _, index, _, _ in asked} == {0, 1, 2, 3}
+    assert {(seed, index) for seed, _, index, _, _ in asked} == {(0, 0), (0, 1), (0, 2), (77, 3)}
     assert [state["exp_avg_sq"].dtype for state in optimizer.state.values()] == [torch.uint8] * 3 + [torch.bfloat16]
 
 
@@ -260,6 +263,26 @@ def test_roundings_are_counted_where_steps_are_not(name):
     *large, small = optimizer.state.values()
     assert [state.get("roundings") for state in large] == [3 if name in COUNTED else None] * 3
     assert "roundings" not in small
+
+
+def test_no_draw_is_used_twice_where_a_moment_becomes_slow(monkeypatch):
+    """As momentum that is warmed up does. Until then writes are counted, and no roundings."""
+    asked = recorded(monkeypatch)
+    optimizer = make("muon", parameters(SHAPES[:1], torch.bfloat16), momentum=0.9)
+    optimizer.round_stochastically(0)
+    train(optimizer, range(1, 4))
+    optimizer.param_groups[0]["momentum"] = 0.99
+    train(optimizer, range(4, 9))
+    assert len(asked) == len(set(asked)) == 5
+
+
+def test_moments_are_rounded_in_pieces(monkeypatch):
+    """A stack of two and a tall matrix; the noise of a piece is all that is drawn at once."""
+    monkeypatch.setattr(rounding, "PIECE", 512)
+    pieces, whole = [], rounding.stochastic
+    monkeypatch.setattr(rounding, "stochastic", lambda exact, source: pieces.append(exact) or whole(exact, source))
+    train(of_bfloat16_weights("galore"), range(1, 3))
+    assert len(pieces) > 40 and all(piece.numel() <= 512 for piece in pieces)
 
 
 @each_slow

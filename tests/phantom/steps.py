@@ -67,11 +67,11 @@ def bound(optimizer: torch.optim.Optimizer, name: str) -> float:
 
 def give_byte_maps_and_sources() -> None:
     """Maps of bytes on the phantom device; bitsandbytes fills its own on the host, number by number. A source of noise
-    needs a GPU: there is none."""
+    on a GPU needs one: here its draws are of no numbers, and any source does."""
     values, boundaries = torch.empty(256, device="cuda"), torch.empty(255, device="cuda")
     maps = {signed: ByteMap(values, boundaries, signed) for signed in (True, False)}
     eight_bit.maps = lambda _: maps
-    base.rounding_source = moment_draws.moment_source = lambda *_, **__: cast(torch.Generator, None)
+    base.rounding_source = moment_draws.moment_source = lambda *_, **__: torch.Generator()
 
 
 def count_step(name: str, model_name: str, *, rounded: bool = False, **more: Any) -> dict[str, Any]:

@@ -79,8 +79,9 @@ def test_transients_in_8_bits_have_the_wide_moments_of_a_stack():
 
 
 @pytest.mark.slow
-def test_transients_with_stochastic_rounding_are_of_a_matrix_more():
-    for name, budget in ROUNDED.items():
+@pytest.mark.parametrize("model", ["llama_60m", "llama_1_3b"])
+def test_transients_with_stochastic_rounding_are_of_a_matrix_more(model):
+    for name, budgets in ROUNDED.items():
         rounded = ("train.dtype=bfloat16", "train.steps=10", "train.stochastic_rounding=true")
-        planned = plan_run(settings("llama_60m", name, *rounded))["cluster"]["memory"]["transient_bytes"] / 2**30
-        assert 0.85 * budget.transients <= planned <= 1.35 * budget.transients, name
+        planned = plan_run(settings(model, name, *rounded))["cluster"]["memory"]["transient_bytes"] / 2**30
+        assert 0.85 * budgets[model].transients <= planned <= 1.35 * budgets[model].transients, name

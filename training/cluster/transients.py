@@ -34,7 +34,7 @@ def transient_bytes(name: str, optimizer: BaseOptimizer, *, processes: int, shar
     if sharded and any(map(optimizer.steps_whole, optimizer.param_groups)):
         copies += EXCHANGED
     held = copies * _largest(optimizer, processes if sharded else 1) + _widened(optimizer)
-    return round(4 * (max(held, _rounded(optimizer)) if optimizer.rounds else held))
+    return round(4 * (max(held, _rounded(copies, optimizer)) if optimizer.rounds else held))
 
 
 def _largest(optimizer: BaseOptimizer, shares: int) -> int:
@@ -72,17 +72,17 @@ def _wide_elements(optimizer: BaseOptimizer, group: dict[str, Any], parameter: T
     return sum(elements.values()), max(rounded, default=0)
 
 
-def _rounded(optimizer: BaseOptimizer) -> float:
-    """Elements in float32 when weights are rounded stochastically: gradients, what is subtracted, one weight, and the
-    noise of a piece of it; or a piece of what Adam steps."""
+def _rounded(copies: float, optimizer: BaseOptimizer) -> float:
+    """Elements in float32 when weights are rounded stochastically: gradients and what is subtracted, which are no more
+    than `copies`, one weight, and the noise of a piece of it; or a piece of what Adam steps."""
     pieces = held = 0.0
     for group in optimizer.param_groups:
         largest = max((parameter.numel() for parameter in group["params"]), default=0)
         noise = NOISE * min(rounding.PIECE, largest)
         if group["algorithm"] != "adam" and not isinstance(optimizer, Adam):
-            held = max(held, 2 * _largest(optimizer, 1) + largest + noise)
-        elif eight_bit.is_narrow(group):  # a gradient and a weight, whole
-            held = max(held, 2 * largest + noise)
+            held = max(held, min(copies, 2) * _largest(optimizer, 1) + largest + noise)
+        elif eight_bit.is_narrow(group):  # a weight, with its gradient or noise
+            held = max(held, largest + max(largest, noise))
         else:
             pieces = max(pieces, PIECES * min(rounding.PIECE, largest))
     return max(pieces, held)
