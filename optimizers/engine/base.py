@@ -344,8 +344,7 @@ class BaseOptimizer(torch.optim.Optimizer):
     # ---- switches of a run
 
     def round_stochastically(self, seed: int) -> None:
-        """From now on, round bfloat16 weights, and slow moments of bfloat16, up or down at random, right on average
-        (functional.rounding, docs/numerics.md).
+        """From now on, round bfloat16 weights and slow moments at random, right on average (docs/numerics.md).
 
         The draws are a function of the seed, of how often a weight was written (`state[p]["writes"]`) and of its
         position. Raises ValueError where that is not possible.

@@ -21,8 +21,8 @@ COPIES = {
     "shampoo": 3.0, "sinkgd": 2.0, "soap": 6.0, "swan": 4.0,
 }  # fmt: skip
 ROUNDED = 2.5  # more of a moment in 8 bits that is rounded stochastically
-PIECES = 5.5  # of a piece of what Adam steps and rounds stochastically
-NOISE = 1.75  # of a piece of any other weight that is, beside its float32 copy
+PIECES = 5.5  # of a piece of a parameter that Adam steps and rounds stochastically
+NOISE = 1.75  # of a piece of a weight that is rounded stochastically from a float32 copy
 UNCOUNTED = 8.0  # of a method that is not in the list: the most of all
 EXCHANGED = 3.0  # more where owners get gradients from shards and send changes back: parts and whole, sent and received
 
