@@ -33,8 +33,8 @@ def wide(
     """`state` with its narrow moments in `dtype`, for changes in place; they are rounded when the block ends without an
     error.
 
-    if_written: round only those that were written. Quantising again changes bytes even without a change of the moments: where
-    the largest number of a block is negative, its maximum shrinks by 0.7 per cent.
+    if_written: round only those that were written. Quantising again changes bytes even without a change of the moments:
+    where the largest number of a block is negative, its maximum shrinks by 0.7 per cent.
     """
     keys = seen_wide(state, draws)
     if not keys:
