@@ -27,6 +27,7 @@ from .engine import Direction, MatrixOptimizer, Option, Traits, register
 from .engine.options import (
     Alpha,
     AlphaC,
+    BasisDtype,
     Gamma,
     Leading,
     LearningRate,
@@ -61,9 +62,6 @@ Compensation = Annotated[
         "the term made of the residual: by Theorem 5.1; none; Fira's; Fira's at the norm of U omega, times alpha_c; "
         "the residual with its rows and columns scaled as RACS scales a gradient (not in the paper)"
     ),
-]
-BasisDtype = Annotated[
-    Literal["parameter", "float32"], Option("hold the basis in the parameter's dtype, or in float32 at least")
 ]
 
 

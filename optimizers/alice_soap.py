@@ -40,6 +40,7 @@ from .engine import Direction, MatrixOptimizer, Option, Traits, register
 from .engine.options import (
     Alpha,
     AlphaC,
+    BasisDtype,
     Gamma,
     Leading,
     LearningRate,
@@ -112,6 +113,7 @@ class AliceSOAP(MatrixOptimizer):
         moments: CarriedMoments = "keep",
         compensation: Compensation = "two_sided",
         project: Project = False,
+        basis_dtype: BasisDtype = "parameter",
         weight_decay: Annotated[
             float, Option("decoupled weight decay: W <- W - lr alpha weight_decay W, before the update", least=0)
         ] = 0.0,
@@ -120,7 +122,8 @@ class AliceSOAP(MatrixOptimizer):
         super().__init__(
             params, lr=lr, alpha=alpha, alpha_c=alpha_c, betas=betas, rank=rank, leading=leading,
             update_interval=update_interval, stagger=stagger, gamma=gamma, tracking=tracking, switching=switching,
-            moments=moments, compensation=compensation, project=project, weight_decay=weight_decay, seed=seed,
+            moments=moments, compensation=compensation, project=project, basis_dtype=basis_dtype,
+            weight_decay=weight_decay, seed=seed,
         )  # fmt: skip
 
     @staticmethod
@@ -136,7 +139,8 @@ class AliceSOAP(MatrixOptimizer):
 
     def state_shapes(self, m: int, n: int, dtype: torch.dtype, group: dict[str, Any]) -> dict:
         r, work = min(group["rank"], m), working_dtype(dtype)
-        shapes: dict = {"basis": ((m, r), dtype), "right_basis": ((n, r), dtype)}
+        held = dtype if group["basis_dtype"] == "parameter" else work
+        shapes: dict = {"basis": ((m, r), held), "right_basis": ((n, r), held)}
         shapes |= {"exp_avg": ((r, r), dtype), "exp_avg_sq": ((r, r), dtype)}
         if group["tracking"]:
             shapes |= {"tracked": ((r, r), work), "right_tracked": ((r, r), work)}

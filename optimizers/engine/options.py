@@ -208,6 +208,10 @@ Leading = Annotated[
 Tracking = Annotated[
     bool, Option("average U^T G G^T U over time (Alice); without, the current gradient alone (Alice-0)")
 ]
+BasisDtype = Annotated[
+    Literal["parameter", "float32"],
+    Option("hold the basis, or both bases, in the parameter's dtype, or in float32 at least"),
+]
 Rank = Annotated[int, Option("columns of the basis, at most as many as the shorter side of a matrix has", least=1)]
 ScaleDecay = Annotated[float, Option("decay of the averages of both scales", least=0, below=1)]
 UpdateInterval = Annotated[int, Option("steps between two refreshes (K)", least=1)]

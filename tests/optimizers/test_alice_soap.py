@@ -88,6 +88,15 @@ def test_columns_of_both_bases_are_drawn_from_their_complements():
         torch.testing.assert_close(basis.T @ basis, torch.eye(6, dtype=basis.dtype), atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize(("basis_dtype", "rounding"), [("parameter", 2**-7), ("float32", 1e-5)])
+def test_wide_bases_of_bfloat16_weights_are_orthonormal_to_float32(basis_dtype, rounding):
+    _, state = trained(7, dtype=torch.bfloat16, basis_dtype=basis_dtype)
+    for basis in (state["basis"].double(), state["right_basis"].double()):
+        error = (basis.T @ basis - torch.eye(6, dtype=basis.dtype)).abs().max()
+        assert rounding / 1000 < error < rounding
+    assert state["exp_avg"].dtype == torch.bfloat16
+
+
 def test_moments_follow_the_bases_where_they_are_asked_to():
     """A refresh at full rank on both sides: U m V^T stays the same matrix, and with `keep` it does not."""
     held = {}
@@ -172,16 +181,18 @@ def test_what_does_not_fit_together_is_refused():
         AliceSOAP(parameters(), switching="gaussian")
 
 
-@pytest.mark.parametrize(("options", "vectors"), [
+@pytest.mark.parametrize(("options", "wide"), [
     ({}, 16 + 40 + 1), ({"compensation": "blocks"}, 2 * 6 + 2), ({"compensation": "scalar"}, 2),
-    ({"compensation": "none"}, 0),
-], ids=["two_sided", "blocks", "scalar", "none"])  # fmt: skip
-def test_state_is_what_the_formula_counts(options, vectors):
-    """r (m + n) + 2 r^2 in the parameter's dtype; 2 r^2 and the compensation's in float32."""
+    ({"compensation": "none"}, 0), ({"compensation": "none", "basis_dtype": "float32"}, 6 * (16 + 40)),
+], ids=["two_sided", "blocks", "scalar", "none", "wide bases"])  # fmt: skip
+def test_state_is_what_the_formula_counts(options, wide):
+    """r (m + n) + 4 r^2 numbers and the compensation's. In float32 are 2 r^2, the compensation's, and the bases where
+    that is asked."""
     weight = parameters([(40, 16)], torch.bfloat16)[0]
     optimizer = AliceSOAP([weight], rank=6, leading=2, **options)
     optimizer.allocate_state()
     tensors = [value for value in optimizer.state[weight].values() if isinstance(value, Tensor)]
     m, n, r = 16, 40, 6
-    assert sum(each.numel() for each in tensors if each.dtype == torch.bfloat16) == r * (m + n) + 2 * r * r
-    assert sum(each.numel() for each in tensors if each.dtype == torch.float32) == 2 * r * r + vectors
+    narrow = 2 * r * r + (0 if "basis_dtype" in options else r * (m + n))
+    assert sum(each.numel() for each in tensors if each.dtype == torch.bfloat16) == narrow
+    assert sum(each.numel() for each in tensors if each.dtype == torch.float32) == 2 * r * r + wide
