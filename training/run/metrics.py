@@ -53,7 +53,10 @@ class MetricsLog:
         if resumed_step is None:
             return b""
         last = {"eval": resumed_step if evaluated_step is None else evaluated_step}
-        kept = [(line, row) for line, row in _rows(before) if row["step"] <= last.get(row["kind"], resumed_step)]
+        rows = list(_rows(before))
+        if damaged := before.count(b"\n") - len(rows):  # a torn line, which a crash leaves, has no end
+            log.warning("%s: lines that are no rows of a run, and are dropped: %d", self._path, damaged)
+        kept = [(line, row) for line, row in rows if row["step"] <= last.get(row["kind"], resumed_step)]
         self.evaluations = [row for _, row in kept if row["kind"] == "eval"]
         return b"".join(line for line, _ in kept)
 
@@ -118,5 +121,12 @@ def _rows(data: bytes) -> Iterable[tuple[bytes, dict[str, Any]]]:
     for line in data.splitlines(keepends=True):
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             row = json.loads(line)
-            if line.endswith(b"\n") and isinstance(row["step"], int) and row["kind"]:
+            if line.endswith(b"\n") and isinstance(row["step"], int) and _has_numbers(row):
                 yield line, row
+
+
+def _has_numbers(row: dict[str, Any]) -> bool:
+    """Whether `row` has what comparisons and curves read of its kind. Raises KeyError where one is missing."""
+    if row["kind"] not in ("train", "eval"):
+        return bool(row["kind"])
+    return isinstance(row["loss"], float | int | None) and isinstance(row["train_seconds"], float | int)

@@ -50,6 +50,17 @@ def test_a_resume_keeps_the_rows_up_to_its_step(tmp_path, torn):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("missing", ["loss", "train_seconds", "kind", "step"])
+def test_a_resume_drops_a_damaged_row_and_says_so(tmp_path, caplog, missing):
+    path = tmp_path / "metrics.jsonl"
+    damaged = {key: value for key, value in eval_row(2).items() if key != missing}
+    rows = [train_row(1), eval_row(1), damaged, train_row(2)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    metrics = MetricsLog(path, resumed_step=2)
+    assert read_metrics(path) == [rows[0], rows[1], rows[3]] and metrics.evaluations == [rows[1]]
+    assert f"{path}: lines that are no rows of a run, and are dropped: 1" in caplog.text
+
+
 def test_an_evaluation_newer_than_the_checkpoint_is_dropped(tmp_path):
     """A signal during the evaluation of a step saves that step without it; the next start evaluates, and may be cut."""
     path = tmp_path / "metrics.jsonl"
