@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .engine import Direction, MatrixOptimizer, Option, Traits, register
-from .engine.options import Betas, EpsAboveZero, LearningRate, Params, WeightDecay
+from .engine.options import Betas, EpsAboveZero, LearningRate, Params, WeightDecay, is_whole
 from .engine.stack import matrix_shape
 from .functional.numerics import average, working_dtype
 
@@ -55,7 +55,7 @@ class AdamMini(MatrixOptimizer):
         super().check_parameter(parameter, group)
         if (role := group.get("role")) in ("query", "key"):
             (rows, _), heads = matrix_shape(parameter), group.get("heads")
-            if not isinstance(heads, int) or heads < 1 or rows % heads:
+            if not is_whole(heads) or heads < 1 or rows % heads:
                 raise ValueError(f"heads must divide the {rows} rows of a {role} matrix, got {heads!r}")
 
     def state_shapes(self, m: int, n: int, dtype: torch.dtype, group: dict[str, Any]) -> dict:

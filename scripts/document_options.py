@@ -28,9 +28,10 @@ TABLE = re.compile(r"(?<=<!-- options: begin -->\n).*?(?=<!-- options: end -->)"
 
 HEAD = """# Options of the optimizers
 
-This page is written by `python scripts/document_options.py` from the constructors, where each option is declared once
-(`optimizers/engine/options.py`). In settings an option is `optimizer.<option>`; in Python it is a keyword. A group of
-parameters with `algorithm="adam"` takes Adam's `lr`, `betas`, `eps` and `weight_decay` instead.
+This page is written by `python scripts/document_options.py` from the constructors. Each option is declared once, those
+that several methods have in `optimizers/engine/options.py`. In settings an option is `optimizer.<option>`; in Python it
+is a keyword. A group of parameters with `algorithm="adam"` takes Adam's `lr`, `betas`, `eps` and `weight_decay`
+instead.
 
 ## Settings of every optimizer
 

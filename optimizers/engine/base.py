@@ -51,19 +51,21 @@ class BaseOptimizer(torch.optim.Optimizer):
     def __init__(self, params: Params, **options: Any):
         self._owners: dict[Tensor, int] = {}
         self._forms: dict[Tensor, Form] = {}
-        self._made_by: dict[Tensor, dict[str, Any]] = {}  # what a parameter's group said when its state was made
+        self._said: dict[Tensor, dict[str, Any]] = {}  # what a parameter's group said when it was checked last
         self._sent: list[Sent] = []
         self._state_names: dict[Any, frozenset[str]] = {}  # of state that other processes hold
         shared = {name: getattr(self.traits, name) for name in SHARED}
         super().__init__(params, {**shared, **self._shared, **options, "algorithm": "method"})
 
     def __getstate__(self) -> dict[str, Any]:
+        if self._dealers is not None:
+            raise ValueError("steps are dealt, and this process holds a part of the state: copy by full_state_dict")
         return {**super().__getstate__(), "_rounding_seed": self._rounding_seed, "compiled_on": self.compiled_on}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._owners, self._sent, self._state_names = {}, [], {}
-        self._made_by = refusals.made_by(self)
+        self._said = refusals.said_of_all(self)
         self._forms = {parameter: Form.of(parameter) for parameter in self._parameters()}
         for group in self.param_groups:
             self._deal(group)
@@ -114,25 +116,15 @@ class BaseOptimizer(torch.optim.Optimizer):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
-            for parameter in group["params"]:
-                refusals.check_tensor(parameter, type(self).__name__)
-                shards.check(parameter)
-            if self._rounding_seed is not None:
-                refusals.check_rounding(group["params"], self._rounding_seed)
-            if adam:
-                for key in self.defaults.keys() - adamw.DEFAULTS.keys() - {"algorithm"}:
-                    group.pop(key, None)
-                adamw.check(group)
-            else:
-                self.check(group)
-                if eight_bit.is_narrow(group):
-                    eight_bit.library()  # a missing package is noticed here, not at the first step
-                for parameter in group["params"]:
-                    self.check_parameter(parameter, group)
-                self._deal(group)
+            refusals.check_added(self, group, self._rounding_seed)
         except BaseException:
             self.param_groups.pop()
             raise
+        if adam:
+            for key in self.defaults.keys() - adamw.DEFAULTS.keys() - {"algorithm"}:
+                group.pop(key, None)
+        self._deal(group)
+        self._said |= dict.fromkeys(group["params"], refusals.said(self, group))
 
     def _deal(self, group: dict[str, Any]) -> None:
         """Give each sharded parameter of a method's group an owner, if the method needs whole matrices."""
@@ -171,6 +163,7 @@ class BaseOptimizer(torch.optim.Optimizer):
     def allocate_state(self) -> None:
         """Create the state of every trainable parameter now, on its device, instead of at its first step."""
         for group in self.param_groups:
+            refusals.check_unchanged(self, group, self._trainable(group), self._said)
             for parameter in self._trainable(group):
                 self._allocated(parameter, group)
 
@@ -181,7 +174,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         if self.state.get(parameter):
             return
         self._forms[parameter] = Form.of(parameter)
-        self._made_by[parameter] = refusals.said(self, group)
+        self._said[parameter] = refusals.said(self, group)
         if not self.owns(parameter):
             if parameter not in self.state:
                 self.state[parameter] = state_dicts.plain(self.template(parameter, group))
@@ -235,7 +228,7 @@ class BaseOptimizer(torch.optim.Optimizer):
             for i, (parameter, group) in zip(saved, state_dicts.members(self), strict=True):
                 if i in state_dict["state"]:
                     self.state[parameter] = state_dicts.placed(self, parameter, group, state_dict["state"][i], read)
-            self._made_by = refusals.made_by(self)
+            self._said = refusals.said_of_all(self)
         for told in after.values():
             told(self)
 
@@ -269,7 +262,7 @@ class BaseOptimizer(torch.optim.Optimizer):
         for parameter in chain.from_iterable(stepped):  # a refusal comes before anything has moved
             refusals.check_step(self, parameter, self._forms)
         for group, parameters in zip(self.param_groups, stepped, strict=True):
-            refusals.check_unchanged(self, group, parameters, self._made_by)
+            refusals.check_unchanged(self, group, parameters, self._said)
             self.check_gradients(group, parameters)
         for group, parameters in zip(self.param_groups, stepped, strict=True):
             for parameter in parameters:
@@ -290,8 +283,9 @@ class BaseOptimizer(torch.optim.Optimizer):
             for parameter in model.parameters():  # that require a gradient
                 parameter.register_post_accumulate_grad_hook(optimizer.step_parameter)
 
-        A matrix of a stack waits for the stack's last gradient. Weights and state are those of `step()` to the bit;
-        torch's step hooks are not called. `step()` after backward steps the parameters that still hold a gradient.
+        A matrix of a stack waits for the stack's last gradient. Weights and state are those of `step()` to the bit,
+        unless a matrix has missed a step before; torch's step hooks are not called. `step()` after backward steps the
+        parameters that still hold a gradient.
         Raises ValueError where steps are dealt to several processes, and for a parameter of no group.
         """
         if self._dealers is not None:
@@ -303,10 +297,11 @@ class BaseOptimizer(torch.optim.Optimizer):
         if group is None:
             raise ValueError(f"a parameter of shape {tuple(parameter.shape)} is in no group of this optimizer")
         refusals.check_step(self, parameter, self._forms)
+        refusals.check_unchanged(self, group, [parameter], self._said)  # before a stack's state is made
         together = self._stepped_with(parameter, group)
         if any(p.grad is None for p in together):
             return
-        refusals.check_unchanged(self, group, together, self._made_by)
+        refusals.check_unchanged(self, group, together, self._said)
         self.check_gradients(group, together)
         for p in together:
             self._allocated(p, group)
@@ -377,8 +372,10 @@ class BaseOptimizer(torch.optim.Optimizer):
         """From the next step on, compile the steps of matrices that are on devices of these types; (): none, as before.
 
         A step is eager where the compiler (triton) or a graph of the method is missing, of sharded parameters, vectors
-        and stacks in one tensor, with stochastic rounding, and inside `kernels.disabled()`.
+        and stacks in one tensor, with stochastic rounding, and inside `kernels.disabled()`. Raises ValueError for what
+        are no types of devices.
         """
+        refusals.check_device_types(on)
         self.compiled_on = on
 
     def share_refreshes(self, processes: dist.ProcessGroup) -> None:

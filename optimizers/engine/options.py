@@ -15,7 +15,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard
 
 from torch import Tensor
 
@@ -39,7 +39,7 @@ class Option:
     def holds(self, value: float) -> bool:
         """Whether `value` is within the bounds. Infinity and NaN never are."""
         return (
-            (isinstance(value, int) or math.isfinite(value))  # a float cannot hold every int
+            (isinstance(value, int) or math.isfinite(value))  # a seed may be larger than any float
             and (self.least is None or value >= self.least)
             and (self.most is None or value <= self.most)
             and (self.above is None or value > self.above)
@@ -70,7 +70,7 @@ class Declared:
         kind = kinds[0]
         if typing.get_origin(kind) is Literal:
             choices = typing.get_args(kind)
-            if value not in choices:
+            if not isinstance(value, str | numbers.Number) or value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
         elif typing.get_origin(kind) is tuple:
             count = len(typing.get_args(kind))
@@ -83,8 +83,7 @@ class Declared:
             if not isinstance(value, bool):
                 raise ValueError(f"{name} must be True or False, got {value!r}")
         elif kind is int:
-            whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-            if not whole or not self.option.holds(value):
+            if not is_whole(value) or not self.option.holds(value):
                 raise ValueError(f"{name} must be a whole number{f' {bounds}' if bounds else ''}, got {value!r}")
         elif not _is_number(value) or not self.option.holds(value):
             raise ValueError(f"{name} must be a finite number{f' {bounds}' if bounds else ''}, got {value!r}")
@@ -92,8 +91,18 @@ class Declared:
 
 def _is_number(value: Any) -> bool:
     if isinstance(value, Tensor):  # torch takes a learning rate as a tensor
-        return value.ndim == 0
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+        return value.ndim == 0 and not value.is_complex()
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that is larger than any float
+        return False
+
+
+def is_whole(value: Any) -> TypeGuard[int]:
+    """Whether `value` is a whole number, Python's or numpy's."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:

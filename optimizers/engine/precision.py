@@ -27,7 +27,9 @@ def ieee_products(device_type: str) -> Iterator[None]:
             if mode is not None:
                 torch.set_float32_matmul_precision(mode)
             for backend, precision in zip(backends, before, strict=True):
-                backend.fp32_precision = precision
+                backend.fp32_precision = "none"  # it follows torch.backends.fp32_precision again, if it did before
+                if backend.fp32_precision != precision:
+                    backend.fp32_precision = precision
 
 
 def _mode() -> str | None:

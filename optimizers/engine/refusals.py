@@ -2,7 +2,6 @@
 
 import contextlib
 import difflib
-import numbers
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,8 +11,9 @@ from torch import Tensor
 from ..functional.numerics import working_dtype
 from ..parallel import shards, state_dicts
 from . import adamw
-from .eight_bit import SIGNED, maxima_of
+from .eight_bit import SIGNED, is_narrow, library, maxima_of
 from .moment_draws import Draws
+from .options import is_whole
 from .traits import Traits
 from .wide_moments import seen_wide
 
@@ -49,10 +49,13 @@ class Form(NamedTuple):
 
 
 def check_group(group: dict[str, Any], traits: Traits, optimizer: str, options: Collection[str]) -> None:
-    """Raises ValueError for a group of parameters that says what no method, or not this one, understands.
+    """Raises ValueError for a group of parameters that says what no method, or not this one, understands, and TypeError
+    for what is no group.
 
     `options`: those of the method. Keys that resemble none pass, as in torch: they are the caller's own tags.
     """
+    if not isinstance(group, dict):
+        raise TypeError(f"a group of parameters must be a dict, got {type(group).__name__}")
     if (algorithm := group.get("algorithm", "method")) not in ("method", "adam"):
         raise ValueError(f"algorithm must be one of method, adam, got {algorithm!r}")
     roles = ("matrix", *traits.roles)
@@ -67,6 +70,28 @@ def check_group(group: dict[str, Any], traits: Traits, optimizer: str, options: 
             raise ValueError(f"{key} is no option of {optimizer}{here}")
         if close := difflib.get_close_matches(key, known, n=1, cutoff=0.85):
             raise ValueError(f"{key} is no option of {optimizer}; did you mean {close[0]!r}?")
+
+
+def check_added(optimizer: "BaseOptimizer", group: dict[str, Any], rounding_seed: int | None) -> None:
+    """Raises ValueError for parameters or options of a new group that are refused."""
+    for parameter in group["params"]:
+        check_tensor(parameter, type(optimizer).__name__)
+        shards.check(parameter)
+    if rounding_seed is not None:
+        check_rounding(group["params"], rounding_seed)
+    _check_options(optimizer, group)
+
+
+def _check_options(optimizer: "BaseOptimizer", group: dict[str, Any]) -> None:
+    """Raises ValueError for options of a group that are refused, by themselves or for its parameters."""
+    if group["algorithm"] == "adam":
+        adamw.check(group)
+        return
+    optimizer.check(group)
+    if is_narrow(group):
+        library()  # a missing package is noticed here, not in a step
+    for parameter in group["params"]:
+        optimizer.check_parameter(parameter, group)
 
 
 def check_step(optimizer: "BaseOptimizer", parameter: Tensor, forms: dict[Tensor, Form]) -> None:
@@ -92,38 +117,38 @@ def check_form(parameter: Tensor, state: dict[str, Any], forms: dict[Tensor, For
 
 
 def said(optimizer: "BaseOptimizer", group: dict[str, Any]) -> dict[str, Any]:
-    """What a group says that the state of its parameters may depend on: options but the learning rate, and keys."""
-    names = optimizer.defaults.keys() | state_dicts.SHAPING_KEYS
+    """What a group says that was checked and that the state of its parameters may depend on: options but the learning
+    rate, which a schedule changes at every step, and keys."""
+    adam = group["algorithm"] == "adam"
+    names = adamw.DEFAULTS.keys() | {"algorithm"} if adam else optimizer.defaults.keys() | state_dicts.SHAPING_KEYS
     return {name: group.get(name) for name in names if name != "lr"}
 
 
-def made_by(optimizer: "BaseOptimizer") -> dict[Tensor, dict[str, Any]]:
-    """What the group of each parameter that has state says."""
+def said_of_all(optimizer: "BaseOptimizer") -> dict[Tensor, dict[str, Any]]:
+    """What the group of each parameter says."""
     found = [(group, said(optimizer, group)) for group in optimizer.param_groups]
-    return {p: now for group, now in found for p in group["params"] if optimizer.state.get(p)}
+    return {p: now for group, now in found for p in group["params"]}
 
 
 def check_unchanged(
     optimizer: "BaseOptimizer", group: dict[str, Any], parameters: list[Tensor], before: dict[Tensor, dict[str, Any]]
 ) -> None:
-    """Raises ValueError where an option has changed and is out of bounds now, or the state of `parameters` was made by
-    it."""
-    if group["algorithm"] == "adam":
-        return
+    """Raises ValueError where an option has changed since `before` and is refused now, or the state of `parameters` was
+    made by it."""
     now, asked = said(optimizer, group), set[tuple[Form, int]]()
-    for parameter in parameters:
-        made = before.get(parameter, now)
-        if made == now:
-            continue
-        if not asked:
-            optimizer.check(group)
-        if (question := (Form.of(parameter), id(made))) not in asked:
+    changed = [parameter for parameter in parameters if before[parameter] != now]
+    if changed:
+        _check_options(optimizer, group)
+    for parameter in changed:
+        made = before[parameter]
+        if optimizer.state.get(parameter) and (question := (Form.of(parameter), id(made))) not in asked:
             asked.add(question)
             if names := state_dicts.reshaping(optimizer, parameter, {**group, **made}, now):
                 raise ValueError(
                     f"{names[0]} cannot change once there is state that was made by it; make a new optimizer"
                 )
-    for parameter in parameters:
+        if made.get("state_bits") != now.get("state_bits") and shards.processes(parameter) > 1:
+            raise ValueError("state_bits of a group with sharded parameters cannot change; make a new optimizer")
         before[parameter] = now  # a change that does no harm is not asked about at every step
 
 
@@ -135,7 +160,7 @@ def can_round(method: type["BaseOptimizer"]) -> bool:
 
 def check_rounding(parameters: list[Tensor], seed: int) -> None:
     """Raises ValueError for parameters that cannot be rounded stochastically, and for a seed that is none."""
-    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool):
+    if not is_whole(seed):
         raise ValueError(f"the seed of stochastic rounding must be a whole number, got {seed!r}")
     if any(p.dtype != torch.bfloat16 for p in parameters):
         raise ValueError("stochastic_rounding is for bfloat16 parameters, all of them")
@@ -179,6 +204,18 @@ def check_tensor(parameter: Tensor, optimizer: str) -> None:
         raise ValueError(f"{optimizer} steps dense parameters, got one of layout {parameter.layout}")
 
 
+def check_device_types(on: Any) -> None:
+    """Raises ValueError for anything but a collection of types of devices."""
+    named = isinstance(on, Collection) and not isinstance(on, str)
+    for kind in on if named else [on]:
+        try:
+            known = named and isinstance(kind, str) and torch.device(kind).index is None
+        except RuntimeError:  # torch's word for a type that it does not know
+            known = False
+        if not known:
+            raise ValueError(f'on must be types of devices, as ("cuda",), got {on!r}')
+
+
 def check_passed(method: str, options: Collection[str]) -> None:
     """Raises ValueError where a method's constructor does not pass on what the engine applies."""
     if missing := {"lr", "weight_decay"} - set(options):
@@ -189,15 +226,15 @@ def check_state(method: str, key: str, form: Any) -> tuple[tuple[int, ...], torc
     """The shape and dtype of a tensor of a method's state. Raises ValueError for a name that is taken, for what is no
     such form, and for a dtype that cannot hold what it is for."""
     match form:
-        case ([*sizes] as shape, torch.dtype() as dtype) if all(isinstance(size, int) for size in sizes):
-            pass
+        case ([*sizes], torch.dtype() as dtype) if all(map(is_whole, sizes)):
+            shape = tuple(map(int, sizes))
         case _:
             raise ValueError(f"{method}.state_shapes: {key} must be ((sizes), dtype), got {form!r}")
     if key in ENGINES_STATE:
         raise ValueError(f"{method}.state_shapes: the state {key} needs another name, the engine has one of this name")
     if key.startswith("exp_avg") and not dtype.is_floating_point:
         raise ValueError(f"{method}.state_shapes: {key} is an average, {dtype} cannot hold it")
-    return tuple(shape), dtype
+    return shape, dtype
 
 
 def check_numbers(method: str, state: dict[str, Any]) -> None:

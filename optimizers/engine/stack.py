@@ -29,6 +29,7 @@ class Stack:
     indices: list[int]  # positions among all parameters of the optimizer, for private random sources
     lr_factor: float
     decay_factor: float
+    age: int  # steps of its matrices when the stack was made
     group_elements: int  # trainable elements of the group that the stack is a part of
     states: list[dict[str, Any]]  # of the owned parameters, as the optimizer holds them
     keys: tuple[str, ...]  # the names of the method's tensors of state; what others put beside them is left alone

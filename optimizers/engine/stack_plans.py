@@ -20,23 +20,25 @@ if TYPE_CHECKING:
 
 
 def stacks(optimizer: "MatrixOptimizer", group: dict[str, Any], parameters: list[Tensor]) -> list[Stack]:
-    """The stacks of `parameters`, which have state. Those of the last step are used again if they hold the same
-    parameters, with the same state and of one age."""
+    """The stacks of `parameters`, which have state. Those of the last step are used again if they would be made again:
+    they hold the same parameters, with the same state, and none has missed a step since they were made."""
     wanted = set(parameters)
     held = [stack for stack in optimizer._plans.get(id(group), []) if not wanted.isdisjoint(stack.parameters)]
     whole = {p for stack in held for p in stack.parameters} == wanted
-    if whole and all(_is_intact(optimizer, stack, group) for stack in held):
+    steps = {optimizer._age(stack.parameters[0]) - stack.age for stack in held}
+    if whole and len(steps) == 1 and all(_is_intact(optimizer, stack, group) for stack in held):
         return held
     return _plan(optimizer, group, parameters)
 
 
 def together_with(optimizer: "MatrixOptimizer", parameter: Tensor, group: dict[str, Any]) -> list[Tensor]:
-    """The parameters of the stack that `parameter` is in, made anew of trainable ones of `group` if it is in none."""
-    for stack in optimizer._plans.get(id(group), []):
-        waits = all(p.requires_grad or p is parameter for p in stack.parameters)  # for none frozen since then
-        if waits and any(p is parameter for p in stack.parameters) and _is_intact(optimizer, stack, group):
-            return stack.parameters
+    """The parameters of the stack that `parameter` is in, one of those that all trainable ones of `group` make."""
     trainable = [p for p in group["params"] if p is parameter or (p.requires_grad and p.numel() > 0)]
+    held = optimizer._plans.get(id(group), [])
+    if {p for stack in held for p in stack.parameters} == set(trainable):  # not of a step without some gradients
+        stack = next(stack for stack in held if any(p is parameter for p in stack.parameters))
+        if _is_intact(optimizer, stack, group):
+            return stack.parameters
     for p in trainable:
         optimizer._allocated(p, group)
     _plan(optimizer, group, trainable)
@@ -112,6 +114,7 @@ def _stack(
         "indices": [index for parameter in owned for index in where[parameter]],
         "lr_factor": optimizer.lr_factor(rows, columns, group),
         "decay_factor": optimizer.decay_factor(group),
+        "age": optimizer._age(parameters[0]),
         "group_elements": elements,
         "states": [optimizer.state[parameter] for parameter in owned],
         "keys": tuple(state_dicts.tensors(optimizer.template(parameters[0], group))),

@@ -55,6 +55,23 @@ def test_a_choice_by_the_newer_switch_alone_is_kept(chosen):
         MATMUL.fp32_precision = before
 
 
+def test_a_choice_for_all_of_torch_stays_one():
+    """What followed torch's general switch before a step follows it afterwards."""
+    general, held = torch.backends.fp32_precision, [MATMUL.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision]
+    try:
+        MATMUL.fp32_precision = torch.backends.mkldnn.matmul.fp32_precision = "none"
+        torch.backends.fp32_precision = "tf32"
+        weight = torch.nn.Parameter(torch.ones(3))
+        weight.grad = torch.ones(3)
+        Adam([weight]).step()
+        for chosen in ("tf32", "ieee"):
+            torch.backends.fp32_precision = chosen
+            assert MATMUL.fp32_precision == torch.backends.mkldnn.matmul.fp32_precision == chosen
+    finally:
+        torch.backends.fp32_precision = general
+        MATMUL.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision = held
+
+
 def test_the_choice_is_restored_after_an_error(chosen, monkeypatch):
     before = MATMUL.fp32_precision
     monkeypatch.setattr(Adam, "step_group", lambda *_: 1 / 0)

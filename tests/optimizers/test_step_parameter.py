@@ -1,5 +1,7 @@
 """Steps taken one parameter at a time, as gradients arrive during backward."""
 
+import copy
+
 import pytest
 import torch
 
@@ -43,6 +45,47 @@ def test_equals_step_to_the_bit_and_holds_no_gradient(name, dtype):
         for key, value in together.state[one].items():
             same = torch.equal if isinstance(value, torch.Tensor) else type(value).__eq__
             assert same(value, released.state[other][key]), key
+
+
+def trained(name, missing, steps, released=()):
+    """The optimizer after `steps` on two matrices, `missing`: step -> the one without a gradient. In those `released`
+    matrices are stepped one by one."""
+    optimizer = registry.get(name)[0](parameters([(64, 70)] * 2, torch.float32), lr=0.01, **options_of(name))
+    go_on(optimizer, missing, steps, released)
+    return optimizer
+
+
+def go_on(optimizer, missing, steps, released=()):
+    weights = optimizer.param_groups[0]["params"]
+    for step in steps:
+        for index in (1, 0):
+            if missing.get(step) != index:
+                weights[index].grad = gradient((64, 70), step, index).to(weights[index])
+                if step in released:
+                    optimizer.step_parameter(weights[index])
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def same_weights(one, other):
+    return all(map(torch.equal, one.param_groups[0]["params"], other.param_groups[0]["params"]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equals_step_also_after_a_step_without_one_of_the_gradients(name):
+    steps = range(1, 6)
+    assert same_weights(trained(name, {1: 0}, steps), trained(name, {1: 0}, steps, released=steps[1:]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gradient_that_was_missing_leaves_no_trace_in_later_stacks(name):
+    """Afterwards both matrices are of one age: a resumed run steps them together."""
+    missing = {1: 1, 3: 0}
+    undisturbed = trained(name, missing, range(1, 4))
+    resumed = copy.deepcopy(undisturbed)
+    for optimizer in (undisturbed, resumed):
+        go_on(optimizer, missing, range(4, 7))
+    assert same_weights(undisturbed, resumed)
 
 
 def test_a_stack_waits_for_its_last_gradient():
