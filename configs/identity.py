@@ -43,6 +43,9 @@ LATER: dict[str, Any] = {
     "optimizer.file": None,
 }
 
+# Options that a method, and those that inherit from it, got after runs were recorded, and what it did before.
+LATER_OPTIONS: dict[str, dict[str, Any]] = {"alice_soap": {"optimizer.basis_dtype": "parameter"}}
+
 
 def to_dict(config: Config) -> dict[str, Any]:
     """The settings as plain nested dicts, lists, numbers and texts, fit for YAML and JSON."""
@@ -67,6 +70,8 @@ def _binding(settings: dict[str, Any]) -> dict[str, Any]:
     flat = flatten(settings)
     later = dict(LATER)
     if (name := flat.get("optimizer.name")) in registry.names():
+        for method, options in LATER_OPTIONS.items():
+            later |= options if issubclass(registry.get(name)[0], registry.get(method)[0]) else {}
         later["optimizer.state_bits"] = registry.options(name)["state_bits"].default
     return {
         key: value

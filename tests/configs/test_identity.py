@@ -58,6 +58,14 @@ def test_state_bits_enter_the_hash_where_they_are_not_the_methods(name, usual, o
     assert identity.config_hash(changed) != identity.config_hash(ours)
 
 
+def test_options_that_came_later_leave_recorded_runs_of_their_method_their_identity():
+    now = identity.to_dict(config("optimizer=alice_soap"))
+    before = {**now, "optimizer": {k: v for k, v in now["optimizer"].items() if k != "basis_dtype"}}
+    assert before != now and identity.differences(before, now) == []
+    changed = identity.to_dict(config("optimizer=alice_soap", "optimizer.basis_dtype=float32"))
+    assert identity.differences(before, changed) == ["optimizer.basis_dtype"]
+
+
 @pytest.mark.parametrize("embeddings", ["method", "adam"])
 def test_embeddings_enter_the_hash_once_they_are_set(embeddings):
     ours, changed = config("optimizer=racs"), config("optimizer=racs", f"optimizer.embeddings={embeddings}")

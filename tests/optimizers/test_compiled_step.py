@@ -124,9 +124,9 @@ def test_a_method_without_a_graph_is_stepped_eagerly(traced, monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_option_of_many_values_is_stepped_eagerly_in_the_end(traced, monkeypatch):
+@torch._dynamo.config.patch(recompile_limit=2)  # monkeypatch would leave it hidden
+def test_an_option_of_many_values_is_stepped_eagerly_in_the_end(traced):
     """As a scheduled momentum is: torch compiles a step for each value, and only so many."""
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
 
     def moved(on):
         weights = parameters([(16, 24)])

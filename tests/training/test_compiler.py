@@ -64,6 +64,7 @@ def test_a_compiled_run_resumes_to_the_same_bits(text, tmp_path, monkeypatch, pa
     assert tiny.metrics(tmp_path / "resumed") == tiny.metrics(tmp_path / "whole")
 
 
+@torch._dynamo.config.patch(optimize_ddp=True)  # `compile_layers` changes it
 def test_replicas_do_not_cut_a_layers_graph(monkeypatch):
     """A layer of 3 MiB is larger than DDP's first bucket, of 1 MiB."""
     config = load(["model=llama_micro", "data=builtin", "train.compile=true"]).config
@@ -75,7 +76,6 @@ def test_replicas_do_not_cut_a_layers_graph(monkeypatch):
 
     real = model.compile
     monkeypatch.setattr(model, "compile", lambda **options: real(backend=count, **options))
-    monkeypatch.setattr(torch._dynamo.config, "optimize_ddp", True)
     compiler.compile_layers(model, config.train, config.data.sequence_length, CPU, model.dtype)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
