@@ -5,6 +5,8 @@ embeddings, no bias, every matrix and embedding drawn from N(0, 0.02).
 """
 
 import contextlib
+import logging
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +26,8 @@ from models.kernels.attention import ATTENTION, row_arguments
 from models.kernels.cross_entropy import CompiledChunk, Gradients, chunk_gradients, summed_cross_entropy
 from models.model_settings import Model
 from models.saved import SHAPE_KEYS, check_saved
+
+log = logging.getLogger(__name__)
 
 
 class Loss(NamedTuple):
@@ -173,19 +177,30 @@ def build_model(
         check_saved(saved, config)
     with torch.device("meta"):
         model = LlamaForCausalLM(config).to(dtype)  # type: ignore[arg-type]
-    if saved is not None and is_file(saved / "generation_config.json"):
-        with contextlib.suppress(OSError):  # nothing depends on a damaged one
-            model.generation_config = transformers.GenerationConfig.from_pretrained(saved)
     if torch.device(device).type != "meta":
         if saved is None:
             allocate(model, device)
             initialize(model, seed)
         else:
             model = load_saved(saved, config, dtype).to(device)  # type: ignore[arg-type]
+    if saved is not None and is_file(saved / "generation_config.json"):
+        model.generation_config = _generation_config(saved) or model.generation_config
     if activation_checkpointing:
         # Without dropout, recomputation needs no saved random state.
         model.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
     return model.train()
+
+
+def _generation_config(folder: Path) -> transformers.GenerationConfig | None:
+    """That of a saved model. None, after a warning, for one that transformers cannot read or would not save again:
+    training does not depend on it, and its end must not."""
+    try:
+        found = transformers.GenerationConfig.from_pretrained(folder)
+        found.validate(strict=True)
+    except Exception as error:  # whatever transformers raises
+        log.warning("%s is left out: %s", folder / "generation_config.json", first_line(error))
+        return None
+    return found
 
 
 def allocate(model: LlamaForCausalLM, device: torch.device | str) -> None:
@@ -224,11 +239,18 @@ def saved_weights(section: Model, dtype: torch.dtype) -> list[Tensor]:
 
 
 def load_saved(folder: Path, config: LlamaConfig, dtype: torch.dtype) -> LlamaForCausalLM:
-    """The model of `folder` in `dtype`. Raises ValueError if its weights cannot be read or are incomplete."""
+    """The model of `folder` in `dtype`, but for how it generates. Raises ValueError if its weights cannot be read or
+    are incomplete."""
+    plain = transformers.GenerationConfig()
     try:
         loaded: Any = LlamaForCausalLM.from_pretrained(
-            folder, config=config, dtype=dtype, local_files_only=True, output_loading_info=True
+            folder, config=config, generation_config=plain, dtype=dtype, local_files_only=True, output_loading_info=True
         )
+    except (pickle.UnpicklingError, EOFError) as error:  # torch's words advise to trust the file
+        raise ValueError(
+            f"model.init_from: the weights in {folder} cannot be read: pytorch_model.bin holds no tensors, as the "
+            "pointer that Git leaves without LFS"
+        ) from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"model.init_from: the weights in {folder} cannot be read: {first_line(error)}") from error
     model: LlamaForCausalLM

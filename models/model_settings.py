@@ -41,7 +41,7 @@ class Model:
         None, "rope_type (linear, llama3, yarn) and its numbers, as in a model's config.json; null: none"
     )
     tie_word_embeddings: bool = setting(False, "whether the embedding is lm_head too")
-    initializer_range: float = setting(0.02, "standard deviation of the initial weights", above=0)
+    initializer_range: float = setting(0.02, "standard deviation of the initial weights", above=0, most=1)
     init_from: str | None = setting(None, "folder of save_pretrained whose weights to start from")
 
     def heads(self) -> tuple[int, int, int]:

@@ -36,7 +36,10 @@ def main(arguments: list[str]) -> int:
             return 0
         if not arguments or arguments[0].startswith("-") or "=" in arguments[0]:
             raise SettingsError(USAGE)
-        section = load(arguments[1:]).config.data
+        invocation = load(arguments[1:])
+        if invocation.plan is not None:
+            raise SettingsError("--plan is an option of train.py: a preparation has none")
+        section = invocation.config.data
         if section.source == "prepared":
             raise SettingsError(
                 "data.source=prepared reads a store, this script makes one; name the source of the text"

@@ -237,3 +237,9 @@ def test_command_line(text, tmp_path, capsys, monkeypatch):
     (tmp_path / "made" / "train.ids").write_bytes(b"")
     assert main([store, "data=files", f"data.path={text.path}"]) == 2
     assert "train.ids has 0 bytes, its manifest says" in capsys.readouterr().err
+
+
+def test_a_plan_is_not_taken_for_a_preparation(tmp_path, capsys):
+    assert main([str(tmp_path / "store"), "data=builtin", "--plan"]) == 2
+    assert capsys.readouterr().err == "--plan is an option of train.py: a preparation has none\n"
+    assert not (tmp_path / "store").exists()

@@ -119,6 +119,34 @@ def test_how_a_saved_model_generates_is_kept(tmp_path):
     build_model(section("llama_2", init_from=str(tmp_path)), dtype=torch.float32, seed=0, device="meta")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"temperature": 0.5, "do_sample": false}',  # is read, and refused when it is saved
+        '{"do_sample": false, "top_p": 0.9}',
+        '{"max_new_tokens": -4}',
+        '{"watermarking_config": {"x": 1}}',
+        "[]",
+        "{",
+    ],
+)
+def test_what_cannot_be_saved_again_of_how_a_model_generates_is_left_out(tmp_path, caplog, content):
+    """A run would end at it when all is trained."""
+    saved("llama_2", tmp_path)
+    (tmp_path / "generation_config.json").write_text(content)
+    read = build_model(section("llama_2", init_from=str(tmp_path)), dtype=torch.float32, seed=0)
+    assert f"{tmp_path / 'generation_config.json'} is left out: " in caplog.text
+    read.save_pretrained(tmp_path / "trained")
+
+
+def test_weights_that_are_no_tensors_are_refused(tmp_path):
+    saved("llama_2", tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(ValueError, match=r"^model\.init_from: .* pytorch_model\.bin holds no tensors, as the pointer"):
+        build_model(section("llama_2", init_from=str(tmp_path)), dtype=torch.float32, seed=0)
+
+
 def test_a_resumed_model_needs_no_folder(tmp_path):
     gone = section("llama_2", init_from=str(tmp_path / "gone"))
     model = build_model(gone, dtype=torch.float32, seed=0, device="meta", resumed=True)

@@ -1,6 +1,7 @@
 """From an error to one sentence and an exit code."""
 
 import contextlib
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ class Ending:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
         try:
-            if isinstance(error, Exception | Interrupted):
+            if isinstance(error, Exception | Interrupted | KeyboardInterrupt):
                 self.code = report(error, self.world)
                 return True
         finally:
@@ -87,6 +88,8 @@ def classify(error: BaseException, world: World | None) -> tuple[int, str | None
         return error.code, str(error)
     if isinstance(error, MachineError | OSError):
         return MACHINE, str(error)
+    if isinstance(error, KeyboardInterrupt):  # before the run's own handler was there
+        return 128 + signal.SIGINT, "interrupted; there is nothing to save"
     if isinstance(error, torch.OutOfMemoryError):
         return MACHINE, f"out of memory; lower train.micro_batch_size ({str(error).splitlines()[0]})"
     if isinstance(error, Interrupted):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, DynamoBackend, InitProcessGroupKwargs
 
 from configs.messages import first_line, one_line
 from configs.schema import Config, SettingsError
@@ -80,9 +80,10 @@ def start_world(*, seed: int, threads: int | None, deterministic: bool, dtype: s
 
 
 def _accelerator() -> Accelerator:
-    """Raises SettingsError for variables that accelerate refuses, MachineError where the processes do not meet."""
+    """Raises SettingsError for variables that accelerate refuses and for a compiler of its own, MachineError where the
+    processes do not meet."""
     try:
-        return Accelerator(
+        accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
             kwargs_handlers=[
                 InitProcessGroupKwargs(timeout=PATIENCE),
@@ -94,6 +95,12 @@ def _accelerator() -> Accelerator:
         raise SettingsError(f"accelerate cannot start from this environment: {one_line(error)}") from error
     except dist.DistError as error:
         raise MachineError(f"the processes of the run did not meet: {first_line(error)}") from error
+    if (compiler := accelerator.state.dynamo_plugin.backend) != DynamoBackend.NO:
+        raise SettingsError(
+            f"accelerate's dynamo_backend is {compiler.value.lower()}: train.compile compiles the layers, launch with "
+            "--dynamo_backend no"
+        )
+    return accelerator
 
 
 def describe(accelerator: Accelerator, dtype: str) -> str:

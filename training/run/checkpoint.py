@@ -234,7 +234,7 @@ def reclaimable(folder: Path, whole: Path | None) -> int:
     """Bytes that a save gives up where there is no other room: leftovers, and, beside the newest `whole` checkpoint,
     all others. None: there is no whole one, and none is given up."""
     given_up = [*folder.glob("step_*.tmp"), *_beside(folder, whole)]
-    return sum(file.stat().st_size for path in given_up for file in path.iterdir())
+    return sum(file.stat().st_size for path in given_up if path.is_dir() for file in path.iterdir())
 
 
 def delete_older(folder: Path, missing: int = 1) -> bool:

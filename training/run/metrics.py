@@ -128,5 +128,5 @@ def _rows(data: bytes) -> Iterable[tuple[bytes, dict[str, Any]]]:
 def _has_numbers(row: dict[str, Any]) -> bool:
     """Whether `row` has what comparisons and curves read of its kind. Raises KeyError where one is missing."""
     if row["kind"] not in ("train", "eval"):
-        return bool(row["kind"])
+        return isinstance(row["kind"], str)
     return isinstance(row["loss"], float | int | None) and isinstance(row["train_seconds"], float | int)

@@ -74,6 +74,11 @@ def find_start(folder: RunFolder, config: Config, mixed_precision: str = "no") -
     if finished and changed:
         log.warning("the run in %s has other settings (%s), and no step is left to train with the new ones",
                     folder.path, ", ".join(changed))  # fmt: skip
+    if found is not None and not finished and found.step > config.train.steps:
+        raise SettingsError(
+            f"train.steps={config.train.steps}, but the run in {folder.path} is at step {found.step} already; "
+            f"train.steps={found.step} ends it there"
+        )
     if found is None and not finished and checkpoint.damaged(folder.checkpoints):
         raise RunFolderError(
             f"run.dir: no checkpoint in {folder.checkpoints} is whole; mend one, choose another run.dir or run.name, "
@@ -84,8 +89,9 @@ def find_start(folder: RunFolder, config: Config, mixed_precision: str = "no") -
 
 def _trained_steps(summary: dict[str, Any] | None) -> int:
     """The steps of a finished run by its summary; 0 if it is none. Another file may be there by that name."""
-    whole = summary is not None and summary.keys() >= NUMBERS
-    return summary["steps"] if summary is not None and whole and isinstance(summary["steps"], int) else 0
+    if summary is None or not all(isinstance(summary.get(key), int | float) for key in NUMBERS):
+        return 0
+    return int(summary["steps"])
 
 
 def _seed(settings: dict[str, Any], folder: RunFolder) -> int:

@@ -21,6 +21,7 @@ from training.run_errors import RunFolderError, SaveError
         (OSError("broken"), 1, "broken\n"),
         (PeerFailed("process 1 failed: text", 2), 2, "process 1 failed: text\n"),
         (Interrupted(15), 143, "interrupted; there is nothing to save\n"),
+        (KeyboardInterrupt(), 130, "interrupted; there is nothing to save\n"),
         (torch.OutOfMemoryError("20 GiB\nand more"), 1, "out of memory; lower train.micro_batch_size (20 GiB)\n"),
     ],
 )

@@ -42,6 +42,7 @@ def test_precisions_that_do_not_go_together(monkeypatch, fresh_accelerate, preci
         ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE=2, but LOCAL_RANK is not set"),
         ({"MASTER_PORT": "port"}, "MASTER_PORT is 'port', not a number"),
         ({"ACCELERATE_DYNAMO_BACKEND": "fast"}, "accelerate cannot start from this environment"),
+        ({"ACCELERATE_DYNAMO_BACKEND": "eager"}, "dynamo_backend is eager: train.compile compiles the layers"),
         ({"ACCELERATE_MIXED_PRECISION": "fp7"}, "mixed_precision is fp7"),
     ],
 )

@@ -54,6 +54,7 @@ def test_a_resume_keeps_the_rows_up_to_its_step(tmp_path, torn):
 def test_a_resume_drops_a_damaged_row_and_says_so(tmp_path, caplog, missing):
     path = tmp_path / "metrics.jsonl"
     damaged = {key: value for key, value in eval_row(2).items() if key != missing}
+    damaged |= {"kind": ["eval"]} if missing == "kind" else {}
     rows = [train_row(1), eval_row(1), damaged, train_row(2)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     metrics = MetricsLog(path, resumed_step=2)

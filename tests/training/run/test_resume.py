@@ -153,3 +153,24 @@ def test_a_run_begins_anew_where_its_first_save_was_cut_short(folder):
     save(folder, 3, config())
     (folder.checkpoints / "step_00000003" / checkpoint.MARKER).unlink()
     assert start(folder) == Start(None, None, 0)
+
+
+def test_fewer_steps_than_the_checkpoint_has_are_refused(folder):
+    """The summary would have the steps of the one and the settings of the other."""
+    save(folder, 5, config())
+    with pytest.raises(SettingsError, match=r"^train\.steps=4, but the run in .* is at step 5 already; train\.steps=5"):
+        start(folder, "train.steps=4", "run.allow_config_change=true")
+    assert start(folder, "train.steps=5", "run.allow_config_change=true").checkpoint.step == 5
+
+
+@pytest.mark.parametrize("wrong", [{"final_loss": "x"}, {"tokens_per_second": None}, {"steps": [6]}])
+def test_a_summary_without_its_numbers_is_of_no_finished_run(folder, wrong):
+    finish(folder, config(), 6)
+    folder.write_summary({"steps": 6, "final_loss": 2.0, "tokens_per_second": 5.0} | wrong)
+    assert start(folder).summary is None
+
+
+def test_a_file_in_the_place_of_a_left_over_save_is_no_hindrance(folder):
+    save(folder, 3, config())
+    (folder.checkpoints / "step_00000009.tmp").write_text("")
+    assert checkpoint.reclaimable(folder.checkpoints, start(folder).checkpoint.path) == 0
