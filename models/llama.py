@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from configs.messages import first_line
+from configs.messages import first_line, one_line
 from configs.user_paths import expanded, is_file
 from models.kernels.aligned_mlp import AlignedMLP
 from models.kernels.attention import ATTENTION, row_arguments
@@ -198,7 +198,7 @@ def _generation_config(folder: Path) -> transformers.GenerationConfig | None:
         found = transformers.GenerationConfig.from_pretrained(folder)
         found.validate(strict=True)
     except Exception as error:  # whatever transformers raises
-        log.warning("%s is left out: %s", folder / "generation_config.json", first_line(error))
+        log.warning("%s is left out: %s", folder / "generation_config.json", one_line(error))
         return None
     return found
 
