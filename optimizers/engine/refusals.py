@@ -136,7 +136,7 @@ def check_unchanged(
     """Raises ValueError where an option has changed since `before` and is refused now, or the state of `parameters` was
     made by it."""
     now, asked = said(optimizer, group), set[tuple[Form, int]]()
-    changed = [parameter for parameter in parameters if before[parameter] != now]
+    changed = [parameter for parameter in parameters if before.setdefault(parameter, now) != now]
     if changed:
         _check_options(optimizer, group)
     for parameter in changed:
